@@ -1,0 +1,1 @@
+"""Statistics and figures, made from run directories alone."""

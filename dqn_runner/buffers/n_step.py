@@ -1,0 +1,45 @@
+"""From environment steps to n-step transitions (Sutton 1988; in DQN: Hessel et al. 2018, sec. 3)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from dqn_runner.types import Array, EnvStep, Transition
+
+
+class _Pending:
+    """A transition whose n steps are not complete yet."""
+
+    __slots__ = ("action", "discount", "obs", "reward")
+
+    def __init__(self, obs: Array, action: int) -> None:
+        self.obs, self.action = obs, action
+        self.reward, self.discount = 0.0, 1.0
+
+
+class NStepAssembler:
+    """Sums rewards over n steps of each environment; an episode's end cuts the sum short.
+
+    The tail of an episode becomes transitions of n-1, n-2, …, 1 steps, all of which look at the
+    final observation: with discount 0 where it terminated, γ^k where it was truncated.
+    """
+
+    def __init__(self, n_step: int, gamma: float, num_envs: int) -> None:
+        self._n_step, self._gamma = n_step, gamma
+        self._pending: list[deque[_Pending]] = [deque() for _ in range(num_envs)]
+
+    def transitions(self, step: EnvStep) -> Iterator[Transition]:
+        """Yield the transitions that `step` completes, oldest first within each environment."""
+        rewards, actions = step.reward.tolist(), step.action.tolist()
+        terminated, truncated = step.terminated.tolist(), step.truncated.tolist()
+        for i, pending in enumerate(self._pending):
+            pending.append(_Pending(step.obs[i], actions[i]))
+            for transition in pending:
+                transition.reward += transition.discount * rewards[i]
+                transition.discount *= self._gamma
+            ended = terminated[i] or truncated[i]
+            while pending and (ended or len(pending) == self._n_step):
+                done = pending.popleft()
+                discount = 0.0 if terminated[i] else done.discount
+                yield Transition(done.obs, done.action, done.reward, discount, step.next_obs[i])

@@ -1,0 +1,193 @@
+"""The one place where configuration becomes objects."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from dqn_runner import checkpoint
+from dqn_runner.agent import Agent, GreedyPolicy
+from dqn_runner.buffers import NStepAssembler, UniformBuffer
+from dqn_runner.checkpoint import Checkpoints
+from dqn_runner.config import Config, read
+from dqn_runner.custom import Custom
+from dqn_runner.envs import Env, Environments, ObsEncoder, action_offset, make_env
+from dqn_runner.evaluation import Evaluator
+from dqn_runner.learner import Learner, UpdateRule
+from dqn_runner.loop import Parts
+from dqn_runner.networks import MLP, FlatNetwork, initialise
+from dqn_runner.run_directory import RunDirectory
+from dqn_runner.seeding import draw_seed, random_streams
+from dqn_runner.target_update import Soft
+from dqn_runner.types import ConfigError, RunError
+
+# Below this many parameters a second thread costs more than it brings.
+SMALL_NETWORK = 1_000_000
+
+
+def check(config: Config) -> None:
+    """Make sure that `config` can be built here, without building it.
+
+    Raises ConfigError for an environment, a class or a device that cannot be had.
+    """
+    make_env(config.env).close()
+    resolve_device(config.device)
+    if isinstance(config.network, Custom):
+        config.network.load("network.name", "obs_shape", "num_actions")
+    if isinstance(config.epsilon, Custom):
+        config.epsilon.load("epsilon.name")
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device meant by `device`; `auto` is CUDA where there is one, and else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        available = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise ConfigError(f"device={device}: not on this machine, which has {available}")
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device=mps: not on this machine")
+    return resolved
+
+
+def resolve(config: Config) -> Config:
+    """`config` with what this machine decides put in: the device and the number of threads."""
+    device = resolve_device(config.device)
+    threads = config.torch_threads
+    if threads == "auto":
+        env = make_env(config.env)
+        size = len(build_network(config, env, seed=0).initial_params)
+        env.close()
+        threads = 1 if size < SMALL_NETWORK else os.cpu_count() or 1
+    return config.model_copy(update={"device": str(device), "torch_threads": threads})
+
+
+def build(config: Config, run_dir: RunDirectory) -> Parts:
+    """Build and seed all that training works with; `config` is resolved."""
+    device = torch.device(config.device)
+    assert isinstance(config.torch_threads, int)
+    torch.set_num_threads(config.torch_threads)
+    streams = random_streams(config.seed)
+    make = functools.partial(make_env, config.env)
+    env = make()
+    network = build_network(config, env, draw_seed(streams.network))
+    obs_spec = ObsEncoder(env.observation_space).spec
+    agent = Agent(
+        network,
+        num_actions=num_actions(env),
+        learner=build_learner(config, network, device),
+        target_update=config.target_update,
+        rng=streams.exploration,
+    )
+    env.close()
+    return Parts(
+        agent=agent,
+        envs=Environments(make, config.num_envs, streams.env),
+        buffer=UniformBuffer(config.buffer.capacity, obs_spec, device),
+        assembler=NStepAssembler(config.agent.n_step, config.agent.gamma, config.num_envs),
+        epsilon=build_epsilon(config),
+        evaluator=Evaluator(make),
+        replay_rng=streams.replay,
+        evaluation_rng=streams.evaluation,
+        checkpoints=Checkpoints(run_dir.checkpoints),
+        loggers=[],
+    )
+
+
+def build_epsilon(config: Config) -> Callable[[int, int], float]:
+    """The schedule (env_steps, episodes) -> ε."""
+    if isinstance(config.epsilon, Custom):
+        schedule: Callable[[int, int], float] = config.epsilon.load("epsilon.name")()
+        return schedule
+    return config.epsilon
+
+
+def build_network(config: Config, env: Env, seed: int) -> FlatNetwork:
+    """The Q-network for the spaces of `env`, initialised from `seed`."""
+    spec = config.network
+    spaces = {
+        "obs_shape": ObsEncoder(env.observation_space).spec.shape,
+        "num_actions": num_actions(env),
+    }
+
+    def module() -> nn.Module:
+        if isinstance(spec, Custom):
+            custom: nn.Module = spec.load("network.name", *spaces)(**spaces)
+            return custom
+        return MLP(**spaces, hidden_sizes=spec.hidden_sizes, activation=spec.activation)
+
+    return FlatNetwork(initialise(module, seed))
+
+
+def build_learner(config: Config, network: FlatNetwork, device: torch.device) -> Learner:
+    """The learner with the algorithm's choices and its numbers."""
+    agent, target = config.agent, config.target_update
+    rule = UpdateRule(
+        network=network,
+        optimizer=agent.optimizer,
+        loss=agent.loss,
+        double=agent.double,
+        clip_norm=agent.max_grad_norm is not None,
+        clip_value=agent.max_grad_value is not None,
+        soft_target=isinstance(target, Soft),
+    )
+    numbers = {"lr": agent.lr, **agent.optimizer.hyperparameters()}
+    if agent.max_grad_norm is not None:
+        numbers["max_grad_norm"] = agent.max_grad_norm
+    if agent.max_grad_value is not None:
+        numbers["max_grad_value"] = agent.max_grad_value
+    if isinstance(target, Soft):
+        numbers["tau"] = target.tau
+    return Learner(rule, numbers, network.initial_params.to(device))
+
+
+def num_actions(env: Env) -> int:
+    """How many actions `env` has."""
+    return int(env.action_space.n)  # type: ignore[attr-defined]  # make_env checks for Discrete
+
+
+class LoadedPolicy:
+    """A trained greedy policy on observations as the environment gives them."""
+
+    def __init__(self, config: Config, checkpoint_path: Path) -> None:
+        state = checkpoint.load(checkpoint_path)
+        env = make_env(config.env)
+        self._encoder, self._offset = ObsEncoder(env.observation_space), action_offset(env)
+        network = build_network(config, env, seed=0)
+        env.close()
+        params = state["agent"]["params"]
+        if params.shape != network.initial_params.shape:
+            raise RunError(f"{checkpoint_path}: does not fit the network of its config.yaml")
+        self.config, self.env_steps = config, int(state["env_steps"])
+        self.greedy = GreedyPolicy(network.on_arrays(params))
+
+    def __call__(self, obs: Any) -> int:
+        """The environment's action for one of its observations."""
+        return int(self.greedy(self._encoder.batch([obs]))[0]) + self._offset
+
+
+def load_policy(
+    run: str | os.PathLike[str], checkpoint_name: Literal["last", "best"] = "last"
+) -> LoadedPolicy:
+    """Load the policy of a run directory, or of one of its checkpoint files, onto the CPU.
+
+    Raises ConfigError or RunError where there is no readable run.
+    """
+    run_path, checkpoint_path = locate(Path(run), checkpoint_name)
+    return LoadedPolicy(read(RunDirectory(run_path).config), checkpoint_path)
+
+
+def locate(path: Path, checkpoint_name: str) -> tuple[Path, Path]:
+    """The run directory and the checkpoint meant by either of them."""
+    if path.suffix == ".pt":
+        return path.parent.parent, path
+    if not path.is_dir():
+        raise RunError(f"{path}: no such run directory or checkpoint")
+    return path, RunDirectory(path).checkpoints / f"{checkpoint_name}.pt"

@@ -1,0 +1,125 @@
+"""The typed, checked configuration: what conf/ composes to, with one line for whatever is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+
+from dqn_runner import epsilon, target_update
+from dqn_runner.agent import AgentSpec
+from dqn_runner.buffers import UniformSpec
+from dqn_runner.custom import Custom
+from dqn_runner.envs import EnvSpec
+from dqn_runner.loop import TrainingSpec
+from dqn_runner.networks import MLPSpec
+from dqn_runner.tracking import SwanLabSpec
+from dqn_runner.types import ConfigError, PositiveInt
+
+
+def _kind(section: Any) -> str:
+    name = section.get("name") if isinstance(section, dict) else getattr(section, "name", None)
+    return "package.module:Class" if ":" in str(name) else str(name)
+
+
+
+_Custom = Annotated[Custom, Tag("package.module:Class")]
+EpsilonSpec = Annotated[
+    Annotated[epsilon.Fixed, Tag("fixed")]
+    | Annotated[epsilon.Linear, Tag("linear")]
+    | Annotated[epsilon.Exponential, Tag("exponential")]
+    | Annotated[epsilon.Multiplicative, Tag("multiplicative")]
+    | _Custom,
+    Discriminator(_kind),
+]
+NetworkSpec = Annotated[Annotated[MLPSpec, Tag("mlp")] | _Custom, Discriminator(_kind)]
+TargetUpdateSpec = Annotated[target_update.Hard | target_update.Soft, Field(discriminator="name")]
+
+
+class Config(TrainingSpec):
+    """Everything that decides what a run computes and where it is logged."""
+
+    seed: Annotated[int, Field(ge=0)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
+    torch_threads: PositiveInt | Literal["auto"]
+    env: EnvSpec
+    agent: AgentSpec
+    network: NetworkSpec
+    buffer: UniformSpec
+    epsilon: EpsilonSpec
+    target_update: TargetUpdateSpec
+    tracker: SwanLabSpec
+
+    @model_validator(mode="after")
+    def _buffer_holds_a_batch(self) -> Config:
+        if self.buffer.capacity < self.batch_size:
+            raise ValueError(
+                f"buffer.capacity={self.buffer.capacity}: must be at least "
+                f"batch_size={self.batch_size}"
+            )
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """The configuration as plain values, as config.yaml holds it."""
+        return self.model_dump(mode="json")
+
+
+def parse(data: Any) -> Config:
+    """Check plain values; raises ConfigError naming each wrong key, its value and what may be."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_line(dict(e), data) for e in error.errors())) from error
+
+
+def read(path: Path) -> Config:
+    """Read and check a run's config.yaml; raises ConfigError where there is none."""
+    try:
+        return parse(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def unknown_key(key: str, value: Any, config: Any) -> str:
+    """The line for a key that does not exist, with its neighbours in `config` that do."""
+    *parents, name = key.split(".")
+    section = config
+    for parent in parents:
+        section = section.get(parent) if isinstance(section, dict) else None
+    known = ", ".join(str(k) for k in section if k != name) if isinstance(section, dict) else ""
+    where = ".".join(parents) or "the configuration"
+    return f"{key}={value}: no such key" + (f"; {where} has {known}" if known else "")
+
+
+def _line(error: dict[str, Any], data: Any) -> str:
+    """One of pydantic's errors in our words: key=value: what is allowed."""
+    key, context = _key(error["loc"], data), error.get("ctx", {})
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    match error["type"]:
+        case "value_error" if not key:
+            return str(message)
+        case "missing":
+            return f"{key}: must be given"
+        case "extra_forbidden":
+            return unknown_key(key, error["input"], data)
+        case "union_tag_invalid":
+            return f"{key}.name={_kind(error['input'])}: must be {context['expected_tags']}"
+        case "string_pattern_mismatch" if key == "device":
+            message = "must be auto, cpu, cuda, cuda:N or mps"
+    value = error["input"]
+    return f"{key}={'null' if value is None else value}: {message}"
+
+
+def _key(location: tuple[int | str, ...], data: Any) -> str:
+    """The dotted key of a location, without the names of union members that pydantic puts in."""
+    parts: list[str] = []
+    for i, part in enumerate(location):
+        inside = isinstance(data, dict) and part in data
+        if inside or (isinstance(data, list | tuple) and isinstance(part, int)):
+            data = data[part]
+        elif i < len(location) - 1 or not isinstance(data, dict):
+            continue
+        parts.append(str(part))
+    return ".".join(parts)

@@ -1,0 +1,65 @@
+"""ε schedules: the probability of a random action as a function of progress.
+
+Every schedule is called with the env steps taken so far (0 at the first action, summed over
+environments) and the episodes finished so far, and returns ε in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from dqn_runner.types import PositiveInt, Probability, Spec
+
+
+class Fixed(Spec):
+    """The same ε throughout."""
+
+    name: Literal["fixed"] = "fixed"
+    value: Probability
+
+    def __call__(self, env_steps: int, episodes: int) -> float:
+        return self.value
+
+
+class Linear(Spec):
+    """From `start` to `end` on a straight line over `decay_steps` env steps, then `end`.
+
+    Mnih et al. 2015, Methods: 1.0 to 0.1 over the first million frames.
+    """
+
+    name: Literal["linear"] = "linear"
+    start: Probability
+    end: Probability
+    decay_steps: PositiveInt
+
+    def __call__(self, env_steps: int, episodes: int) -> float:
+        progress = min(env_steps / self.decay_steps, 1.0)
+        return (1.0 - progress) * self.start + progress * self.end
+
+
+class Exponential(Spec):
+    """end + (start - end) · exp(-t / decay_steps), t in env steps."""
+
+    name: Literal["exponential"] = "exponential"
+    start: Probability
+    end: Probability
+    decay_steps: PositiveInt
+
+    def __call__(self, env_steps: int, episodes: int) -> float:
+        return self.end + (self.start - self.end) * math.exp(-env_steps / self.decay_steps)
+
+
+class Multiplicative(Spec):
+    """max(end, start · decay_rate^⌊t / decay_every⌋), t in env steps or in finished episodes."""
+
+    name: Literal["multiplicative"] = "multiplicative"
+    start: Probability
+    end: Probability
+    decay_rate: Probability
+    decay_every: PositiveInt
+    unit: Literal["env_step", "episode"]
+
+    def __call__(self, env_steps: int, episodes: int) -> float:
+        t = env_steps if self.unit == "env_step" else episodes
+        return max(self.end, self.start * self.decay_rate ** (t // self.decay_every))

@@ -1,0 +1,134 @@
+"""Learning: one DQN update as a pure function of tensors, and the state it moves.
+
+Nothing here reads a clock, draws a number or waits for a device, so the same function can run
+eagerly, compiled or captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dqn_runner.losses import Loss, next_state_value, td_loss, td_target
+from dqn_runner.optimizers import Adam, AdamW, RMSprop, SGD
+from dqn_runner.target_update import soft_update
+from dqn_runner.types import Batch
+
+METRICS = ("train/td_loss", "train/q_mean", "train/grad_norm")
+
+
+class LearnerState(NamedTuple):
+    """All that an update changes."""
+
+    params: Tensor  # [P]
+    target_params: Tensor  # [P]
+    slots: Tensor  # [S, P], the optimiser's state vectors
+    count: Tensor  # [], updates so far
+    metric_sums: Tensor  # [len(METRICS)], over the updates since they were last read
+
+
+class UpdateRule(NamedTuple):
+    """What an update computes, apart from numbers: each value of it is a different function."""
+
+    network: Callable[[Tensor, Tensor], Tensor]  # (params [P], obs [B, ...]) -> [B, A]
+    optimizer: Adam | AdamW | RMSprop | SGD
+    loss: Loss
+    double: bool
+    clip_norm: bool
+    clip_value: bool
+    soft_target: bool
+
+
+def update(
+    rule: UpdateRule,
+    hyper: dict[str, Tensor],
+    state: LearnerState,
+    storage: Batch,
+    indices: Tensor,
+) -> tuple[LearnerState, Tensor]:
+    """One gradient step on the rows `indices` [B] of `storage`; returns also the TD errors [B].
+
+    Mnih et al. 2015, algorithm 1, the lines from "Set y_j" on; with `rule.double`, van Hasselt
+    et al. 2016.
+    """
+    batch = storage.rows(indices)
+    with torch.no_grad():
+        online_q = rule.network(state.params, batch.next_obs) if rule.double else None
+        target_q = rule.network(state.target_params, batch.next_obs)
+        target = td_target(batch.reward, batch.discount, next_state_value(target_q, online_q))
+    with torch.enable_grad():
+        params = state.params.detach().requires_grad_()
+        q_value = rule.network(params, batch.obs).gather(1, batch.action.unsqueeze(1)).squeeze(1)
+        td_error = target - q_value
+        loss = td_loss(rule.loss, td_error).mean()
+        (grad,) = torch.autograd.grad(loss, params)
+
+    grad_norm = torch.linalg.vector_norm(grad)
+    if rule.clip_value:
+        grad = grad.clamp(-hyper["max_grad_value"], hyper["max_grad_value"])
+    if rule.clip_norm:
+        norm = torch.linalg.vector_norm(grad) if rule.clip_value else grad_norm
+        grad = grad * (hyper["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0)
+    count = state.count + 1
+    new_params, slots = rule.optimizer.step(state.params, grad, state.slots, count, hyper)
+    target_params = state.target_params
+    if rule.soft_target:
+        target_params = soft_update(target_params, new_params, hyper["tau"])
+    metrics = torch.stack([loss.detach(), q_value.detach().mean(), grad_norm])
+    new_state = LearnerState(
+        new_params, target_params, slots, count, state.metric_sums + metrics
+    )
+    return new_state, td_error.detach()
+
+
+class Learner:
+    """The state of learning, in memory that stays where it is, and the update that moves it."""
+
+    def __init__(
+        self, rule: UpdateRule, hyperparameters: dict[str, float], initial_params: Tensor
+    ) -> None:
+        self.rule = rule
+        self._names = list(hyperparameters)
+        self._hyper = initial_params.new_tensor(list(hyperparameters.values()))
+        self.state = LearnerState(
+            params=initial_params.clone(),
+            target_params=initial_params.clone(),
+            slots=initial_params.new_zeros(rule.optimizer.num_slots, len(initial_params)),
+            count=initial_params.new_zeros(()),
+            metric_sums=initial_params.new_zeros(len(METRICS)),
+        )
+        self.updates = 0
+        self._updates_at_reading = 0
+
+    def _step(self, hyper: Tensor, *tensors: Tensor) -> Tensor:
+        """`update` in place: the state's tensors, the storage's columns, the indices."""
+        state = LearnerState(*tensors[: len(LearnerState._fields)])
+        *columns, indices = tensors[len(LearnerState._fields) :]
+        numbers = dict(zip(self._names, hyper.unbind(), strict=True))
+        new_state, td_error = update(self.rule, numbers, state, Batch(*columns), indices)
+        for old, new in zip(state, new_state, strict=True):
+            if new is not old:
+                old.copy_(new)
+        return td_error
+
+    def update(self, storage: Batch, indices: Tensor) -> Tensor:
+        """Learn from the rows `indices` [B] of `storage`; returns their TD errors [B]."""
+        self.updates += 1
+        return self._step(self._hyper, *self.state, *storage, indices)
+
+    def copy_target(self) -> None:
+        """Set the target network to the online one."""
+        self.state.target_params.copy_(self.state.params)
+
+    def read_metrics(self) -> dict[str, float]:
+        """Means over the updates since the last reading; empty if there were none."""
+        count = self.updates - self._updates_at_reading
+        if count == 0:
+            return {}
+        means = (self.state.metric_sums / count).tolist()
+        self.state.metric_sums.zero_()
+        self._updates_at_reading = self.updates
+        return dict(zip(METRICS, means, strict=True))

@@ -1,0 +1,231 @@
+"""The training loop: deep Q-learning with experience replay (Mnih et al. 2015, algorithm 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from dqn_runner.agent import Agent, GreedyPolicy
+from dqn_runner.buffers import NStepAssembler, UniformBuffer
+from dqn_runner.checkpoint import Checkpoints
+from dqn_runner.envs import Environments
+from dqn_runner.evaluation import Evaluation, Evaluator
+from dqn_runner.seeding import draw_seed
+from dqn_runner.types import Episode, PositiveInt, Progress, Row, Spec
+
+
+class EvalSpec(Spec):
+    """Greedy evaluations: every `interval` env steps or episodes, and at the end of the run."""
+
+    interval: PositiveInt | None
+    unit: Literal["env_step", "episode"]
+    num_episodes: PositiveInt
+    final_episodes: PositiveInt
+
+
+class LogSpec(Spec):
+    """A row of metrics every `interval` env steps."""
+
+    interval: PositiveInt | None
+
+
+class CheckpointSpec(Spec):
+    """A checkpoint every `interval` env steps (and at the end, however the run ends)."""
+
+    interval: PositiveInt | None
+
+
+class TrainingSpec(Spec):
+    """The rhythm of training, in env steps summed over environments unless the name says else."""
+
+    total_timesteps: PositiveInt | None
+    total_episodes: PositiveInt | None
+    num_envs: PositiveInt
+    learning_starts: Annotated[int, Field(ge=0)]
+    train_frequency: PositiveInt
+    gradient_steps: PositiveInt
+    batch_size: PositiveInt
+    eval: EvalSpec
+    log: LogSpec
+    checkpoint: CheckpointSpec
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> TrainingSpec:
+        if self.total_timesteps is None and self.total_episodes is None:
+            raise ValueError("total_timesteps and total_episodes are both null; one must be set")
+        return self
+
+    def is_spent(self, progress: Progress) -> bool:
+        """Whether one of the budgets is used up."""
+        steps, episodes = self.total_timesteps, self.total_episodes
+        return (steps is not None and progress.env_steps >= steps) or (
+            episodes is not None and progress.episodes >= episodes
+        )
+
+
+class Logger(Protocol):
+    """Something that takes rows of metrics."""
+
+    def log(self, row: Row, /) -> None: ...
+
+
+@dataclass
+class Parts:
+    """What training works with, built and seeded."""
+
+    agent: Agent
+    envs: Environments
+    buffer: UniformBuffer
+    assembler: NStepAssembler
+    epsilon: Callable[[int, int], float]
+    evaluator: Evaluator
+    replay_rng: np.random.Generator
+    evaluation_rng: np.random.Generator
+    checkpoints: Checkpoints
+    loggers: list[Logger]
+
+
+@dataclass
+class Best:
+    """The policy with the best evaluation so far (the latest of equals)."""
+
+    mean: float
+    env_steps: int
+    policy: GreedyPolicy
+
+
+def crossings(before: int, now: int, interval: int | None) -> int:
+    """How many multiples of `interval` lie in (before, now]; none where it is null."""
+    return 0 if interval is None else now // interval - before // interval
+
+
+def train(
+    spec: TrainingSpec, parts: Parts, progress: Progress, check_stop: Callable[[], None]
+) -> Best | None:
+    """Train until a budget is spent; returns the best policy evaluated on the way, if any.
+
+    `check_stop` is called between steps, where everything is consistent, and may raise.
+    """
+    agent, envs, buffer = parts.agent, parts.envs, parts.buffer
+    meter = Meter(progress)
+    best: Best | None = None
+    while not spec.is_spent(progress):
+        check_stop()
+        steps_before, episodes_before = progress.env_steps, progress.episodes
+
+        progress.epsilon = parts.epsilon(progress.env_steps, progress.episodes)
+        action = agent.act(envs.obs, progress.epsilon)
+        step = envs.step(action)
+        for transition in parts.assembler.transitions(step):
+            buffer.add(transition)
+        progress.env_steps += spec.num_envs
+        progress.episodes += len(step.episodes)
+        meter.add(step.episodes)
+
+        if progress.env_steps >= spec.learning_starts and len(buffer) >= spec.batch_size:
+            rounds = crossings(steps_before, progress.env_steps, spec.train_frequency)
+            for _ in range(rounds * spec.gradient_steps):
+                agent.learn(buffer.storage, buffer.sample(spec.batch_size, parts.replay_rng))
+        agent.observe_env_steps(steps_before, progress.env_steps)
+
+        row: Row = {}
+        by_env_steps = spec.eval.unit == "env_step"
+        before = steps_before if by_env_steps else episodes_before
+        now = progress.env_steps if by_env_steps else progress.episodes
+        if crossings(before, now, spec.eval.interval):
+            with meter.paused("evaluating"):
+                evaluation, best = evaluate(spec, parts, progress, best, check_stop)
+            row |= evaluation_metrics(evaluation, best)
+        if crossings(steps_before, progress.env_steps, spec.log.interval) or spec.is_spent(progress):
+            row |= meter.read(agent)
+        if row:
+            row = {"env_steps": progress.env_steps, "episodes": progress.episodes} | row
+            for logger in parts.loggers:
+                logger.log(row)
+        if crossings(steps_before, progress.env_steps, spec.checkpoint.interval):
+            parts.checkpoints.save_last(checkpoint_state(agent, progress))
+    return best
+
+
+def evaluate(
+    spec: TrainingSpec,
+    parts: Parts,
+    progress: Progress,
+    best: Best | None,
+    check_stop: Callable[[], None],
+) -> tuple[Evaluation, Best]:
+    """Evaluate the greedy policy on fresh episodes, and keep it where it is the best so far."""
+    seeds = [draw_seed(parts.evaluation_rng) for _ in range(spec.eval.num_episodes)]
+    evaluation = parts.evaluator.evaluate(parts.agent.greedy, seeds, check_stop)
+    if best is None or evaluation.mean >= best.mean:
+        best = Best(evaluation.mean, progress.env_steps, parts.agent.snapshot())
+        parts.checkpoints.save_best(checkpoint_state(parts.agent, progress))
+    return evaluation, best
+
+
+def evaluation_metrics(evaluation: Evaluation, best: Best) -> Row:
+    """The metrics of one evaluation."""
+    summary = evaluation.summary()
+    names = ("mean", "std", "min", "max")
+    row = {f"eval/episode_return_{name}": summary[name] for name in names}
+    return row | {"eval/best_return_mean": best.mean}
+
+
+def checkpoint_state(agent: Agent, progress: Progress) -> dict[str, Any]:
+    """What a checkpoint holds."""
+    return {
+        "env_steps": progress.env_steps,
+        "episodes": progress.episodes,
+        "agent": agent.get_state(),
+    }
+
+
+class Meter:
+    """Sums up what happened between two rows of metrics."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._episodes: list[Episode] = []
+        self._started = self._read_at = time.perf_counter()
+        self._paused_seconds = 0.0
+        self._steps_at_reading = progress.env_steps
+
+    def add(self, episodes: list[Episode]) -> None:
+        """Count episodes that have just ended."""
+        self._episodes += episodes
+        self._progress.recent_returns.extend(episode.episode_return for episode in episodes)
+
+    @contextlib.contextmanager
+    def paused(self, activity: str) -> Iterator[None]:
+        """Do something whose time is not counted in the speed, under a name that is shown."""
+        self._progress.activity, before = activity, self._progress.activity
+        started = time.perf_counter()
+        yield
+        self._paused_seconds += time.perf_counter() - started
+        self._progress.activity = before
+
+    def read(self, agent: Agent) -> Row:
+        """The metrics since the last reading."""
+        row: Row = {}
+        if self._episodes:
+            row["rollout/episode_return"] = fmean(e.episode_return for e in self._episodes)
+            row["rollout/episode_length"] = fmean(e.length for e in self._episodes)
+        row |= agent.learner.read_metrics()
+        row["train/epsilon"] = self._progress.epsilon
+        self._progress.td_loss = row.get("train/td_loss", self._progress.td_loss)
+        now = time.perf_counter()
+        seconds = now - self._read_at - self._paused_seconds
+        row["time/env_steps_per_second"] = (
+            self._progress.env_steps - self._steps_at_reading
+        ) / max(seconds, 1e-9)
+        row["time/elapsed_seconds"] = now - self._started
+        self._episodes, self._paused_seconds = [], 0.0
+        self._read_at, self._steps_at_reading = now, self._progress.env_steps
+        return row

@@ -1,0 +1,37 @@
+"""Temporal-difference targets and losses, all on [B]."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Loss = Literal["mse", "huber"]
+
+
+def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
+    """reward + discount · value of the successor, each [B].
+
+    `discount` is γ^k·(1 - terminated): it is what makes truncation bootstrap and termination not.
+    """
+    return reward + discount * next_value
+
+
+def next_state_value(target_q: Tensor, online_q: Tensor | None) -> Tensor:
+    """Value [B] of the successor from the target network's `target_q` [B, A].
+
+    Its own maximum (Mnih et al. 2015, eq. 1) or, where `online_q` [B, A] is given, its value of
+    the action that the online network prefers (double Q-learning, van Hasselt et al. 2016, eq. 4).
+    """
+    if online_q is None:
+        return target_q.amax(dim=1)
+    return target_q.gather(1, online_q.argmax(dim=1, keepdim=True)).squeeze(1)
+
+
+def td_loss(kind: Loss, td_error: Tensor) -> Tensor:
+    """Loss [B] of each TD error [B]: its square, or Huber's with δ = 1."""
+    if kind == "mse":
+        return td_error.square()
+    return functional.huber_loss(td_error, torch.zeros_like(td_error), reduction="none")

@@ -1,0 +1,225 @@
+"""One run from its configuration to its result.json: the story that every launcher tells."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from dqn_runner.analysis.curve import draw_curve
+from dqn_runner.build import build, resolve
+from dqn_runner.config import Config
+from dqn_runner.evaluation import Evaluation
+from dqn_runner.loop import Best, Parts, checkpoint_state, train
+from dqn_runner.run_directory import RunDirectory
+from dqn_runner.seeding import draw_seed
+from dqn_runner.tracking import MetricsFile, ProgressDisplay, SwanLabTracker
+from dqn_runner.types import Progress, Stopped
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("dqn_runner", "torch", "gymnasium", "numpy", "hydra-core", "omegaconf", "swanlab")
+
+
+class Scores(NamedTuple):
+    """Evaluations of the final and of the best policy, each on fresh episodes."""
+
+    final: Evaluation
+    best: Evaluation
+    best_env_steps: int
+
+
+def run(config: Config, path: Path, console: Console) -> Scores:
+    """Train as `config` says, in the new run directory `path`.
+
+    Raises RunError where `path` holds a run already and Stopped after a signal, with the last
+    checkpoint saved and the tracker closed. An exception of the environment comes through.
+    """
+    started = time.perf_counter()
+    run_dir = RunDirectory(path)
+    config = resolve(config)
+    run_dir.start(config.plain())
+    parts = build(config, run_dir)
+    announce(config, parts, console)
+    progress = Progress()
+    display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
+    tracker = open_tracker(config, run_dir)
+    metrics_file = MetricsFile(run_dir.metrics)
+    parts.loggers = [metrics_file, display, *([tracker] if tracker else [])]
+    state = "crashed"
+    try:
+        with StopSignals() as signals, display:
+            try:
+                best = train(config, parts, progress, signals.check)
+            finally:
+                parts.checkpoints.save_last(checkpoint_state(parts.agent, progress))
+            progress.activity = "final evaluation"
+            scores = score(config, parts, progress, best, signals.check)
+        draw_curve(run_dir.metrics, run_dir.curve)
+        if tracker:
+            tracker.log_media("curve", run_dir.curve, progress.env_steps)
+        state = "success"
+    except Stopped:
+        state = "aborted"
+        report_stop(run_dir, progress, console)
+        raise
+    finally:
+        parts.envs.close()
+        parts.evaluator.close()
+        metrics_file.close()
+        if tracker:
+            tracker.close(state)
+    run_dir.finish(result(progress, scores, time.perf_counter() - started))
+    report(run_dir, scores, console)
+    return scores
+
+
+def score(
+    config: Config,
+    parts: Parts,
+    progress: Progress,
+    best: Best | None,
+    check_stop: Callable[[], None],
+) -> Scores:
+    """Score the final policy, and the best one anew: the episodes that chose it flatter it."""
+
+    def seeds() -> list[int]:
+        return [draw_seed(parts.evaluation_rng) for _ in range(config.eval.final_episodes)]
+
+    if best is None:
+        best = Best(float("nan"), progress.env_steps, parts.agent.greedy)
+        parts.checkpoints.save_best(checkpoint_state(parts.agent, progress))
+    final = parts.evaluator.evaluate(parts.agent.greedy, seeds(), check_stop)
+    return Scores(
+        final, parts.evaluator.evaluate(best.policy, seeds(), check_stop), best.env_steps
+    )
+
+
+def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None:
+    """SwanLab's side of the run; none at all where its mode is disabled."""
+    if config.tracker.mode == "disabled":
+        return None
+    run_dir.swanlab.mkdir(exist_ok=True)
+    return SwanLabTracker(config.tracker, run_dir.swanlab, config.plain())
+
+
+def result(progress: Progress, scores: Scores, seconds: float) -> dict[str, Any]:
+    """What result.json holds."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "status": "finished",
+        "env_steps": progress.env_steps,
+        "episodes": progress.episodes,
+        "wall_time_seconds": round(seconds, 3),
+        "final": scores.final.summary(),
+        "best": {**scores.best.summary(), "env_steps": scores.best_env_steps},
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+        **({"git_commit": commit} if commit else {}),
+    }
+
+
+def announce(config: Config, parts: Parts, console: Console) -> None:
+    """Say what was chosen, before it takes time."""
+    budgets = {"env steps": config.total_timesteps, "episodes": config.total_episodes}
+    budget = " or ".join(f"{amount:,} {unit}" for unit, amount in budgets.items() if amount)
+    threads = f"{config.torch_threads} torch thread" + "s" * (config.torch_threads != 1)
+    console.print(
+        f"[bold]{config.env.id}[/bold], seed {config.seed}, {budget}; on {config.device} with "
+        f"{threads}; replay buffer of {parts.buffer.capacity:,} transitions takes "
+        f"{_size(parts.buffer.num_bytes)}",
+        highlight=False,
+    )
+
+
+def report(run_dir: RunDirectory, scores: Scores, console: Console) -> None:
+    """Say what came out, where it lies and how to see it."""
+    for name, evaluation in (("final", scores.final), ("best", scores.best)):
+        numbers = evaluation.summary()
+        at = f", from env step {scores.best_env_steps:,}" if name == "best" else ""
+        console.print(
+            f"{name:5} return [bold]{numbers['mean']:.1f}[/bold] ± {numbers['std']:.1f} "
+            f"(min {numbers['min']:.1f}, max {numbers['max']:.1f}, "
+            f"{numbers['episodes']} episodes{at})",
+            highlight=False,
+        )
+    place = shown(run_dir.path)
+    console.print(f"run    {place}", highlight=False, soft_wrap=True)
+    console.print(f"replay dqn-eval {shlex.quote(place)}", highlight=False, soft_wrap=True)
+
+
+def report_stop(run_dir: RunDirectory, progress: Progress, console: Console) -> None:
+    """Say what was reached before a signal ended the run."""
+    returns = progress.recent_returns
+    mean = f", mean return {sum(returns) / len(returns):.1f}" if returns else ""
+    console.print(
+        f"stopped at env step {progress.env_steps:,}, episode {progress.episodes:,}{mean}; "
+        f"the last checkpoint is in {shown(run_dir.checkpoints)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def shown(path: Path) -> str:
+    """`path` as a person in the working directory would type it."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _size(num_bytes: int) -> str:
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if num_bytes < 1000 or unit == "GB":
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    raise AssertionError
+
+
+class StopSignals:
+    """Turns Ctrl-C and SIGTERM into a request that the loop sees between two steps.
+
+    A second Ctrl-C does not wait.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._former[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise Stopped(number)
+        self._received = number
+
+    def check(self) -> None:
+        """Raise Stopped if a signal has come."""
+        if self._received is not None:
+            raise Stopped(self._received)

@@ -1,0 +1,48 @@
+"""A run's directory: what lies where in it, and its two small files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dqn_runner.types import RunError
+
+
+class RunDirectory:
+    """The paths of one run. `result.json` is there if and only if the run finished."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.curve = path / "curve.png"
+        self.videos = path / "videos"
+        self.swanlab = path / "swanlab"
+        self.result = path / "result.json"
+
+    def start(self, config: dict[str, Any]) -> None:
+        """Claim the directory by writing its config.yaml; raises RunError where a run has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.config.open("x", encoding="utf-8") as file:
+                yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
+        except FileExistsError as error:
+            raise RunError(f"{self.path}: holds a run already; choose another directory") from error
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json, whole or not at all."""
+        partial = self.result.with_name(self.result.name + ".partial")
+        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, self.result)
+
+    def read_result(self) -> dict[str, Any] | None:
+        """What result.json holds; None where the run has not finished."""
+        if not self.result.is_file():
+            return None
+        result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        return result

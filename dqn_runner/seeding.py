@@ -1,0 +1,31 @@
+"""Independent random streams of one run, all spawned from its seed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class RandomStreams(NamedTuple):
+    """One generator for each source of randomness, so that none can disturb another.
+
+    A longer evaluation draws only from `evaluation`; a recorded video draws from none of them.
+    """
+
+    env: np.random.Generator
+    evaluation: np.random.Generator
+    exploration: np.random.Generator
+    replay: np.random.Generator
+    network: np.random.Generator
+
+
+def random_streams(seed: int) -> RandomStreams:
+    """Spawn the streams of `seed`; neighbouring seeds share nothing (numpy's SeedSequence)."""
+    children = np.random.SeedSequence(seed).spawn(len(RandomStreams._fields))
+    return RandomStreams(*(np.random.default_rng(child) for child in children))
+
+
+def draw_seed(rng: np.random.Generator) -> int:
+    """A seed in [0, 2^31) for something that takes its own, such as an episode."""
+    return int(rng.integers(2**31))

@@ -1,0 +1,40 @@
+"""How the target network follows the online network."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from dqn_runner.types import PositiveInt, Spec
+
+Unit = Literal["env_step", "update"]
+
+
+class Hard(Spec):
+    """Copy the online network every `interval` env steps or updates (Mnih et al. 2015)."""
+
+    name: Literal["hard"] = "hard"
+    interval: PositiveInt
+    unit: Unit
+
+    def copies(self, unit: Unit, before: int, now: int) -> bool:
+        """Whether a copy falls due as the counter of `unit` goes from `before` to `now`."""
+        return unit == self.unit and now // self.interval > before // self.interval
+
+
+class Soft(Spec):
+    """target <- (1 - tau) · target + tau · online, once per update (Lillicrap et al. 2016)."""
+
+    name: Literal["soft"] = "soft"
+    tau: Annotated[float, Field(gt=0, le=1)]
+
+    def copies(self, unit: Unit, before: int, now: int) -> bool:
+        """Never: a soft target moves within each update."""
+        return False
+
+
+def soft_update(target_params: Tensor, params: Tensor, tau: Tensor) -> Tensor:
+    """(1 - tau) · target_params + tau · params, both [P]."""
+    return target_params.lerp(params, tau)

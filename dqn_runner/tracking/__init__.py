@@ -1,0 +1,7 @@
+"""Where metrics go: our own record, SwanLab, the terminal."""
+
+from dqn_runner.tracking.metrics_file import MetricsFile, read_metrics
+from dqn_runner.tracking.progress_bar import ProgressDisplay
+from dqn_runner.tracking.swanlab_tracker import SwanLabSpec, SwanLabTracker
+
+__all__ = ["MetricsFile", "ProgressDisplay", "SwanLabSpec", "SwanLabTracker", "read_metrics"]

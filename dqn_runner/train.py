@@ -1,0 +1,134 @@
+"""dqn-train: train one agent, or with -m one for each combination of settings."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dqn_runner.types import ConfigError, DQNRunnerError, Stopped
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+INFORMATIONAL = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
+COMPLETION = ("--shell-completion", "-sc")
+
+
+def main() -> None:
+    """The console script; its exit codes are 0, 1, 2, 130 and 143."""
+    sys.exit(guarded("dqn-train", command_line, sys.argv[1:]))
+
+
+def guarded(program: str, body: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run `body`; turn what users can mend into one line on stderr, and signals into exit codes."""
+    try:
+        return body(arguments)
+    except ConfigError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
+    except DQNRunnerError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stop:
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        return 130
+
+
+def command_line(arguments: list[str]) -> int:
+    """Compose, check, and run what `arguments` ask for."""
+    if "--version" in arguments:
+        from dqn_runner import __version__
+
+        print(f"dqn-train {__version__}")
+        return 0
+    if is_informational(arguments):
+        return show(arguments)
+
+    from dqn_runner.composition import Command
+
+    command = Command(arguments)
+    check(command)
+    try:
+        scores = command.launch(run_job)
+    finally:
+        if command.is_sweep:
+            from dqn_runner.analysis.table import print_results
+
+            print_results(command.directory)
+    return 1 if None in scores else 0
+
+
+def is_informational(arguments: list[str]) -> bool:
+    """Whether Hydra is asked to show something rather than to run."""
+    names = [argument.split("=", 1)[0] for argument in arguments]
+    return any(name in INFORMATIONAL + COMPLETION for name in names)
+
+
+def show(arguments: list[str]) -> int:
+    """Let Hydra show help, a configuration or completions."""
+    import hydra
+
+    from dqn_runner.composition import VERSION_BASE, conf_dir, register_resolvers
+
+    register_resolvers()
+
+    def nothing(config: DictConfig) -> None:
+        """Never called."""
+
+    hydra.main(version_base=VERSION_BASE, config_path=conf_dir(), config_name="config")(nothing)()
+    return 0
+
+
+def check(command: Any) -> None:
+    """Refuse what cannot run, before any directory is made."""
+    from dqn_runner import build, config
+
+    checked: set[str] = set()
+    for job in command.jobs:
+        parsed = config.parse(job.config)
+        what_is_built = parsed.model_dump_json(include={"env", "device", "network", "epsilon"})
+        if what_is_built not in checked:
+            build.check(parsed)
+            checked.add(what_is_built)
+
+
+def run_job(hydra_config: DictConfig) -> float | None:
+    """Hydra's task: one run. Returns its final policy's mean return, None where it failed."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+    from rich.console import Console
+
+    from dqn_runner import config
+    from dqn_runner.run import run
+
+    console = Console()
+    hydra = HydraConfig.get()
+    path = Path(hydra.runtime.output_dir)
+    parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))
+    parsed = with_tracker_names(parsed, hydra)
+    try:
+        return run(parsed, path, console).final.mean
+    except Exception as error:
+        logging.getLogger(__name__).exception("the run failed")
+        line = str(error) if isinstance(error, DQNRunnerError) else traceback.format_exc()
+        print(f"dqn-train: error: {path}: {line.rstrip()}", file=sys.stderr)
+        return None
+
+
+def with_tracker_names(parsed: Any, hydra: DictConfig) -> Any:
+    """Name the run in SwanLab by what differs from the defaults, its group by where it belongs."""
+    choices = hydra.runtime.choices
+    subject = str(choices.experiment or choices.env)
+    silent = ("env=", "experiment=", "tracker.", "hydra.")
+    differs = [o for o in hydra.overrides.task if not o.startswith(silent)]
+    is_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
+    names = {
+        "name": parsed.tracker.name or " ".join([subject, *differs])[:500],
+        "group": parsed.tracker.group or (Path(hydra.sweep.dir).name if is_sweep else subject),
+    }
+    return parsed.model_copy(update={"tracker": parsed.tracker.model_copy(update=names)})

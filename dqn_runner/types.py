@@ -1,0 +1,126 @@
+"""Values that travel between the rooms, and the base of every configuration section.
+
+Letters in shapes: N environments, B batch, A actions, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = npt.NDArray[Any]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class DQNRunnerError(Exception):
+    """Something a user can mend; its text is one line that is shown as it stands."""
+
+
+class ConfigError(DQNRunnerError):
+    """A setting that cannot be used; the text names the key, its value and what is allowed."""
+
+
+class RunError(DQNRunnerError):
+    """A run, or a directory said to hold one, that cannot go on; the text says why."""
+
+
+class Spec(BaseModel):
+    """A section of the configuration: immutable, with checked values and no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Episode(NamedTuple):
+    """A finished episode: its undiscounted return and its length in environment steps."""
+
+    episode_return: float
+    length: int
+
+
+class EnvStep(NamedTuple):
+    """One step of N environments, as seen by the agent that took it.
+
+    `next_obs` is the true successor: at the end of an episode it is the final observation, never
+    the first one of the episode that follows.
+    """
+
+    obs: Array  # [N, *obs_shape]
+    action: npt.NDArray[np.int64]  # [N]
+    reward: npt.NDArray[np.float64]  # [N]
+    terminated: npt.NDArray[np.bool_]  # [N]
+    truncated: npt.NDArray[np.bool_]  # [N]
+    next_obs: Array  # [N, *obs_shape]
+    episodes: list[Episode]  # those that ended at this step
+
+
+class ObsSpec(NamedTuple):
+    """Shape and storage type of one observation."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Transition(NamedTuple):
+    """What the buffer stores of one (n-step) transition.
+
+    `discount` is γ^k·(1 - terminated), where k is the number of steps that `reward` sums up: the
+    only trace that the end of an episode leaves in storage.
+    """
+
+    obs: Array  # [*obs_shape]
+    action: int
+    reward: float
+    discount: float
+    next_obs: Array  # [*obs_shape]
+
+
+class Batch(NamedTuple):
+    """Transitions as columns; a buffer's storage is one too, with its capacity for B."""
+
+    obs: Tensor  # [B, *obs_shape]
+    action: Tensor  # [B] int64
+    reward: Tensor  # [B]
+    discount: Tensor  # [B]
+    next_obs: Tensor  # [B, *obs_shape]
+
+    def rows(self, indices: Tensor) -> Batch:
+        """Those rows [B] of each column."""
+        return Batch(*(column[indices] for column in self))
+
+
+class Stopped(BaseException):
+    """Someone asked the process to end (Ctrl-C or SIGTERM), and the run is at a safe point.
+
+    Not an Exception, so that nothing that handles failures takes it for one.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number
+
+
+@dataclass
+class Progress:
+    """How far a run has come; written by the loop, read by whoever shows it."""
+
+    env_steps: int = 0
+    episodes: int = 0
+    epsilon: float = 1.0
+    td_loss: float | None = None
+    recent_returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    activity: str = "training"
+
+
+Row = dict[str, float]
+"""One row of metrics: `env_steps`, `episodes` and whichever metrics there are, never NaN."""
