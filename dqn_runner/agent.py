@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from dqn_runner.learner import Learner
@@ -38,7 +37,8 @@ class GreedyPolicy:
 
     def __call__(self, obs: Array) -> npt.NDArray[np.int64]:
         """Actions [N] for encoded observations [N, *obs_shape]."""
-        return self._q_function(obs).argmax(axis=1)
+        action: npt.NDArray[np.int64] = self._q_function(obs).argmax(axis=1)
+        return action
 
 
 class Agent:

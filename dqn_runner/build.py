@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,11 @@ from dqn_runner import checkpoint
 from dqn_runner.agent import Agent, GreedyPolicy
 from dqn_runner.buffers import NStepAssembler, UniformBuffer
 from dqn_runner.checkpoint import Checkpoints
+from dqn_runner.compilation import CompilationError
 from dqn_runner.config import Config, read
 from dqn_runner.custom import Custom
 from dqn_runner.envs import Env, Environments, ObsEncoder, action_offset, make_env
+from dqn_runner.errors import ConfigError, RunError
 from dqn_runner.evaluation import Evaluator
 from dqn_runner.learner import Learner, UpdateRule
 from dqn_runner.loop import Parts
@@ -25,10 +28,14 @@ from dqn_runner.networks import MLP, FlatNetwork, initialise
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.seeding import draw_seed, random_streams
 from dqn_runner.target_update import Soft
-from dqn_runner.types import ConfigError, RunError
+
+logger = logging.getLogger(__name__)
 
 # Below this many parameters a second thread costs more than it brings.
 SMALL_NETWORK = 1_000_000
+
+# Updates that repay the half minute which the first compilation of an update takes.
+WORTH_COMPILING = 25_000
 
 
 def check(config: Config) -> None:
@@ -57,40 +64,27 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def resolve(config: Config) -> Config:
-    """`config` with what this machine decides put in: the device and the number of threads."""
+def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
+    """Build and seed all that training works with.
+
+    Returns `config` too, with what was decided here put in: device, threads and compilation.
+    """
     device = resolve_device(config.device)
-    threads = config.torch_threads
-    if threads == "auto":
-        env = make_env(config.env)
-        size = len(build_network(config, env, seed=0).initial_params)
-        env.close()
-        threads = 1 if size < SMALL_NETWORK else os.cpu_count() or 1
-    return config.model_copy(update={"device": str(device), "torch_threads": threads})
-
-
-def build(config: Config, run_dir: RunDirectory) -> Parts:
-    """Build and seed all that training works with; `config` is resolved."""
-    device = torch.device(config.device)
-    assert isinstance(config.torch_threads, int)
-    torch.set_num_threads(config.torch_threads)
     streams = random_streams(config.seed)
     make = functools.partial(make_env, config.env)
     env = make()
     network = build_network(config, env, draw_seed(streams.network))
-    obs_spec = ObsEncoder(env.observation_space).spec
-    agent = Agent(
-        network,
-        num_actions=num_actions(env),
-        learner=build_learner(config, network, device),
-        target_update=config.target_update,
-        rng=streams.exploration,
-    )
+    threads = resolve_threads(config, network)
+    torch.set_num_threads(threads)
+    learner = build_learner(config, network, device)
+    buffer = UniformBuffer(config.buffer.capacity, ObsEncoder(env.observation_space).spec, device)
+    compiled = compile_learner(config, learner, buffer)
+    agent = Agent(network, num_actions(env), learner, config.target_update, streams.exploration)
     env.close()
-    return Parts(
+    parts = Parts(
         agent=agent,
         envs=Environments(make, config.num_envs, streams.env),
-        buffer=UniformBuffer(config.buffer.capacity, obs_spec, device),
+        buffer=buffer,
         assembler=NStepAssembler(config.agent.n_step, config.agent.gamma, config.num_envs),
         epsilon=build_epsilon(config),
         evaluator=Evaluator(make),
@@ -99,6 +93,36 @@ def build(config: Config, run_dir: RunDirectory) -> Parts:
         checkpoints=Checkpoints(run_dir.checkpoints),
         loggers=[],
     )
+    decided = {
+        "device": str(device),
+        "torch_threads": threads,
+        "compile": "always" if compiled else "never",
+    }
+    return config.model_copy(update=decided), parts
+
+
+def resolve_threads(config: Config, network: FlatNetwork) -> int:
+    """The number of torch threads; `auto` is one for a small network, else one for each core."""
+    if config.torch_threads != "auto":
+        return config.torch_threads
+    return 1 if len(network.initial_params) < SMALL_NETWORK else os.cpu_count() or 1
+
+
+def compile_learner(config: Config, learner: Learner, buffer: UniformBuffer) -> bool:
+    """Compile the update if `config` wants it and this machine can; returns whether it did.
+
+    `auto` looks at the budget alone, not at what is cached, so that a command computes the same
+    the second time as the first.
+    """
+    updates = (config.total_timesteps or 0) // config.train_frequency * config.gradient_steps
+    if config.compile == "never" or (config.compile == "auto" and updates < WORTH_COMPILING):
+        return False
+    try:
+        learner.compile(buffer.storage, config.batch_size)
+    except CompilationError as reason:
+        logger.warning("the update runs uncompiled, several times slower: %s", reason)
+        return False
+    return True
 
 
 def build_epsilon(config: Config) -> Callable[[int, int], float]:
@@ -111,17 +135,14 @@ def build_epsilon(config: Config) -> Callable[[int, int], float]:
 
 def build_network(config: Config, env: Env, seed: int) -> FlatNetwork:
     """The Q-network for the spaces of `env`, initialised from `seed`."""
-    spec = config.network
-    spaces = {
-        "obs_shape": ObsEncoder(env.observation_space).spec.shape,
-        "num_actions": num_actions(env),
-    }
+    spec, obs_shape = config.network, ObsEncoder(env.observation_space).spec.shape
 
     def module() -> nn.Module:
         if isinstance(spec, Custom):
-            custom: nn.Module = spec.load("network.name", *spaces)(**spaces)
+            build_custom = spec.load("network.name", "obs_shape", "num_actions")
+            custom: nn.Module = build_custom(obs_shape=obs_shape, num_actions=num_actions(env))
             return custom
-        return MLP(**spaces, hidden_sizes=spec.hidden_sizes, activation=spec.activation)
+        return MLP(obs_shape, num_actions(env), spec.hidden_sizes, spec.activation)
 
     return FlatNetwork(initialise(module, seed))
 

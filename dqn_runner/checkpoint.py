@@ -1,4 +1,4 @@
-"""Checkpoints: what a run has learned, as plain files that `torch.load(weights_only=True)` reads."""
+"""Checkpoints: what a run has learned, in files that `torch.load(weights_only=True)` reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dqn_runner.types import RunError
+from dqn_runner.errors import RunError
 
 FORMAT_VERSION = 1
 

@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dqn_runner.types import ConfigError
+from dqn_runner.errors import ConfigError
 
 TASK_NAME = "train"
 VERSION_BASE = "1.3"
@@ -45,12 +45,14 @@ class Command:
 
     def __init__(self, arguments: list[str]) -> None:
         """Raises ConfigError, with one line, where Hydra cannot make sense of `arguments`."""
-        parsed = get_args_parser().parse_args(arguments)
+        parsed = get_args_parser().parse_intermixed_args(arguments)
         self._name = parsed.config_name or "config"
         self._overrides: list[str] = list(parsed.overrides)
         self._hydra = _hydra(parsed)
         with self._one_line():
             given = self._parse(self._overrides)
+            for override in given:
+                self._check_group(override)
             swept = [override for override in given if override.is_sweep_override()]
             fixed = [_line(override) for override in given if override not in swept]
             mode = self._hydra.get_mode(self._name, fixed)
@@ -72,14 +74,22 @@ class Command:
 
     def launch(self, task: Callable[[DictConfig], Any]) -> list[Any]:
         """Let Hydra run `task` for every job; returns what each of them returned."""
+        overrides = [*self._overrides, *self._pinned]
         if not self.is_sweep:
-            return [self._hydra.run(self._name, task, [*self._overrides, *self._pinned]).return_value]
-        batches = self._hydra.multirun(self._name, task, [*self._overrides, *self._pinned])
+            return [self._hydra.run(self._name, task, overrides).return_value]
+        batches = self._hydra.multirun(self._name, task, overrides)
         return [job.return_value for batch in batches for job in batch]
 
     def _parse(self, overrides: list[str]) -> list[Override]:
         parser = OverridesParser.create(config_loader=self._hydra.config_loader)
         return parser.parse_overrides(overrides)
+
+    def _check_group(self, override: Override) -> None:
+        options = self._hydra.config_loader.get_group_options(override.key_or_group)
+        if options and not override.is_delete() and not isinstance(override.value(), str | list):
+            if override.is_sweep_override():
+                return
+            raise ConfigError(f"{_line(override)}: must be one of {', '.join(options)}")
 
     def _compose(self, overrides: list[str]) -> DictConfig:
         config = self._hydra.compose_config(self._name, overrides, RunMode.RUN)

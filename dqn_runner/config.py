@@ -13,16 +13,16 @@ from dqn_runner.agent import AgentSpec
 from dqn_runner.buffers import UniformSpec
 from dqn_runner.custom import Custom
 from dqn_runner.envs import EnvSpec
+from dqn_runner.errors import ConfigError
 from dqn_runner.loop import TrainingSpec
 from dqn_runner.networks import MLPSpec
 from dqn_runner.tracking import SwanLabSpec
-from dqn_runner.types import ConfigError, PositiveInt
+from dqn_runner.types import PositiveInt
 
 
 def _kind(section: Any) -> str:
     name = section.get("name") if isinstance(section, dict) else getattr(section, "name", None)
     return "package.module:Class" if ":" in str(name) else str(name)
-
 
 
 _Custom = Annotated[Custom, Tag("package.module:Class")]
@@ -44,6 +44,7 @@ class Config(TrainingSpec):
     seed: Annotated[int, Field(ge=0)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
     torch_threads: PositiveInt | Literal["auto"]
+    compile: Literal["auto", "always", "never"]
     env: EnvSpec
     agent: AgentSpec
     network: NetworkSpec
@@ -90,6 +91,8 @@ def unknown_key(key: str, value: Any, config: Any) -> str:
         section = section.get(parent) if isinstance(section, dict) else None
     known = ", ".join(str(k) for k in section if k != name) if isinstance(section, dict) else ""
     where = ".".join(parents) or "the configuration"
+    if section == {}:  # a free mapping, such as env.kwargs
+        return f"{key}={value}: no such key yet; +{key}={value} adds it"
     return f"{key}={value}: no such key" + (f"; {where} has {known}" if known else "")
 
 
@@ -98,14 +101,18 @@ def _line(error: dict[str, Any], data: Any) -> str:
     key, context = _key(error["loc"], data), error.get("ctx", {})
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     match error["type"]:
-        case "value_error" if not key:
-            return str(message)
+        case "value_error":
+            # Raised by our own validators, which name the keys inside the section they check.
+            return f"{key}.{message}" if key else str(message)
         case "missing":
             return f"{key}: must be given"
         case "extra_forbidden":
             return unknown_key(key, error["input"], data)
         case "union_tag_invalid":
-            return f"{key}.name={_kind(error['input'])}: must be {context['expected_tags']}"
+            tags = context["expected_tags"].replace("'", "")
+            return f"{key}.name={_kind(error['input'])}: must be one of {tags}"
+        case "too_short":
+            message = f"must have at least {context['min_length']} item"
         case "string_pattern_mismatch" if key == "device":
             message = "must be auto, cpu, cuda, cuda:N or mps"
     value = error["input"]
@@ -121,5 +128,5 @@ def _key(location: tuple[int | str, ...], data: Any) -> str:
             data = data[part]
         elif i < len(location) - 1 or not isinstance(data, dict):
             continue
-        parts.append(str(part))
-    return ".".join(parts)
+        parts.append(f"[{part}]" if isinstance(part, int) else f".{part}")
+    return "".join(parts).removeprefix(".")

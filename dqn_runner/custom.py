@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from dqn_runner.types import ConfigError, Spec
+from dqn_runner.errors import ConfigError
+from dqn_runner.types import Spec
 
 
 class Custom(Spec):

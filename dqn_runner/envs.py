@@ -16,8 +16,9 @@ from gymnasium.spaces import Box, Discrete
 from pydantic import Field
 
 from dqn_runner.custom import Custom
+from dqn_runner.errors import ConfigError
 from dqn_runner.seeding import draw_seed
-from dqn_runner.types import Array, ConfigError, EnvStep, Episode, ObsSpec, Spec
+from dqn_runner.types import Array, EnvStep, Episode, ObsSpec, Spec
 
 Env = gym.Env[Any, Any]
 
@@ -153,7 +154,7 @@ class Environments:
         self.obs = next_obs
         if episodes:
             self.obs = next_obs.copy()
-            for i in np.flatnonzero(terminated | truncated):
+            for i in np.flatnonzero(terminated | truncated).tolist():
                 self._start_episode(i, self.obs)
         return EnvStep(obs, action, reward, terminated, truncated, next_obs, episodes)
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dqn_runner.compilation import compile_ahead
 from dqn_runner.losses import Loss, next_state_value, td_loss, td_target
-from dqn_runner.optimizers import Adam, AdamW, RMSprop, SGD
+from dqn_runner.optimizers import SGD, Adam, AdamW, RMSprop
 from dqn_runner.target_update import soft_update
 from dqn_runner.types import Batch
 
@@ -26,7 +27,7 @@ class LearnerState(NamedTuple):
     params: Tensor  # [P]
     target_params: Tensor  # [P]
     slots: Tensor  # [S, P], the optimiser's state vectors
-    count: Tensor  # [], updates so far
+    num_updates: Tensor  # [], updates so far
     metric_sums: Tensor  # [len(METRICS)], over the updates since they were last read
 
 
@@ -72,14 +73,14 @@ def update(
     if rule.clip_norm:
         norm = torch.linalg.vector_norm(grad) if rule.clip_value else grad_norm
         grad = grad * (hyper["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0)
-    count = state.count + 1
-    new_params, slots = rule.optimizer.step(state.params, grad, state.slots, count, hyper)
+    num_updates = state.num_updates + 1
+    new_params, slots = rule.optimizer.step(state.params, grad, state.slots, num_updates, hyper)
     target_params = state.target_params
     if rule.soft_target:
         target_params = soft_update(target_params, new_params, hyper["tau"])
     metrics = torch.stack([loss.detach(), q_value.detach().mean(), grad_norm])
     new_state = LearnerState(
-        new_params, target_params, slots, count, state.metric_sums + metrics
+        new_params, target_params, slots, num_updates, state.metric_sums + metrics
     )
     return new_state, td_error.detach()
 
@@ -97,14 +98,21 @@ class Learner:
             params=initial_params.clone(),
             target_params=initial_params.clone(),
             slots=initial_params.new_zeros(rule.optimizer.num_slots, len(initial_params)),
-            count=initial_params.new_zeros(()),
+            num_updates=initial_params.new_zeros(()),
             metric_sums=initial_params.new_zeros(len(METRICS)),
         )
+        self._in_place: Callable[..., Tensor] = self._update_in_place
         self.updates = 0
         self._updates_at_reading = 0
 
-    def _step(self, hyper: Tensor, *tensors: Tensor) -> Tensor:
-        """`update` in place: the state's tensors, the storage's columns, the indices."""
+    def compile(self, storage: Batch, batch_size: int) -> None:
+        """From now on run the update compiled, for this storage; raises CompilationError."""
+        indices = torch.zeros(batch_size, dtype=torch.int64, device=self._hyper.device)
+        example = (self._hyper, *self.state, *storage, indices)
+        self._in_place = compile_ahead(self._update_in_place, example)
+
+    def _update_in_place(self, hyper: Tensor, *tensors: Tensor) -> Tensor:
+        """`update` as a function of tensors alone: state, columns of storage, indices."""
         state = LearnerState(*tensors[: len(LearnerState._fields)])
         *columns, indices = tensors[len(LearnerState._fields) :]
         numbers = dict(zip(self._names, hyper.unbind(), strict=True))
@@ -117,7 +125,7 @@ class Learner:
     def update(self, storage: Batch, indices: Tensor) -> Tensor:
         """Learn from the rows `indices` [B] of `storage`; returns their TD errors [B]."""
         self.updates += 1
-        return self._step(self._hyper, *self.state, *storage, indices)
+        return self._in_place(self._hyper, *self.state, *storage, indices)
 
     def copy_target(self) -> None:
         """Set the target network to the online one."""

@@ -143,7 +143,9 @@ def train(
             with meter.paused("evaluating"):
                 evaluation, best = evaluate(spec, parts, progress, best, check_stop)
             row |= evaluation_metrics(evaluation, best)
-        if crossings(steps_before, progress.env_steps, spec.log.interval) or spec.is_spent(progress):
+        if crossings(steps_before, progress.env_steps, spec.log.interval) or spec.is_spent(
+            progress
+        ):
             row |= meter.read(agent)
         if row:
             row = {"env_steps": progress.env_steps, "episodes": progress.episodes} | row

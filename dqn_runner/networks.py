@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
@@ -16,6 +17,13 @@ from dqn_runner.types import Array, PositiveInt, Spec
 QFunction = Callable[[Array], Array]  # obs [N, *obs_shape] -> action values [N, A]
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "tanh", "sigmoid"]
 
+
+def _sigmoid(x: Array) -> Array:
+    # By tanh, which unlike exp cannot overflow.
+    result: Array = np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5)))
+    return result
+
+
 # Each activation as a module, and as what it is on a NumPy array.
 _ACTIVATIONS: dict[str, tuple[type[nn.Module], Callable[[Array], Array]]] = {
     "relu": (nn.ReLU, lambda x: np.maximum(x, 0, out=x)),
@@ -23,14 +31,8 @@ _ACTIVATIONS: dict[str, tuple[type[nn.Module], Callable[[Array], Array]]] = {
     "elu": (nn.ELU, lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0)))),
     "silu": (nn.SiLU, lambda x: x * _sigmoid(x)),
     "tanh": (nn.Tanh, lambda x: np.tanh(x, out=x)),
-    "sigmoid": (nn.Sigmoid, lambda x: _sigmoid(x)),
+    "sigmoid": (nn.Sigmoid, _sigmoid),
 }
-
-
-def _sigmoid(x: Array) -> Array:
-    # By tanh, which unlike exp cannot overflow.
-    result: Array = np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5)))
-    return result
 
 
 class MLPSpec(Spec):
@@ -59,12 +61,14 @@ class MLP(nn.Module):
         module, self._numpy_activation = _ACTIVATIONS[activation]
         widths = [int(np.prod(obs_shape)), *hidden_sizes]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), module()]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_actions))
+        last = nn.Linear(widths[-1], num_actions)
+        self.layers = nn.Sequential(*layers, last)
+        self._dtype = last.weight.dtype
 
     def forward(self, obs: Tensor) -> Tensor:
-        q_values: Tensor = self.layers(obs.flatten(1).to(self.layers[-1].weight.dtype))
+        q_values: Tensor = self.layers(obs.flatten(1).to(self._dtype))
         return q_values
 
     def numpy_forward(self, parameters: list[Array]) -> QFunction:
@@ -124,7 +128,7 @@ class FlatNetwork:
         return q_values
 
     def _split(self, params: Tensor) -> list[Tensor]:
-        pieces = params.split(self._sizes)
+        pieces = torch.split(params, self._sizes)
         return [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
 
     def on_arrays(self, params: Tensor) -> QFunction:

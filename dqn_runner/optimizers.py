@@ -130,13 +130,21 @@ class SGD(Spec):
         return params - hyper["lr"] * direction, velocity.unsqueeze(0)
 
 
-def _drop_unset(settings: object) -> object:
+_KINDS: dict[str, type[Spec]] = {"adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "sgd": SGD}
+
+
+def _only_what_is_set(settings: object) -> object:
     # conf/ lists the settings of every optimiser, as null where torch's default stands.
-    if isinstance(settings, dict):
-        return {key: value for key, value in settings.items() if value is not None}
-    return settings
+    if not isinstance(settings, dict) or settings.get("name") not in _KINDS:
+        return settings
+    chosen = {key: value for key, value in settings.items() if value is not None}
+    takes = _KINDS[chosen["name"]].model_fields
+    for key, value in chosen.items():
+        if key not in takes:
+            raise ValueError(f"{key}={value}: {chosen['name']} takes only {', '.join(takes)}")
+    return chosen
 
 
 OptimizerSpec = Annotated[
-    Adam | AdamW | RMSprop | SGD, Field(discriminator="name"), BeforeValidator(_drop_unset)
+    Adam | AdamW | RMSprop | SGD, Field(discriminator="name"), BeforeValidator(_only_what_is_set)
 ]

@@ -16,16 +16,18 @@ from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.filesize import decimal
 
 from dqn_runner.analysis.curve import draw_curve
-from dqn_runner.build import build, resolve
+from dqn_runner.build import build
 from dqn_runner.config import Config
+from dqn_runner.errors import Stopped
 from dqn_runner.evaluation import Evaluation
 from dqn_runner.loop import Best, Parts, checkpoint_state, train
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.seeding import draw_seed
-from dqn_runner.tracking import MetricsFile, ProgressDisplay, SwanLabTracker
-from dqn_runner.types import Progress, Stopped
+from dqn_runner.tracking import EndState, MetricsFile, ProgressDisplay, SwanLabTracker
+from dqn_runner.types import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +50,16 @@ def run(config: Config, path: Path, console: Console) -> Scores:
     """
     started = time.perf_counter()
     run_dir = RunDirectory(path)
-    config = resolve(config)
+    with console.status("building the agent; a first compilation takes half a minute"):
+        config, parts = build(config, run_dir)
     run_dir.start(config.plain())
-    parts = build(config, run_dir)
     announce(config, parts, console)
     progress = Progress()
     display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
     tracker = open_tracker(config, run_dir)
     metrics_file = MetricsFile(run_dir.metrics)
     parts.loggers = [metrics_file, display, *([tracker] if tracker else [])]
-    state = "crashed"
+    state: EndState = "crashed"
     try:
         with StopSignals() as signals, display:
             try:
@@ -101,9 +103,7 @@ def score(
         best = Best(float("nan"), progress.env_steps, parts.agent.greedy)
         parts.checkpoints.save_best(checkpoint_state(parts.agent, progress))
     final = parts.evaluator.evaluate(parts.agent.greedy, seeds(), check_stop)
-    return Scores(
-        final, parts.evaluator.evaluate(best.policy, seeds(), check_stop), best.env_steps
-    )
+    return Scores(final, parts.evaluator.evaluate(best.policy, seeds(), check_stop), best.env_steps)
 
 
 def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None:
@@ -140,10 +140,11 @@ def announce(config: Config, parts: Parts, console: Console) -> None:
     budgets = {"env steps": config.total_timesteps, "episodes": config.total_episodes}
     budget = " or ".join(f"{amount:,} {unit}" for unit, amount in budgets.items() if amount)
     threads = f"{config.torch_threads} torch thread" + "s" * (config.torch_threads != 1)
+    compiled = "compiled" if config.compile == "always" else "not compiled"
     console.print(
         f"[bold]{config.env.id}[/bold], seed {config.seed}, {budget}; on {config.device} with "
-        f"{threads}; replay buffer of {parts.buffer.capacity:,} transitions takes "
-        f"{_size(parts.buffer.num_bytes)}",
+        f"{threads}, the update {compiled}; replay buffer of {parts.buffer.capacity:,} "
+        f"transitions takes {decimal(parts.buffer.num_bytes)}",
         highlight=False,
     )
 
@@ -180,14 +181,6 @@ def shown(path: Path) -> str:
     """`path` as a person in the working directory would type it."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def _size(num_bytes: int) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if num_bytes < 1000 or unit == "GB":
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    raise AssertionError
 
 
 class StopSignals:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dqn_runner.types import RunError
+from dqn_runner.errors import RunError
 
 
 class RunDirectory:

@@ -29,3 +29,9 @@ def random_streams(seed: int) -> RandomStreams:
 def draw_seed(rng: np.random.Generator) -> int:
     """A seed in [0, 2^31) for something that takes its own, such as an episode."""
     return int(rng.integers(2**31))
+
+
+def evaluation_stream(seed: int) -> np.random.Generator:
+    """A stream for evaluating after training, which no training with any seed draws from."""
+    key = len(RandomStreams._fields)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(key,)))

@@ -7,12 +7,16 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dqn_runner.types import ConfigError, DQNRunnerError, Stopped
+from dqn_runner.errors import ConfigError, DQNRunnerError, Stopped
 
 if TYPE_CHECKING:
+    from hydra.conf import HydraConf
     from omegaconf import DictConfig
+
+    from dqn_runner.composition import Command
+    from dqn_runner.config import Config
 
 INFORMATIONAL = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
 COMPLETION = ("--shell-completion", "-sc")
@@ -84,7 +88,7 @@ def show(arguments: list[str]) -> int:
     return 0
 
 
-def check(command: Any) -> None:
+def check(command: Command) -> None:
     """Refuse what cannot run, before any directory is made."""
     from dqn_runner import build, config
 
@@ -120,10 +124,10 @@ def run_job(hydra_config: DictConfig) -> float | None:
         return None
 
 
-def with_tracker_names(parsed: Any, hydra: DictConfig) -> Any:
+def with_tracker_names(parsed: Config, hydra: HydraConf) -> Config:
     """Name the run in SwanLab by what differs from the defaults, its group by where it belongs."""
     choices = hydra.runtime.choices
-    subject = str(choices.experiment or choices.env)
+    subject = str(choices["experiment"] or choices["env"])
     silent = ("env=", "experiment=", "tracker.", "hydra.")
     differs = [o for o in hydra.overrides.task if not o.startswith(silent)]
     is_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"

@@ -23,18 +23,6 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class DQNRunnerError(Exception):
-    """Something a user can mend; its text is one line that is shown as it stands."""
-
-
-class ConfigError(DQNRunnerError):
-    """A setting that cannot be used; the text names the key, its value and what is allowed."""
-
-
-class RunError(DQNRunnerError):
-    """A run, or a directory said to hold one, that cannot go on; the text says why."""
-
-
 class Spec(BaseModel):
     """A section of the configuration: immutable, with checked values and no unknown keys."""
 
@@ -97,17 +85,6 @@ class Batch(NamedTuple):
     def rows(self, indices: Tensor) -> Batch:
         """Those rows [B] of each column."""
         return Batch(*(column[indices] for column in self))
-
-
-class Stopped(BaseException):
-    """Someone asked the process to end (Ctrl-C or SIGTERM), and the run is at a safe point.
-
-    Not an Exception, so that nothing that handles failures takes it for one.
-    """
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}")
-        self.signal_number = signal_number
 
 
 @dataclass

@@ -38,7 +38,8 @@ def draw_curve(metrics: Path, target: Path) -> None:
     axes.set_ylabel("episode return")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")
-    FigureCanvasAgg(figure).print_png(str(target))
+    FigureCanvasAgg(figure)
+    figure.savefig(target, format="png", dpi=150)
 
 
 def _series(rows: list[Row], name: str) -> tuple[list[float], list[float]]:

@@ -1,4 +1,4 @@
-"""From environment steps to n-step transitions (Sutton 1988; in DQN: Hessel et al. 2018, sec. 3)."""
+"""From environment steps to n-step transitions (Sutton 1988; Hessel et al. 2018, section 3)."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,7 +34,7 @@ class UniformBuffer:
             next_obs=torch.zeros(capacity, *obs_spec.shape, dtype=obs_dtype, device=device),
         )
         # On a CPU rows are written through NumPy views, which cost a tenth of a torch call.
-        self._columns = [c.numpy() if device.type == "cpu" else c for c in self.storage]
+        self._columns: list[Any] = [c.numpy() if device.type == "cpu" else c for c in self.storage]
         self._device = device
         self.capacity, self.size, self._write_head = capacity, 0, 0
 
@@ -47,9 +49,8 @@ class UniformBuffer:
     def add(self, transition: Transition) -> None:
         """Store one transition, over the oldest where the buffer is full."""
         for column, value in zip(self._columns, transition, strict=True):
-            if isinstance(value, np.ndarray) and isinstance(column, Tensor):
-                value = torch.from_numpy(value)
-            column[self._write_head] = value
+            on_device = isinstance(value, np.ndarray) and isinstance(column, Tensor)
+            column[self._write_head] = torch.from_numpy(value) if on_device else value
         self._write_head = (self._write_head + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 

@@ -2,6 +2,13 @@
 
 from dqn_runner.tracking.metrics_file import MetricsFile, read_metrics
 from dqn_runner.tracking.progress_bar import ProgressDisplay
-from dqn_runner.tracking.swanlab_tracker import SwanLabSpec, SwanLabTracker
+from dqn_runner.tracking.swanlab_tracker import EndState, SwanLabSpec, SwanLabTracker
 
-__all__ = ["MetricsFile", "ProgressDisplay", "SwanLabSpec", "SwanLabTracker", "read_metrics"]
+__all__ = [
+    "EndState",
+    "MetricsFile",
+    "ProgressDisplay",
+    "SwanLabSpec",
+    "SwanLabTracker",
+    "read_metrics",
+]

@@ -8,8 +8,14 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, Progress as RichProgress
-from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
 
 from dqn_runner.types import Progress, Row
 

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 # Seven colours that the colour-blind can tell apart (Okabe and Ito 2008).
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
+EndState = Literal["success", "crashed", "aborted"]
 Label = Annotated[str, Field(min_length=1, max_length=512)]
 
 
@@ -78,7 +79,7 @@ class SwanLabTracker:
         kind = swanlab.Video if path.suffix == ".gif" else swanlab.Image
         self._run.log({name: kind(str(path))}, step=env_steps)
 
-    def close(self, state: Literal["success", "crashed", "aborted"]) -> None:
+    def close(self, state: EndState) -> None:
         with _captured_output():
             self._run.finish(state)
 

@@ -1,0 +1,107 @@
+"""Ahead-of-time compilation of a function of tensors, kept on disk for the runs that follow.
+
+The function is traced once into a graph that holds its backward pass, optimiser and in-place
+writes, and compiled by inductor into a library that is called without guards: for a small network
+this costs a tenth of the eager update.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor, fx
+
+logger = logging.getLogger(__name__)
+
+
+class CompilationError(Exception):
+    """Compilation is not to be had here; the text says why in a line."""
+
+
+def cache_dir() -> Path:
+    """Where compiled functions are kept: `$XDG_CACHE_HOME/dqn_runner`, or under `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dqn_runner"
+
+
+def compile_ahead(
+    function: Callable[..., Tensor], example: Sequence[Tensor]
+) -> Callable[..., Tensor]:
+    """`function`, which may write into its arguments, compiled for tensors like `example`.
+
+    Raises CompilationError where there is no C++ compiler, or where it fails.
+    """
+    try:
+        graph = _trace(function, example)
+        library = cache_dir() / f"{_fingerprint(graph, example)}.pt2"
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(library.with_suffix(".lock")):
+            if not library.exists():
+                _compile(graph, example, library)
+        run = torch._inductor.aoti_load_package(str(library)).loader.run
+    except Exception as error:  # whatever the tracer, the compiler or the linker raise
+        logger.debug("compilation failed", exc_info=True)
+        raise CompilationError(_reason(error)) from error
+
+    def compiled(*tensors: Tensor) -> Tensor:
+        (output,) = run(list(tensors))
+        result: Tensor = output
+        return result
+
+    return compiled
+
+
+def _trace(function: Callable[..., Tensor], example: Sequence[Tensor]) -> fx.GraphModule:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    # Fake tensors: shapes alone go through, so the example is not written into.
+    return make_fx(function, tracing_mode="fake")(*example)
+
+
+def _fingerprint(graph: fx.GraphModule, example: Sequence[Tensor]) -> str:
+    """Names what the library depends on: the computation, torch, the machine and its threads."""
+    parts = [
+        graph.code,
+        *(f"{t.dtype} {tuple(t.shape)} {t.stride()} {t.device}" for t in example),
+        torch.__version__,
+        platform.machine(),
+        _processor(),
+        str(torch.get_num_threads()),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({li for li in lines if li.startswith(("model name", "flags"))}))
+
+
+def _compile(graph: fx.GraphModule, example: Sequence[Tensor], library: Path) -> None:
+    class Module(torch.nn.Module):
+        def forward(self, *tensors: Tensor) -> Tensor:
+            result: Tensor = graph(*tensors)
+            return result
+
+    with torch.no_grad(), tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        program = torch.export.export(Module(), tuple(example), strict=False)
+        partial = Path(folder) / library.name
+        torch._inductor.aoti_compile_and_package(program, package_path=str(partial))
+        os.replace(partial, library)
+
+
+def _reason(error: Exception) -> str:
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        return f"there is no C++ compiler ({compiler})"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

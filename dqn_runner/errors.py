@@ -1,0 +1,26 @@
+"""What is told to the user in a line; imports nothing, so that it costs nothing."""
+
+from __future__ import annotations
+
+
+class DQNRunnerError(Exception):
+    """Something a user can mend; its text is one line that is shown as it stands."""
+
+
+class ConfigError(DQNRunnerError):
+    """A setting that cannot be used; the text names the key, its value and what is allowed."""
+
+
+class RunError(DQNRunnerError):
+    """A run, or a directory said to hold one, that cannot go on; the text says why."""
+
+
+class Stopped(BaseException):
+    """Someone asked the process to end (Ctrl-C or SIGTERM), and the run is at a safe point.
+
+    Not an Exception, so that nothing that handles failures takes it for one.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number

@@ -1,0 +1,145 @@
+"""dqn-eval: play a trained policy, say how it did, and film it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dqn_runner.train import guarded
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dqn_runner.build import LoadedPolicy
+    from dqn_runner.evaluation import Evaluation
+
+EPILOG = """examples:
+  dqn-eval outputs/cartpole/2026-01-31_12-00-00
+  dqn-eval outputs/cartpole/2026-01-31_12-00-00 --checkpoint best --episodes 20
+  dqn-eval outputs/cartpole/2026-01-31_12-00-00/checkpoints/previous.pt --videos 0
+"""
+
+
+def main() -> None:
+    """The console script; its exit codes are 0, 1, 2, 130 and 143."""
+    sys.exit(guarded("dqn-eval", command_line, sys.argv[1:]))
+
+
+def parser() -> argparse.ArgumentParser:
+    """What dqn-eval takes."""
+    from dqn_runner import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="dqn-eval",
+        description="Play greedy episodes of a trained policy and record a video.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="a run directory, or one of its checkpoint files")
+    parser.add_argument(
+        "--checkpoint",
+        choices=["last", "best"],
+        default="last",
+        help="which policy of a run directory: the final one (default) or the best evaluated",
+    )
+    parser.add_argument("--episodes", type=_positive, default=100, help="default: 100")
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes; default: 0")
+    parser.add_argument(
+        "--videos", type=int, default=1, help="episodes to film as mp4 and GIF; default: 1"
+    )
+    parser.add_argument(
+        "--max-steps", type=_positive, default=None, help="end films after this many steps"
+    )
+    parser.add_argument("--version", action="version", version=f"dqn-eval {__version__}")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
+    return value
+
+
+def command_line(arguments: list[str]) -> int:
+    """Evaluate and film as `arguments` say."""
+    options = parser().parse_args(arguments)
+
+    from rich.console import Console
+
+    from dqn_runner.build import load_policy, locate
+    from dqn_runner.envs import make_env
+    from dqn_runner.evaluation import Evaluator
+    from dqn_runner.run_directory import RunDirectory
+    from dqn_runner.seeding import draw_seed, evaluation_stream
+
+    console = Console()
+    policy = load_policy(options.run, options.checkpoint)
+    rng = evaluation_stream(options.seed)
+    seeds = [draw_seed(rng) for _ in range(options.episodes)]
+    evaluator = Evaluator(lambda: make_env(policy.config.env))
+    with console.status(f"playing {options.episodes} episodes"):
+        evaluation = evaluator.evaluate(policy.greedy, seeds)
+    evaluator.close()
+    numbers = evaluation.summary()
+    console.print(
+        f"{policy.config.env.id}, policy of env step {policy.env_steps:,}: return "
+        f"mean {numbers['mean']:.2f}, std {numbers['std']:.2f}, min {numbers['min']:.2f}, "
+        f"max {numbers['max']:.2f} over {numbers['episodes']} episodes",
+        highlight=False,
+        soft_wrap=True,
+    )
+    run_path, checkpoint = locate(options.run, options.checkpoint)
+    run_dir = RunDirectory(run_path)
+    target = run_dir.videos / checkpoint.stem
+    gifs = film(policy, seeds[: options.videos], options.max_steps, target, console)
+    log(policy, evaluation, gifs, run_dir.swanlab, checkpoint.stem)
+    return 0
+
+
+def film(
+    policy: LoadedPolicy,
+    seeds: list[int],
+    max_steps: int | None,
+    run_path: Path,
+    checkpoint: Path,
+    console: Console,
+) -> list[Path]:
+    """Film the episodes of `seeds` into the run's videos/; returns the GIFs."""
+    from dqn_runner.errors import ConfigError
+    from dqn_runner.video import record_episode
+
+    gifs: list[Path] = []
+    for i, seed in enumerate(seeds):
+        path = target.with_name(f"{target.name}_episode_{i}")
+        try:
+            with console.status(f"filming episode {i}"):
+                mp4, gif = record_episode(policy.config.env, policy, seed, path, max_steps)
+        except ConfigError as error:
+            console.print(f"no video: {error}", highlight=False, soft_wrap=True)
+            break
+        console.print(f"video {mp4} and {gif.name}", highlight=False, soft_wrap=True)
+        gifs.append(gif)
+    return gifs
+
+
+def log(
+    policy: LoadedPolicy, evaluation: Evaluation, gifs: list[Path], log_dir: Path, checkpoint: str
+) -> None:
+    """Log scores and films to SwanLab, as a run of job type `evaluation` beside the training."""
+    from dqn_runner.tracking import SwanLabTracker
+
+    tracker = policy.config.tracker
+    if tracker.mode == "disabled":
+        return
+    name = f"{tracker.name} ({checkpoint})"
+    tracker = tracker.model_copy(update={"job_type": "evaluation", "name": name})
+    run = SwanLabTracker(tracker, log_dir, policy.config.plain())
+    numbers = evaluation.summary()
+    scores = {f"eval/episode_return_{k}": numbers[k] for k in ("mean", "std", "min", "max")}
+    run.log({"env_steps": policy.env_steps, **scores})
+    for i, gif in enumerate(gifs):
+        run.log_media(f"eval/episode_{i}", gif, policy.env_steps)
+    run.close("success")
