@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dqn_runner.build import load_policy
 
-__all__ = ["__version__", "load_policy"]
-__version__ = importlib.metadata.version("dqn_runner")
+__all__ = ["load_policy"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from dqn_runner.build import load_policy
 
         return load_policy
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dqn_runner")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -103,11 +103,10 @@ def film(
     policy: LoadedPolicy,
     seeds: list[int],
     max_steps: int | None,
-    run_path: Path,
-    checkpoint: Path,
+    target: Path,
     console: Console,
 ) -> list[Path]:
-    """Film the episodes of `seeds` into the run's videos/; returns the GIFs."""
+    """Film the episodes of `seeds` as `target`_episode_0 and so on; returns the GIFs."""
     from dqn_runner.errors import ConfigError
     from dqn_runner.video import record_episode
 
