@@ -59,13 +59,15 @@ class Agent:
         self._rng = rng
         self.greedy = GreedyPolicy(network.on_arrays(learner.state.params))
 
-    def act(self, obs: Array, epsilon: float) -> npt.NDArray[np.int64]:
+    def act(self, obs: Array, epsilon: float) -> list[int]:
         """Actions [N] for `obs` [N, *obs_shape]: random where an environment's own coin says so."""
-        explores = self._rng.random(len(obs)) < epsilon
-        action = self._rng.integers(self._num_actions, size=len(obs))
-        if explores.all():
-            return action
-        return np.where(explores, action, self.greedy(obs))
+        coins = self._rng.random(len(obs)).tolist()
+        explorers = [i for i, coin in enumerate(coins) if coin < epsilon]
+        all_explore = len(explorers) == len(coins)
+        action: list[int] = [0] * len(coins) if all_explore else self.greedy(obs).tolist()
+        for i in explorers:
+            action[i] = int(self._rng.integers(self._num_actions))
+        return action
 
     def learn(self, storage: Batch, indices: Tensor) -> Tensor:
         """One update on the rows `indices` [B] of `storage`; returns their TD errors [B]."""

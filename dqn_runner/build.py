@@ -73,10 +73,10 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     streams = random_streams(config.seed)
     make = functools.partial(make_env, config.env)
     env = make()
-    network = build_network(config, env, draw_seed(streams.network))
+    network = build_network(config, env, draw_seed(streams.network), device)
     threads = resolve_threads(config, network)
     torch.set_num_threads(threads)
-    learner = build_learner(config, network, device)
+    learner = build_learner(config, network)
     buffer = UniformBuffer(config.buffer.capacity, ObsEncoder(env.observation_space).spec, device)
     compiled = compile_learner(config, learner, buffer)
     agent = Agent(network, num_actions(env), learner, config.target_update, streams.exploration)
@@ -133,7 +133,7 @@ def build_epsilon(config: Config) -> Callable[[int, int], float]:
     return config.epsilon
 
 
-def build_network(config: Config, env: Env, seed: int) -> FlatNetwork:
+def build_network(config: Config, env: Env, seed: int, device: torch.device) -> FlatNetwork:
     """The Q-network for the spaces of `env`, initialised from `seed`."""
     spec, obs_shape = config.network, ObsEncoder(env.observation_space).spec.shape
 
@@ -144,10 +144,10 @@ def build_network(config: Config, env: Env, seed: int) -> FlatNetwork:
             return custom
         return MLP(obs_shape, num_actions(env), spec.hidden_sizes, spec.activation)
 
-    return FlatNetwork(initialise(module, seed))
+    return FlatNetwork(initialise(module, seed).to(device))
 
 
-def build_learner(config: Config, network: FlatNetwork, device: torch.device) -> Learner:
+def build_learner(config: Config, network: FlatNetwork) -> Learner:
     """The learner with the algorithm's choices and its numbers."""
     agent, target = config.agent, config.target_update
     rule = UpdateRule(
@@ -166,7 +166,7 @@ def build_learner(config: Config, network: FlatNetwork, device: torch.device) ->
         numbers["max_grad_value"] = agent.max_grad_value
     if isinstance(target, Soft):
         numbers["tau"] = target.tau
-    return Learner(rule, numbers, network.initial_params.to(device))
+    return Learner(rule, numbers, network.initial_params)
 
 
 def num_actions(env: Env) -> int:
@@ -181,7 +181,7 @@ class LoadedPolicy:
         state = checkpoint.load(checkpoint_path)
         env = make_env(config.env)
         self._encoder, self._offset = ObsEncoder(env.observation_space), action_offset(env)
-        network = build_network(config, env, seed=0)
+        network = build_network(config, env, 0, torch.device("cpu"))
         env.close()
         params = state["agent"]["params"]
         if params.shape != network.initial_params.shape:

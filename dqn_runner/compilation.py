@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -40,13 +41,16 @@ def compile_ahead(
     Raises CompilationError where there is no C++ compiler, or where it fails.
     """
     try:
-        graph = _trace(function, example)
-        library = cache_dir() / f"{_fingerprint(graph, example)}.pt2"
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(library.with_suffix(".lock")):
-            if not library.exists():
-                _compile(graph, example, library)
-        run = torch._inductor.aoti_load_package(str(library)).loader.run
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about its own deprecations
+            graph = _trace(function, example)
+            library = cache_dir() / f"{_fingerprint(graph, example)}.pt2"
+            library.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(library.with_suffix(".lock")):
+                try:
+                    run = _load(library)
+                except (OSError, RuntimeError):  # not there yet, or damaged
+                    run = _load(_compile(graph, example, library))
     except Exception as error:  # whatever the tracer, the compiler or the linker raise
         logger.debug("compilation failed", exc_info=True)
         raise CompilationError(_reason(error)) from error
@@ -62,14 +66,19 @@ def compile_ahead(
 def _trace(function: Callable[..., Tensor], example: Sequence[Tensor]) -> fx.GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    # Fake tensors: shapes alone go through, so the example is not written into.
-    return make_fx(function, tracing_mode="fake")(*example)
+    # Fake tensors: shapes alone go through, so the example is not written into. Tensors that the
+    # function holds by itself, such as a module's buffers, become constants of the graph.
+    trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
+    graph: fx.GraphModule = trace(*example)
+    return graph
 
 
 def _fingerprint(graph: fx.GraphModule, example: Sequence[Tensor]) -> str:
     """Names what the library depends on: the computation, torch, the machine and its threads."""
+    constants = [value for value in vars(graph).values() if isinstance(value, Tensor)]
     parts = [
         graph.code,
+        *(f"{c.dtype} {c.tolist()}" for c in [*constants, *graph.buffers()]),
         *(f"{t.dtype} {tuple(t.shape)} {t.stride()} {t.device}" for t in example),
         torch.__version__,
         platform.machine(),
@@ -87,7 +96,13 @@ def _processor() -> str:
     return "\n".join(sorted({li for li in lines if li.startswith(("model name", "flags"))}))
 
 
-def _compile(graph: fx.GraphModule, example: Sequence[Tensor], library: Path) -> None:
+def _load(library: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+    run: Callable[[list[Tensor]], list[Tensor]]
+    run = torch._inductor.aoti_load_package(str(library)).loader.run
+    return run
+
+
+def _compile(graph: fx.GraphModule, example: Sequence[Tensor], library: Path) -> Path:
     class Module(torch.nn.Module):
         def forward(self, *tensors: Tensor) -> Tensor:
             result: Tensor = graph(*tensors)
@@ -98,6 +113,7 @@ def _compile(graph: fx.GraphModule, example: Sequence[Tensor], library: Path) ->
         partial = Path(folder) / library.name
         torch._inductor.aoti_compile_and_package(program, package_path=str(partial))
         os.replace(partial, library)
+    return library
 
 
 def _reason(error: Exception) -> str:

@@ -31,8 +31,7 @@ class Custom(Spec):
         will add. Modules in the working directory are found too. Raises ConfigError where the
         module or the class is missing or does not take these arguments.
         """
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
+        find_modules_in_working_directory()
         module_name, _, class_name = self.name.partition(":")
         try:
             cls: Callable[..., Any] = getattr(importlib.import_module(module_name), class_name)
@@ -52,3 +51,9 @@ class Custom(Spec):
                 raise ConfigError(f"{key}={self.name}: {error}") from error
 
         return build
+
+
+def find_modules_in_working_directory() -> None:
+    """Let imports find modules where the user is, as `python -m` does; a script's do not."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())

@@ -11,11 +11,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 from pydantic import Field
 
-from dqn_runner.custom import Custom
+from dqn_runner.custom import Custom, find_modules_in_working_directory
 from dqn_runner.errors import ConfigError
 from dqn_runner.seeding import draw_seed
 from dqn_runner.types import Array, EnvStep, Episode, ObsSpec, Spec
@@ -44,9 +43,10 @@ def make_env(spec: EnvSpec, render_mode: str | None = None) -> Env:
     kwargs = dict(spec.kwargs)
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
+    find_modules_in_working_directory()
     try:
         env: Env = gym.make(spec.id, disable_env_checker=True, **kwargs)
-    except (gym.error.Error, ImportError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever an environment's own code raises
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"env.id={spec.id}: {reason} (any discrete-action Gymnasium id, or package:Id)"
@@ -135,28 +135,28 @@ class Environments:
         self._encoder.write(raw_obs, obs[i])
         self._returns[i], self._lengths[i] = 0.0, 0
 
-    def step(self, action: npt.NDArray[np.int64]) -> EnvStep:
+    def step(self, action: list[int]) -> EnvStep:
         """Take one action [N] in each environment; `obs` then holds the observations to act on."""
-        num_envs = len(self._envs)
-        reward = np.empty(num_envs)
-        terminated = np.empty(num_envs, np.bool_)
-        truncated = np.empty(num_envs, np.bool_)
+        rewards: list[float] = []
+        terminated: list[bool] = []
+        truncated: list[bool] = []
+        ended: list[int] = []
         obs, next_obs = self.obs, np.empty_like(self.obs)
-        episodes: list[Episode] = []
         for i, env in enumerate(self._envs):
-            raw_obs, step_reward, ended, cut, _ = env.step(int(action[i]) + self._offset)
-            reward[i], terminated[i], truncated[i] = step_reward, ended, cut
+            raw_obs, reward, is_terminated, is_truncated, _ = env.step(action[i] + self._offset)
             self._encoder.write(raw_obs, next_obs[i])
-            self._returns[i] += float(step_reward)
+            rewards.append(float(reward))
+            terminated.append(bool(is_terminated))
+            truncated.append(bool(is_truncated))
+            self._returns[i] += rewards[i]
             self._lengths[i] += 1
-            if ended or cut:
-                episodes.append(Episode(self._returns[i], self._lengths[i]))
-        self.obs = next_obs
-        if episodes:
-            self.obs = next_obs.copy()
-            for i in np.flatnonzero(terminated | truncated).tolist():
-                self._start_episode(i, self.obs)
-        return EnvStep(obs, action, reward, terminated, truncated, next_obs, episodes)
+            if is_terminated or is_truncated:
+                ended.append(i)
+        episodes = [Episode(self._returns[i], self._lengths[i]) for i in ended]
+        self.obs = next_obs.copy() if ended else next_obs
+        for i in ended:
+            self._start_episode(i, self.obs)
+        return EnvStep(obs, action, rewards, terminated, truncated, next_obs, episodes)
 
     def close(self) -> None:
         for env in self._envs:

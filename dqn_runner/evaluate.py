@@ -45,15 +45,22 @@ def parser() -> argparse.ArgumentParser:
         help="which policy of a run directory: the final one (default) or the best evaluated",
     )
     parser.add_argument("--episodes", type=_positive, default=100, help="default: 100")
-    parser.add_argument("--seed", type=int, default=0, help="of the episodes; default: 0")
+    parser.add_argument("--seed", type=_count, default=0, help="of the episodes; default: 0")
     parser.add_argument(
-        "--videos", type=int, default=1, help="episodes to film as mp4 and GIF; default: 1"
+        "--videos", type=_count, default=1, help="episodes to film as mp4 and GIF; default: 1"
     )
     parser.add_argument(
         "--max-steps", type=_positive, default=None, help="end films after this many steps"
     )
     parser.add_argument("--version", action="version", version=f"dqn-eval {__version__}")
     return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value}: must be at least 0")
+    return value
 
 
 def _positive(text: str) -> int:
@@ -75,7 +82,7 @@ def command_line(arguments: list[str]) -> int:
     from dqn_runner.run_directory import RunDirectory
     from dqn_runner.seeding import draw_seed, evaluation_stream
 
-    console = Console()
+    console = Console(soft_wrap=True)
     policy = load_policy(options.run, options.checkpoint)
     rng = evaluation_stream(options.seed)
     seeds = [draw_seed(rng) for _ in range(options.episodes)]
@@ -89,7 +96,6 @@ def command_line(arguments: list[str]) -> int:
         f"mean {numbers['mean']:.2f}, std {numbers['std']:.2f}, min {numbers['min']:.2f}, "
         f"max {numbers['max']:.2f} over {numbers['episodes']} episodes",
         highlight=False,
-        soft_wrap=True,
     )
     run_path, checkpoint = locate(options.run, options.checkpoint)
     run_dir = RunDirectory(run_path)
@@ -117,9 +123,9 @@ def film(
             with console.status(f"filming episode {i}"):
                 mp4, gif = record_episode(policy.config.env, policy, seed, path, max_steps)
         except ConfigError as error:
-            console.print(f"no video: {error}", highlight=False, soft_wrap=True)
+            console.print(f"no video: {error}", highlight=False)
             break
-        console.print(f"video {mp4} and {gif.name}", highlight=False, soft_wrap=True)
+        console.print(f"video {mp4} and {gif.name}", highlight=False)
         gifs.append(gif)
     return gifs
 

@@ -63,12 +63,10 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), module()]
-        last = nn.Linear(widths[-1], num_actions)
-        self.layers = nn.Sequential(*layers, last)
-        self._dtype = last.weight.dtype
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_actions))
 
     def forward(self, obs: Tensor) -> Tensor:
-        q_values: Tensor = self.layers(obs.flatten(1).to(self._dtype))
+        q_values: Tensor = self.layers(obs.flatten(1).to(self.layers[0].weight.dtype))  # type: ignore[arg-type]
         return q_values
 
     def numpy_forward(self, parameters: list[Array]) -> QFunction:
@@ -133,7 +131,7 @@ class FlatNetwork:
 
     def on_arrays(self, params: Tensor) -> QFunction:
         """The network on NumPy observations, following `params` as they change in place."""
-        if params.device.type == "cpu" and isinstance(self._module, MLP):
+        if params.device.type == "cpu" and type(self._module) is MLP:
             return self._module.numpy_forward([piece.numpy() for piece in self._split(params)])
 
         @torch.no_grad()

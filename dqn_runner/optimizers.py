@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from dqn_runner.types import NonNegativeFloat, PositiveFloat, Spec
@@ -113,6 +113,12 @@ class SGD(Spec):
     weight_decay: NonNegativeFloat = 0.0
     momentum: Momentum = 0.0
     nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> SGD:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=True: needs a momentum above 0")
+        return self
 
     @property
     def num_slots(self) -> int:

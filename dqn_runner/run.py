@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ from dqn_runner.tracking import EndState, MetricsFile, ProgressDisplay, SwanLabT
 from dqn_runner.types import Progress
 
 logger = logging.getLogger(__name__)
+
+SECONDS_PER_LOCAL_SCALAR = 0.0018  # measured with swanlab 0.10.3
 
 PACKAGES = ("dqn_runner", "torch", "gymnasium", "numpy", "hydra-core", "omegaconf", "swanlab")
 
@@ -110,15 +113,19 @@ def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None
     """SwanLab's side of the run; none at all where its mode is disabled."""
     if config.tracker.mode == "disabled":
         return None
+    if config.tracker.mode == "local":
+        logger.warning(
+            "tracker.mode=local: SwanLab takes about %.0f ms a scalar when the run ends; "
+            "offline takes none",
+            1000 * SECONDS_PER_LOCAL_SCALAR,
+        )
     run_dir.swanlab.mkdir(exist_ok=True)
     return SwanLabTracker(config.tracker, run_dir.swanlab, config.plain())
 
 
 def result(progress: Progress, scores: Scores, seconds: float) -> dict[str, Any]:
     """What result.json holds."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    commit = git_commit()
     return {
         "status": "finished",
         "env_steps": progress.env_steps,
@@ -133,6 +140,14 @@ def result(progress: Progress, scores: Scores, seconds: float) -> dict[str, Any]
         },
         **({"git_commit": commit} if commit else {}),
     }
+
+
+def git_commit() -> str:
+    """The commit checked out in the working directory; empty where there is none."""
+    if shutil.which("git") is None:
+        return ""
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def announce(config: Config, parts: Parts, console: Console) -> None:
@@ -161,8 +176,8 @@ def report(run_dir: RunDirectory, scores: Scores, console: Console) -> None:
             highlight=False,
         )
     place = shown(run_dir.path)
-    console.print(f"run    {place}", highlight=False, soft_wrap=True)
-    console.print(f"replay dqn-eval {shlex.quote(place)}", highlight=False, soft_wrap=True)
+    console.print(f"run    {place}", highlight=False)
+    console.print(f"replay dqn-eval {shlex.quote(place)}", highlight=False)
 
 
 def report_stop(run_dir: RunDirectory, progress: Progress, console: Console) -> None:
@@ -173,7 +188,6 @@ def report_stop(run_dir: RunDirectory, progress: Progress, console: Console) -> 
         f"stopped at env step {progress.env_steps:,}, episode {progress.episodes:,}{mean}; "
         f"the last checkpoint is in {shown(run_dir.checkpoints)}",
         highlight=False,
-        soft_wrap=True,
     )
 
 

@@ -91,7 +91,10 @@ def show(arguments: list[str]) -> int:
 def check(command: Command) -> None:
     """Refuse what cannot run, before any directory is made."""
     from dqn_runner import build, config
+    from dqn_runner.run_directory import RunDirectory
 
+    if not command.is_sweep and RunDirectory(command.directory).config.exists():
+        raise ConfigError(f"hydra.run.dir={command.directory}: holds a run already")
     checked: set[str] = set()
     for job in command.jobs:
         parsed = config.parse(job.config)
@@ -110,7 +113,7 @@ def run_job(hydra_config: DictConfig) -> float | None:
     from dqn_runner import config
     from dqn_runner.run import run
 
-    console = Console()
+    console = Console(soft_wrap=True)
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)
     parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))

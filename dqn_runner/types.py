@@ -39,15 +39,17 @@ class Episode(NamedTuple):
 class EnvStep(NamedTuple):
     """One step of N environments, as seen by the agent that took it.
 
+    Numbers are Python's own, in lists: for few environments they cost a fraction of arrays.
+
     `next_obs` is the true successor: at the end of an episode it is the final observation, never
     the first one of the episode that follows.
     """
 
     obs: Array  # [N, *obs_shape]
-    action: npt.NDArray[np.int64]  # [N]
-    reward: npt.NDArray[np.float64]  # [N]
-    terminated: npt.NDArray[np.bool_]  # [N]
-    truncated: npt.NDArray[np.bool_]  # [N]
+    action: list[int]  # [N]
+    reward: list[float]  # [N]
+    terminated: list[bool]  # [N]
+    truncated: list[bool]  # [N]
     next_obs: Array  # [N, *obs_shape]
     episodes: list[Episode]  # those that ended at this step
 

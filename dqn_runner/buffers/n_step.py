@@ -31,15 +31,15 @@ class NStepAssembler:
 
     def transitions(self, step: EnvStep) -> Iterator[Transition]:
         """Yield the transitions that `step` completes, oldest first within each environment."""
-        rewards, actions = step.reward.tolist(), step.action.tolist()
-        terminated, truncated = step.terminated.tolist(), step.truncated.tolist()
         for i, pending in enumerate(self._pending):
-            pending.append(_Pending(step.obs[i], actions[i]))
+            pending.append(_Pending(step.obs[i], step.action[i]))
             for transition in pending:
-                transition.reward += transition.discount * rewards[i]
+                transition.reward += transition.discount * step.reward[i]
                 transition.discount *= self._gamma
-            ended = terminated[i] or truncated[i]
+            ended = step.terminated[i] or step.truncated[i]
             while pending and (ended or len(pending) == self._n_step):
-                done = pending.popleft()
-                discount = 0.0 if terminated[i] else done.discount
-                yield Transition(done.obs, done.action, done.reward, discount, step.next_obs[i])
+                oldest = pending.popleft()
+                discount = 0.0 if step.terminated[i] else oldest.discount
+                yield Transition(
+                    oldest.obs, oldest.action, oldest.reward, discount, step.next_obs[i]
+                )

@@ -34,8 +34,8 @@ class UniformBuffer:
             next_obs=torch.zeros(capacity, *obs_spec.shape, dtype=obs_dtype, device=device),
         )
         # On a CPU rows are written through NumPy views, which cost a tenth of a torch call.
-        self._columns: list[Any] = [c.numpy() if device.type == "cpu" else c for c in self.storage]
-        self._device = device
+        self._device, self._on_cpu = device, device.type == "cpu"
+        self._columns: list[Any] = [c.numpy() if self._on_cpu else c for c in self.storage]
         self.capacity, self.size, self._write_head = capacity, 0, 0
 
     def __len__(self) -> int:
@@ -49,12 +49,11 @@ class UniformBuffer:
     def add(self, transition: Transition) -> None:
         """Store one transition, over the oldest where the buffer is full."""
         for column, value in zip(self._columns, transition, strict=True):
-            on_device = isinstance(value, np.ndarray) and isinstance(column, Tensor)
-            column[self._write_head] = torch.from_numpy(value) if on_device else value
+            column[self._write_head] = value if self._on_cpu else torch.as_tensor(value)
         self._write_head = (self._write_head + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Tensor:
         """Indices [batch_size] into `storage`, uniform and with replacement."""
         indices = torch.from_numpy(rng.integers(self.size, size=batch_size))
-        return indices.to(self._device, non_blocking=True)
+        return indices if self._on_cpu else indices.to(self._device, non_blocking=True)

@@ -1,0 +1,120 @@
+"""What several test files need: short runs, in process, in a directory of their own."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+# Each test may override these; the later override wins.
+QUICK = (
+    "total_timesteps=300",
+    "learning_starts=50",
+    "batch_size=16",
+    "buffer.capacity=1000",
+    "compile=never",
+    "device=cpu",
+    "tracker.mode=disabled",
+    "eval.interval=100",
+    "eval.num_episodes=2",
+    "eval.final_episodes=3",
+    "log.interval=50",
+    "checkpoint.interval=100",
+)
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def quick() -> tuple[str, ...]:
+    """Overrides that make a run last a fraction of a second."""
+    return QUICK
+
+
+@functools.cache
+def _composed(*overrides: str) -> Any:
+    from dqn_runner.composition import Command
+    from dqn_runner.config import parse
+
+    (job,) = Command([*QUICK, *overrides]).jobs
+    return parse(job.config)
+
+
+@pytest.fixture(scope="session")
+def compose() -> Callable[..., Any]:
+    """The checked configuration of a short run with these overrides."""
+    return _composed
+
+
+@pytest.fixture
+def train(tmp_path: Path, compose: Callable[..., Any]) -> Callable[..., Path]:
+    """Train a short run in tmp_path/name, without the command line; returns its directory."""
+
+    def train(name: str, *overrides: str) -> Path:
+        from rich.console import Console
+
+        from dqn_runner.run import run
+
+        path = tmp_path / name
+        path.mkdir()
+        run(compose(*overrides), path, Console(quiet=True))
+        return path
+
+    return train
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """dqn-train in process, called from the empty directory tmp_path/cwd."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    monkeypatch.chdir(cwd)
+    # Running in a new directory adds it to the path, for classes of the user's own.
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def command(*arguments: str) -> Outcome:
+        from dqn_runner.train import command_line, guarded
+
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["dqn-train", *arguments])
+        code = guarded("dqn-train", command_line, list(arguments))
+        return Outcome(code, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]:
+    """dqn-train as a process of its own, killed where the test leaves it running."""
+
+    @contextmanager
+    def process(*arguments: str, cwd: Path = tmp_path) -> Iterator[subprocess.Popen[str]]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "from dqn_runner.train import main; main()", *arguments],
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.communicate()
+
+    return process

@@ -1,0 +1,222 @@
+"""The agent: coins of exploration, greedy choices, and the moments when the target is copied."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from dqn_runner.agent import Agent, GreedyPolicy
+from dqn_runner.learner import Learner, UpdateRule
+from dqn_runner.networks import MLP, FlatNetwork, initialise
+from dqn_runner.optimizers import SGD
+from dqn_runner.target_update import Hard, Soft
+from dqn_runner.types import Batch
+
+N, A = 8, 20
+
+
+class Linear(nn.Module):
+    """A network of the user's own, which acts through torch."""
+
+    def __init__(self, obs_shape, num_actions):
+        super().__init__()
+        self.q = nn.Linear(obs_shape[0], num_actions)
+
+    def forward(self, obs):
+        return self.q(obs)
+
+
+def make_agent(target_update=None, seed=0, build=lambda: MLP((4,), A, [8], "tanh")):
+    network = FlatNetwork(initialise(build, 1))
+    target_update = target_update or Hard(interval=10, unit="update")
+    soft = isinstance(target_update, Soft)
+    rule = UpdateRule(network, SGD(), "mse", False, False, False, soft)
+    numbers = {"lr": 0.1, **SGD().hyperparameters()}
+    if soft:
+        numbers["tau"] = target_update.tau
+    learner = Learner(rule, numbers, network.initial_params)
+    return Agent(network, A, learner, target_update, np.random.default_rng(seed))
+
+
+def some_obs(count=N):
+    return np.random.default_rng(3).normal(size=(count, 4)).astype(np.float32)
+
+
+def some_storage():
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        obs=torch.randn(30, 4, generator=generator),
+        action=torch.randint(A, (30,), generator=generator),
+        reward=torch.randn(30, generator=generator),
+        discount=torch.full((30,), 0.9),
+        next_obs=torch.randn(30, 4, generator=generator),
+    )
+
+
+def deviations(epsilon, steps, seed=0):
+    """Whether each action [steps, N] differs from the greedy one, and the actions themselves."""
+    agent, obs = make_agent(seed=seed), some_obs()
+    greedy = agent.greedy(obs)
+    actions = np.stack([agent.act(obs, epsilon) for _ in range(steps)])
+    return actions != greedy, actions
+
+
+def test_greedy_is_the_first_action_of_highest_value():
+    agent, obs = make_agent(), some_obs(50)
+    params = agent.learner.state.params
+    weight1, bias1, weight2, bias2 = (piece.numpy() for piece in params.split([32, 8, 8 * A, A]))
+    hidden = np.tanh(obs @ weight1.reshape(8, 4).T + bias1)
+    q_values = hidden @ weight2.reshape(A, 8).T + bias2
+    expected = [max(range(A), key=row.__getitem__) for row in q_values.tolist()]
+    assert agent.greedy(obs).tolist() == expected
+    assert len(set(expected)) > 1
+    ties = GreedyPolicy(lambda obs: np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]))
+    assert ties(obs).tolist() == [1, 0]
+
+
+def test_without_exploration_every_action_is_greedy():
+    deviates, actions = deviations(0.0, 500)
+    assert not deviates.any()
+    assert actions.shape == (500, N)
+
+
+def test_with_epsilon_one_actions_are_uniform():
+    _, actions = deviations(1.0, 5000)
+    for i in range(N):
+        assert stats.chisquare(np.bincount(actions[:, i], minlength=A)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.3, 0.9])
+def test_each_environment_explores_with_probability_epsilon(epsilon):
+    """A random action is the greedy one once in A times, so ε·(1 - 1/A) of them deviate."""
+    deviates, _ = deviations(epsilon, 8000)
+    for i in range(N):
+        count = int(deviates[:, i].sum())
+        assert stats.binomtest(count, 8000, epsilon * (1 - 1 / A)).pvalue > 1e-4
+
+
+def test_the_coins_of_the_environments_are_independent():
+    """The number that explore at a step is binomial, and no two environments are correlated."""
+    deviates, _ = deviations(0.3, 20_000)
+    probability = 0.3 * (1 - 1 / A)
+    counts = np.bincount(deviates.sum(axis=1), minlength=N + 1)
+    expected = 20_000 * stats.binom.pmf(range(N + 1), N, probability)
+    counts, expected = [*counts[:6], counts[6:].sum()], [*expected[:6], expected[6:].sum()]
+    assert stats.chisquare(counts, expected).pvalue > 1e-4
+    correlation = np.corrcoef(deviates.T.astype(float)) - np.eye(N)
+    assert np.abs(correlation).max() < 4.5 / np.sqrt(20_000)
+
+
+def test_coins_are_independent_from_step_to_step():
+    deviates, _ = deviations(0.3, 20_000)
+    series = deviates.astype(float) - deviates.mean()
+    lagged = (series[1:] * series[:-1]).mean(axis=0) / series.var()
+    assert np.abs(lagged).max() < 4.5 / np.sqrt(20_000)
+
+
+def test_where_an_environment_explores_its_action_is_uniform_whatever_the_coin():
+    """Coin and action come from separate draws: among deviations all other actions are equal."""
+    deviates, actions = deviations(0.3, 20_000)
+    greedy = make_agent().greedy(some_obs())
+    for i in range(N):
+        counts = np.bincount(actions[deviates[:, i], i], minlength=A)
+        assert counts[greedy[i]] == 0
+        assert stats.chisquare(np.delete(counts, greedy[i])).pvalue > 1e-4
+
+
+def test_exploration_draws_from_its_own_generator_alone():
+    first = deviations(0.5, 50, seed=4)[1]
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert np.array_equal(deviations(0.5, 50, seed=4)[1], first)
+    assert not np.array_equal(deviations(0.5, 50, seed=5)[1], first)
+
+
+def test_what_is_drawn_does_not_depend_on_what_was_learned():
+    """Two agents of one seed explore at the same moments, whatever their networks prefer."""
+    agent, learned, obs = make_agent(), make_agent(), some_obs()
+    for _ in range(20):
+        learned.learn(some_storage(), torch.arange(30))
+    differ = agent.greedy(obs) != learned.greedy(obs)
+    assert differ.any()
+    for _ in range(200):
+        one, other = np.array(agent.act(obs, 0.5)), np.array(learned.act(obs, 0.5))
+        followed = (one == agent.greedy(obs)) & (other == learned.greedy(obs))
+        assert (followed | (one == other)).all()
+
+
+@pytest.mark.parametrize("interval", [1, 3, 5])
+def test_a_hard_target_in_updates_is_copied_after_every_interval(interval):
+    agent, storage = make_agent(Hard(interval=interval, unit="update")), some_storage()
+    expected = agent.learner.state.params.clone()
+    for update in range(1, 13):
+        agent.learn(storage, torch.arange(30))
+        agent.observe_env_steps(100 * update - 100, 100 * update)
+        if update % interval == 0:
+            expected = agent.learner.state.params.clone()
+        assert torch.equal(agent.learner.state.target_params, expected)
+
+
+def test_a_hard_target_in_env_steps_is_copied_where_the_interval_is_crossed():
+    """Eight steps at a time and an interval of 20: copies at 24, 40, 64, 80, …."""
+    agent, storage = make_agent(Hard(interval=20, unit="env_step")), some_storage()
+    expected = agent.learner.state.params.clone()
+    copied_at = []
+    for before in range(0, 120, 8):
+        agent.learn(storage, torch.arange(30))
+        agent.observe_env_steps(before, before + 8)
+        if any(t % 20 == 0 for t in range(before + 1, before + 9)):
+            expected = agent.learner.state.params.clone()
+            copied_at.append(before + 8)
+        assert torch.equal(agent.learner.state.target_params, expected)
+    assert copied_at == [24, 40, 64, 80, 104, 120]
+
+
+def test_a_soft_target_moves_at_each_update_and_never_jumps():
+    agent, storage = make_agent(Soft(tau=0.25)), some_storage()
+    expected = agent.learner.state.params.clone()
+    for update in range(10):
+        agent.learn(storage, torch.arange(30))
+        agent.observe_env_steps(1000 * update, 1000 * update + 1000)
+        expected = 0.75 * expected + 0.25 * agent.learner.state.params
+        assert torch.allclose(agent.learner.state.target_params, expected, atol=1e-6)
+
+
+def test_learning_returns_the_td_errors_of_the_rows():
+    agent, storage = make_agent(), some_storage()
+    q_function = agent.greedy._q_function
+    rows = torch.tensor([4, 0, 17])
+    expected = []
+    for row in rows.tolist():
+        q_row = q_function(storage.obs[row : row + 1].numpy())[0]
+        next_row = q_function(storage.next_obs[row : row + 1].numpy())[0]
+        target = storage.reward[row].item() + 0.9 * next_row.max()
+        expected.append(target - q_row[storage.action[row]])
+    assert agent.learn(storage, rows).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+BUILDS = {"mlp": lambda: MLP((4,), A, [8], "tanh"), "custom": lambda: Linear((4,), A)}
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_the_greedy_policy_follows_learning_and_a_snapshot_does_not(name):
+    agent, obs, storage = make_agent(build=BUILDS[name]), some_obs(200), some_storage()
+    before = agent.greedy(obs).tolist()
+    snapshot = agent.snapshot()
+    assert snapshot(obs).tolist() == before
+    for _ in range(30):
+        agent.learn(storage, torch.arange(30))
+    assert snapshot(obs).tolist() == before
+    assert agent.greedy(obs).tolist() != before
+    assert agent.snapshot()(obs).tolist() == agent.greedy(obs).tolist()
+
+
+def test_the_state_is_what_was_learned():
+    agent = make_agent()
+    for _ in range(3):
+        agent.learn(some_storage(), torch.arange(30))
+    state = agent.get_state()
+    assert state["updates"] == 3
+    for name, tensor in agent.learner.state._asdict().items():
+        assert torch.equal(state[name], tensor)

@@ -1,0 +1,221 @@
+"""What a run computes depends on its configuration and seed, and on nothing else."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dqn_runner.tracking import read_metrics
+
+
+def params(run: Path, checkpoint: str = "last") -> torch.Tensor:
+    return torch.load(run / "checkpoints" / f"{checkpoint}.pt", weights_only=True)["agent"][
+        "params"
+    ]
+
+
+def state(run: Path) -> dict:
+    return torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+
+
+def rows(run: Path, *prefixes: str) -> list[dict[str, float]]:
+    """The metrics of a run: all but the clock's, or those under `prefixes`."""
+    return [
+        {k: v for k, v in row.items() if (k.startswith(prefixes) if prefixes else k[:5] != "time/")}
+        for row in read_metrics(run / "metrics.jsonl")
+    ]
+
+
+def result(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+def same_training(one: Path, other: Path) -> bool:
+    first, second = state(one), state(other)
+    return all(
+        torch.equal(torch.as_tensor(value), torch.as_tensor(second["agent"][name]))
+        for name, value in first["agent"].items()
+    ) and (first["env_steps"], first["episodes"]) == (second["env_steps"], second["episodes"])
+
+
+def test_one_seed_is_one_run(train):
+    one, other = train("one", "seed=7"), train("other", "seed=7")
+    assert same_training(one, other)
+    assert rows(one) == rows(other)
+    assert len(rows(one)) == 6
+    for name in ("final", "best"):
+        assert result(one)[name] == result(other)[name]
+    third = train("third", "seed=8")
+    assert not torch.equal(params(one), params(third))
+    assert rows(one) != rows(third)
+
+
+def test_learning_moves_the_parameters_from_the_first_update_on(train):
+    untrained = train("untrained", "learning_starts=1000")
+    trained = train("trained")
+    assert state(untrained)["agent"]["updates"] == 0
+    # Updates after env steps 50, 51, …, 300, one each.
+    assert state(trained)["agent"]["updates"] == 251
+    assert not torch.equal(params(untrained), params(trained))
+    assert not any("train/td_loss" in row for row in rows(untrained))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "updates"),
+    [
+        (["train_frequency=4"], 63),  # after 52, 56, …, 300
+        (["train_frequency=4", "gradient_steps=3"], 189),
+        (["learning_starts=0"], 283),  # from the 18th step: the first two of three are pending
+        (["learning_starts=0", "agent.n_step=1"], 285),
+    ],
+)
+def test_number_of_updates(train, overrides, updates):
+    """The buffer holds a batch of 16 once step 18 completes the 16th three-step transition."""
+    run = train("run", "seed=3", *overrides)
+    first_end = next(r["rollout/episode_length"] for r in rows(run) if len(r) > 2)
+    assert first_end > 0
+    done = state(run)["agent"]["updates"]
+    # An episode that ends within the first 18 steps completes its last transitions earlier.
+    assert updates <= done <= updates + (2 if "learning_starts=0" in overrides else 0)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["eval.num_episodes=7"],
+        ["eval.final_episodes=11"],
+        ["eval.interval=30"],
+        ["eval.interval=3", "eval.unit=episode"],
+        ["eval.interval=null"],
+        ["log.interval=17"],
+        ["checkpoint.interval=null"],
+        ["tracker.mode=offline"],
+    ],
+)
+def test_watching_a_run_does_not_change_it(train, overrides):
+    one, other = train("plain"), train("watched", *overrides)
+    assert same_training(one, other)
+    if not overrides[0].startswith("log"):
+        pick = [
+            [row for row in rows(run, "env_steps", "train/", "rollout/") if len(row) > 1]
+            for run in (one, other)
+        ]
+        assert pick[0] == pick[1]
+        assert any("train/td_loss" in row for row in pick[0])
+
+
+def test_global_generators_neither_matter_nor_move(train):
+    runs = []
+    for i, seed in enumerate((1, 12345)):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        python, numpy = random.getstate(), np.random.get_state()
+        torch_state = torch.get_rng_state()
+        mode = "offline" if i else "disabled"
+        runs.append(train(str(i), f"tracker.mode={mode}", "tracker.name=given"))
+        assert random.getstate() == python
+        assert (np.random.get_state()[1] == numpy[1]).all()
+        assert torch.equal(torch.get_rng_state(), torch_state)
+    assert same_training(*runs)
+    assert rows(runs[0]) == rows(runs[1])
+
+
+def test_intervals_fire_by_crossings(train):
+    """Four environments step together, so the counter passes most multiples without touching."""
+    run = train("run", "num_envs=4", "total_timesteps=400", "log.interval=30", "eval.interval=70",
+                "checkpoint.interval=110", "train_frequency=6")  # fmt: skip
+
+    def crossed(interval: int) -> list[int]:
+        return sorted({-(-multiple // 4) * 4 for multiple in range(interval, 401, interval)})
+
+    logged = [row["env_steps"] for row in rows(run) if "train/epsilon" in row]
+    assert logged == sorted({*crossed(30), 400})
+    evaluated = [row["env_steps"] for row in rows(run) if "eval/episode_return_mean" in row]
+    assert evaluated == crossed(70)
+    previous = torch.load(run / "checkpoints" / "previous.pt", weights_only=True)
+    assert previous["env_steps"] == crossed(110)[-1]
+    # One update for each multiple of 6 from the 52nd env step on: (48, 400].
+    assert state(run)["agent"]["updates"] == 400 // 6 - 48 // 6
+    episodes = [row["episodes"] for row in rows(run)]
+    assert episodes == sorted(episodes)
+    assert state(run)["env_steps"] == 400
+
+
+def test_a_budget_that_num_envs_does_not_divide_is_passed_by_the_last_step(train):
+    run = train("run", "num_envs=4", "total_timesteps=302")
+    assert result(run)["env_steps"] == 304
+    assert rows(run)[-1]["env_steps"] == 304
+
+
+def test_a_budget_of_episodes(train):
+    run = train("run", "total_timesteps=null", "total_episodes=7", "eval.interval=2",
+                "eval.unit=episode", "log.interval=1")  # fmt: skip
+    assert result(run)["episodes"] == 7
+    ended = [row for row in rows(run) if "rollout/episode_return" in row]
+    assert [row["episodes"] for row in ended] == list(range(1, 8))
+    # A reward of one a step: return, length and the steps between two ends are the same number.
+    steps = [0, *(row["env_steps"] for row in ended)]
+    lengths = [now - before for before, now in pairwise(steps)]
+    assert [row["rollout/episode_length"] for row in ended] == lengths
+    assert [row["rollout/episode_return"] for row in ended] == lengths
+    assert result(run)["env_steps"] == sum(lengths)
+    evaluated = [row["episodes"] for row in rows(run) if "eval/episode_return_mean" in row]
+    assert evaluated == [2, 4, 6]
+
+
+@pytest.mark.parametrize("overrides", [["total_episodes=3"], ["total_episodes=1000"]])
+def test_the_first_of_two_budgets_ends_the_run(train, overrides):
+    numbers = result(train("run", *overrides))
+    if overrides == ["total_episodes=3"]:
+        assert numbers["episodes"] == 3
+        assert numbers["env_steps"] < 300
+    else:
+        assert numbers["env_steps"] == 300
+
+
+def test_seed_0_is_a_seed(train):
+    one, other, unlike = train("one", "seed=0"), train("other", "seed=0"), train("1", "seed=1")
+    assert same_training(one, other)
+    assert not same_training(one, unlike)
+
+
+def test_discrete_observations_are_learned_from(train):
+    """A frozen lake of one row: the goal is three steps to the right, every other way is no way."""
+    lake = ["env.id=FrozenLake-v1", "+env.kwargs.is_slippery=false", "+env.kwargs.desc=[SFFG]"]
+    settings = ["total_timesteps=800", "network.hidden_sizes=[16]", "agent.lr=0.01"]
+    run = train("run", *lake, *settings, "epsilon=fixed", "epsilon.value=0.8")
+    assert len(params(run)) == 4 * 16 + 16 + 16 * 4 + 4  # an input for each of the 4 states
+    assert result(run)["final"] == {"mean": 1.0, "std": 0.0, "min": 1.0, "max": 1.0, "episodes": 3}
+
+
+def test_taxi_trains(train):
+    taxi = ["env.id=Taxi", "network.hidden_sizes=[8]"]
+    run, untrained = train("run", *taxi), train("untrained", *taxi, "learning_starts=1000")
+    assert len(params(run)) == 500 * 8 + 8 + 8 * 6 + 6
+    weights = (params(run) != params(untrained))[: 500 * 8].view(8, 500)
+    seen = weights.any(dim=0).sum()
+    assert 0 < seen <= 300  # the inputs of states that were never visited have no gradient
+    assert weights.any(dim=1).all()
+    returns = [r["rollout/episode_return"] for r in rows(run) if "rollout/episode_return" in r]
+    assert returns
+    assert max(returns) < 0
+
+
+@pytest.mark.slow
+def test_cartpole_is_learned_with_the_default_settings(tmp_path):
+    from rich.console import Console
+
+    from dqn_runner.composition import Command
+    from dqn_runner.config import parse
+    from dqn_runner.run import run
+
+    (job,) = Command(["seed=11", "tracker.mode=disabled", "device=cpu"]).jobs
+    scores = run(parse(job.config), tmp_path, Console(quiet=True))
+    assert scores.final.mean >= 475

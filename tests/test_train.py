@@ -1,0 +1,398 @@
+"""dqn-train from its arguments to exit codes, run directories and what it prints."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import torch
+import yaml
+
+import dqn_runner
+from dqn_runner.config import parse
+from dqn_runner.seeding import draw_seed, random_streams
+
+HAS_CUDA = torch.cuda.is_available()
+
+BAD_INPUT = [
+    # arguments, what the line must begin with after the program's name
+    (["agent.learning_rate=1"], "agent.learning_rate=1: no such key"),
+    (["+agent.extra=1"], "agent.extra=1: no such key"),
+    (["agent.lr=fast"], "agent.lr=fast: "),
+    (["batch_size=1.5"], "batch_size=1.5: "),
+    (["agent.double=perhaps"], "agent.double=perhaps: "),
+    (["network.hidden_sizes=64"], "network.hidden_sizes=64: "),
+    (["agent.lr=0"], "agent.lr=0: "),
+    (["agent.lr=-1e-3"], "agent.lr=-0.001: "),
+    (["agent.gamma=-0.1"], "agent.gamma=-0.1: "),
+    (["agent.gamma=1.1"], "agent.gamma=1.1: "),
+    (["target_update.tau=0"], "target_update.tau=0: "),
+    (["target_update.tau=1.5"], "target_update.tau=1.5: "),
+    (["epsilon.start=1.5"], "epsilon.start=1.5: "),
+    (["epsilon=fixed", "epsilon.value=-0.5"], "epsilon.value=-0.5: "),
+    (["buffer.capacity=0"], "buffer.capacity=0: "),
+    (["batch_size=0"], "batch_size=0: "),
+    (["buffer.capacity=10", "batch_size=20"], "buffer.capacity=10: "),
+    (["network.hidden_sizes=[]"], "network.hidden_sizes=[]: "),
+    (["network.hidden_sizes=[8,0]"], "network.hidden_sizes[1]=0: "),
+    (["env=nosuch"], "env=nosuch: must be one of "),
+    (["env.id=NoSuch-v0"], "env.id=NoSuch-v0: "),
+    (["env.id=Pendulum-v1"], "env.id=Pendulum-v1: its action space is Box"),
+    (["+env.kwargs.nosuch=1"], "env.id=CartPole-v1: "),
+    (["env.wrappers=['no_such_module:Wrapper']"], "env.wrappers[0]=no_such_module:Wrapper: "),
+    (["device=tpu"], "device=tpu: "),
+    (["device=cuda:99"], "device=cuda:99: "),
+    (["seed=-1"], "seed=-1: "),
+    (["total_timesteps=null"], "total_timesteps and total_episodes are both null"),
+    (["-m", "agent.lr=1e-3,0"], "agent.lr=0: "),
+    (["-m", "seed=0,1", "env=nosuch"], "env=nosuch: must be one of "),
+    (["-m", "env.id=CartPole-v1,NoSuch-v0"], "env.id=NoSuch-v0: "),
+    (["seed=0,1"], "seed=0,1: "),
+]
+
+
+@pytest.mark.parametrize(("arguments", "line"), BAD_INPUT)
+def test_bad_input_is_refused_in_one_line_and_leaves_nothing(command, arguments, line):
+    outcome = command(*arguments)
+    assert outcome.code == 2
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert outcome.err.startswith(f"dqn-train: error: {line}")
+    assert outcome.out == ""
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="there is a CUDA device")
+def test_a_missing_device_is_named_with_those_there_are(command):
+    outcome = command("device=cuda")
+    assert outcome.code == 2
+    assert outcome.err == "dqn-train: error: device=cuda: not on this machine, which has cpu\n"
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_an_unwritable_run_directory_is_refused_in_one_line(command, quick):
+    Path("occupied").write_text("a file")
+    outcome = command(*quick, "hydra.run.dir=occupied/run")
+    assert outcome.code != 0
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert "occupied" in outcome.err
+
+
+@pytest.fixture
+def finished(command, quick):
+    """A finished run in run/, logged offline."""
+    outcome = command(*quick, "tracker.mode=offline", "log.interval=70", "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    return Path("run"), outcome
+
+
+def test_a_run_directory_holds_what_the_design_says(finished):
+    run, outcome = finished
+    assert {path.name for path in run.iterdir()} == {
+        ".hydra", "config.yaml", "metrics.jsonl", "checkpoints", "curve.png", "swanlab",
+        "train.log", "result.json",
+    }  # fmt: skip
+    # Every file that follows is there for a reader; what it holds is checked where it is made.
+    checkpoints = {path.name for path in (run / "checkpoints").iterdir()}
+    assert {"last.pt", "previous.pt", "best.pt"} <= checkpoints
+    assert not list(run.rglob("*.partial"))
+    assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+    config = parse(yaml.safe_load((run / "config.yaml").read_text()))
+    assert (config.device, config.compile, config.torch_threads) == ("cpu", "never", 1)
+    assert (config.log.interval, config.batch_size) == (70, 16)
+    assert config.tracker.group == "cartpole"
+    assert config.tracker.name.startswith("cartpole total_timesteps=300 ")
+
+    _check_metrics(run)
+    _check_result(run, outcome.out)
+
+
+def _check_metrics(run: Path) -> None:
+    text = (run / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    rows = [json.loads(line) for line in text.splitlines()]
+    steps = [row["env_steps"] for row in rows]
+    assert steps == [70, 100, 140, 200, 210, 280, 300]  # of the log, of the evaluation, the last
+    episodes = [row["episodes"] for row in rows]
+    assert episodes == sorted(episodes)
+    evaluation = {f"eval/episode_return_{n}" for n in ("mean", "std", "min", "max")}
+    evaluation.add("eval/best_return_mean")
+    always = {"env_steps", "episodes"}
+    clock = {"time/env_steps_per_second", "time/elapsed_seconds"}
+    logged = {"rollout/episode_return", "rollout/episode_length", "train/epsilon"} | clock
+    learned = {"train/td_loss", "train/q_mean", "train/grad_norm"}
+    for row in rows:
+        expected = set(always)
+        if row["env_steps"] % 100 == 0:
+            expected |= evaluation
+        if row["env_steps"] % 70 == 0 or row["env_steps"] == 300:
+            expected |= logged | learned
+        assert set(row) == expected
+    assert [row["eval/best_return_mean"] for row in rows if "eval/best_return_mean" in row] == [
+        max(r["eval/episode_return_mean"] for r in rows[: i + 1] if "eval/best_return_mean" in r)
+        for i, row in enumerate(rows)
+        if "eval/best_return_mean" in row
+    ]
+    # ε of the last action before the row: env step 69 is the 70th.
+    assert rows[0]["train/epsilon"] == pytest.approx(0.05 + 0.95 * math.exp(-69 / 2000))
+    clocks = [row["time/elapsed_seconds"] for row in rows if "time/elapsed_seconds" in row]
+    assert clocks == sorted(clocks)
+
+
+def _check_result(run: Path, out: str) -> None:
+    result = json.loads((run / "result.json").read_text())
+    wanted = {"status", "env_steps", "episodes", "wall_time_seconds", "final", "best"}
+    assert set(result) - {"git_commit"} == wanted | {"command", "versions"}
+    assert result["status"] == "finished"
+    assert result["env_steps"] == 300
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert result["episodes"] == rows[-1]["episodes"]
+    assert result["command"].startswith("dqn-train total_timesteps=300 ")
+    assert result["versions"]["torch"] == torch.__version__
+    assert 0 < result["wall_time_seconds"] < 600
+    # The same episodes, played one after the other by the policies as they were saved.
+    config = parse(yaml.safe_load((run / "config.yaml").read_text()))
+    stream = random_streams(config.seed).evaluation
+    for _ in range(3 * config.eval.num_episodes):
+        draw_seed(stream)
+    for name, checkpoint in (("final", "last"), ("best", "best")):
+        returns = _play(run, checkpoint, [draw_seed(stream) for _ in range(3)])
+        scores = result[name]
+        assert scores["episodes"] == 3
+        assert scores["mean"] == pytest.approx(statistics.fmean(returns))
+        assert scores["std"] == pytest.approx(statistics.pstdev(returns))
+        assert (scores["min"], scores["max"]) == (min(returns), max(returns))
+        assert f"{name:5} return {scores['mean']:.1f} ± {scores['std']:.1f}" in out
+    best = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
+    assert result["best"]["env_steps"] == best["env_steps"]
+    means = {r["env_steps"]: r.get("eval/episode_return_mean", -math.inf) for r in rows}
+    assert means[best["env_steps"]] == max(means.values())
+
+
+def _play(run: Path, checkpoint: str, seeds: list[int]) -> list[float]:
+    policy, env = dqn_runner.load_policy(run, checkpoint), gym.make("CartPole-v1")
+    returns = []
+    for seed in seeds:
+        obs, _ = env.reset(seed=seed)
+        total, ended = 0.0, False
+        while not ended:
+            obs, reward, terminated, truncated, _ = env.step(policy(obs))
+            total, ended = total + float(reward), terminated or truncated
+        returns.append(total)
+    env.close()
+    return returns
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [(["env=acrobot"], "acrobot"), (["experiment=plain_dqn"], "plain_dqn")],
+)
+def test_a_run_goes_under_the_working_directory_by_its_name(command, quick, arguments, folder):
+    outcome = command(*quick, *arguments, "total_timesteps=60", "eval.interval=null",
+                      "eval.final_episodes=1")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    (result,) = Path.cwd().rglob("result.json")
+    place = result.parent.relative_to(Path.cwd())
+    assert place.parts[:2] == ("outputs", folder)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", place.parts[2])
+    assert [path.name for path in Path.cwd().iterdir()] == ["outputs"]
+    assert f"run    {place}" in outcome.out
+    # Without an evaluation on the way the final policy is the best one.
+    assert json.loads(result.read_text())["best"]["env_steps"] == 60
+
+
+def _table_lines(out: str, name: str) -> list[str]:
+    return [line for line in out.splitlines() if line.lstrip().startswith(f"{name} ")]
+
+
+FAILING_ENV = """
+import gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Failing(CartPoleEnv):
+    def __init__(self, fail_at=None, **kwargs):
+        super().__init__(**kwargs)
+        self.fail_at, self.steps = fail_at, 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == self.fail_at:
+            raise RuntimeError("the pole has broken")
+        return super().step(action)
+
+
+gym.register("Failing-v0", Failing, max_episode_steps=500)
+"""
+
+
+def test_a_failing_job_does_not_stop_the_others(command, quick, monkeypatch, tmp_path):
+    (tmp_path / "failing_env.py").write_text(FAILING_ENV)
+    monkeypatch.syspath_prepend(tmp_path)
+    outcome = command(
+        "-m", *quick, "env.id=failing_env:Failing-v0", "+env.kwargs.fail_at=100,100000",
+        "seed=1,2", "hydra.sweep.dir=sweep",
+    )  # fmt: skip
+    assert outcome.code == 1
+    names = {f"{fail_at},seed={seed}" for fail_at in ("100", "100000") for seed in (1, 2)}
+    folders = {path.name.rpartition("fail_at=")[2]: path for path in Path("sweep").glob("*seed*")}
+    assert set(folders) == names
+    for name, folder in folders.items():
+        fails = name.startswith("100,")
+        assert (folder / "result.json").exists() != fails
+        (line,) = _table_lines(outcome.out, folder.name)
+        assert ("not finished" in line) == fails
+        if fails:
+            # What it had reached is kept, and its log tells why it ended.
+            state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+            assert state["env_steps"] == 99
+            assert "the pole has broken" in (folder / "train.log").read_text()
+        else:
+            result = json.loads((folder / "result.json").read_text())
+            assert f"{result['final']['mean']:.1f} ± {result['final']['std']:.1f}" in line
+    assert "the pole has broken" in outcome.err
+
+
+def test_names_with_brackets_are_printed_as_they_are(command, quick):
+    swept = "tracker.tags=[a],[b]"
+    outcome = command("-m", *quick, "total_timesteps=20", swept, "hydra.sweep.dir=sweep")
+    assert outcome.code == 0, outcome.err
+    for name in ("tracker.tags=[a]", "tracker.tags=[b]"):
+        assert Path("sweep", name, "result.json").exists()
+        assert len(_table_lines(outcome.out, name)) == 1
+        assert f"run    sweep/{name}\n" in outcome.out
+
+
+def test_a_failing_run_exits_with_1(command, quick, monkeypatch, tmp_path):
+    (tmp_path / "failing_env.py").write_text(FAILING_ENV)
+    monkeypatch.syspath_prepend(tmp_path)
+    outcome = command(*quick, "env.id=failing_env:Failing-v0", "+env.kwargs.fail_at=80",
+                      "hydra.run.dir=run")  # fmt: skip
+    assert outcome.code == 1
+    assert not Path("run/result.json").exists()
+    assert "the pole has broken" in outcome.err
+
+
+def _wait_for_rows(run: Path, child: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").stat().st_size < 1000:
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_signal_ends_a_run_in_order(process, quick, tmp_path, number, code):
+    run = tmp_path / "run"
+    arguments = [*quick, "total_timesteps=100_000_000", "tracker.mode=offline"]
+    with process(*arguments, "hydra.run.dir=run") as child:
+        _wait_for_rows(run, child)
+        child.send_signal(number)
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == code
+    assert "Traceback" not in err
+    assert not (run / "result.json").exists()
+    state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert state["env_steps"] >= rows[-1]["env_steps"] > 0
+    assert f"stopped at env step {state['env_steps']:,}, episode {state['episodes']:,}" in out
+    assert "run/checkpoints" in out
+    assert dqn_runner.load_policy(run).env_steps == state["env_steps"]
+
+
+def test_a_signal_ends_a_sweep(process, quick, tmp_path):
+    arguments = ["-m", *quick, "total_timesteps=100_000_000", "seed=1,2"]
+    with process(*arguments, "hydra.sweep.dir=sweep") as child:
+        _wait_for_rows(tmp_path / "sweep" / "seed=1", child)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "Traceback" not in err
+    assert not list((tmp_path / "sweep").glob("seed=2/metrics.jsonl"))
+    assert re.search(r"seed=1 +not finished", out)
+
+
+def test_a_directory_with_a_run_is_left_as_it_is(command, quick):
+    assert command(*quick, "hydra.run.dir=run").code == 0
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    outcome = command(*quick, "seed=1", "hydra.run.dir=run")
+    assert outcome.code in (1, 2)
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert "run: holds a run already" in outcome.err
+    after = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    assert {path.name for path in before if before[path] != after.get(path)} == set()
+    assert set(after) == set(before)
+
+
+MAIN = """
+import sys
+sys.argv[0] = 'dqn-train'
+from dqn_runner.train import main
+try:
+    main()
+finally:
+    print('heavy:', *({'torch', 'gymnasium', 'swanlab'} & set(sys.modules)))
+"""
+
+
+def _main(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """dqn-train in a process, which prints at its end which heavy packages it has imported."""
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+        timeout=60,
+    )
+
+
+def test_version_costs_nothing():
+    done = _main("--version")
+    assert done.returncode == 0
+    assert done.stdout == f"dqn-train {dqn_runner.__version__}\nheavy:\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
+def test_help_is_instant_and_shows_groups_options_and_examples(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    started = time.monotonic()
+    done = _main(*arguments)
+    assert time.monotonic() - started < 10
+    assert done.returncode == 0
+    assert done.stdout.endswith("heavy:\n")
+    for text in (
+        "dqn-train env=cartpole agent.lr=1e-4",
+        "dqn-train -m ",
+        "env: acrobot, cartpole, lunarlander, mountaincar",
+        "epsilon: exponential, fixed, linear, multiplicative",
+        "experiment: plain_dqn",
+        "learning_starts: 1000",
+    ):
+        assert text in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shell_completion(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = _main("-sc", "install=bash")
+    assert done.returncode == 0
+    assert "hydra_bash_completion()" in done.stdout
+    assert "complete -o nospace -o default -F hydra_bash_completion dqn-train" in done.stdout
+    done = _main("-sc", "query=bash", COMP_LINE="dqn-train epsilon=", COMP_POINT="18")
+    options = {f"epsilon={name}" for name in ("exponential", "fixed", "linear", "multiplicative")}
+    assert options <= set(done.stdout.split())
+    assert list(tmp_path.iterdir()) == []
