@@ -62,7 +62,9 @@ def load(path: Path) -> dict[str, Any]:
         if hashlib.sha256(content).hexdigest() not in digests:
             raise RunError(f"{path}: damaged; its checksum is not the one in {checksum.name}")
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
     except Exception as error:  # torch raises whatever its readers raise
         raise RunError(f"{path}: not a checkpoint, or a damaged one") from error
     version = state.get("format_version") if isinstance(state, dict) else None

@@ -64,10 +64,10 @@ class Command:
             configs = [self._compose(job) for job in jobs]
             key = "hydra.sweep.dir" if self.is_sweep else "hydra.run.dir"
             self.directory = Path(OmegaConf.select(self._compose(fixed), key))
-        self.jobs = [
-            Job(_plain(config), [o for o in job if not o.startswith("hydra.")])
-            for config, job in zip(configs, jobs, strict=True)
-        ]
+            self.jobs = [
+                Job(_plain(config), [o for o in job if not o.startswith("hydra.")])
+                for config, job in zip(configs, jobs, strict=True)
+            ]
         self._pinned = [_assignment(key, self.directory)]
         if self.is_sweep:
             self._pinned += self._name_folders_by_what_differs()
@@ -106,11 +106,11 @@ class Command:
         return [list(job) for job in jobs]
 
     def _name_folders_by_what_differs(self) -> list[str]:
-        keys = [dict(o.split("=", 1) for o in job.overrides) for job in self.jobs]
+        keys = [dict(o.split("=", 1) for o in job.overrides if "=" in o) for job in self.jobs]
         same = {k for k in keys[0] if all(job.get(k) == keys[0][k] for job in keys)}
         if len(self.jobs) == 1 or not same:
             return []
-        excluded = ",".join(sorted(same))
+        excluded = ",".join(sorted(key.lstrip("+~") for key in same))
         return [f"hydra.job.config.override_dirname.exclude_keys=[{excluded}]"]
 
     @contextmanager
@@ -164,8 +164,8 @@ def conf_dir() -> str:
 def register_resolvers() -> None:
     """Make known what conf/config.yaml names directories with."""
 
-    def run_folder(env: str, experiment: str | None) -> str:
-        return experiment or env
+    def run_folder(env: str, experiment: str) -> str:
+        return subject(env, experiment)
 
     def sweep_folder(differs: str, number: int) -> str:
         # One component of a path, short enough for any file system.
@@ -174,6 +174,11 @@ def register_resolvers() -> None:
 
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+
+
+def subject(env: str, experiment: str) -> str:
+    """What a run is about: its experiment if it has one, and else its environment."""
+    return env if experiment == "none" else experiment
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -72,7 +72,12 @@ def parse(data: Any) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("; ".join(_line(dict(e), data) for e in error.errors())) from error
+        problems: dict[str, list[str]] = {}  # of one value, each member of a union has its own
+        for found in error.errors():
+            setting, _, allowed = _line(dict(found), data).partition(": ")
+            problems.setdefault(setting, []).append(allowed)
+        lines = (f"{setting}: {' or '.join(allowed)}" for setting, allowed in problems.items())
+        raise ConfigError("; ".join(lines)) from error
 
 
 def read(path: Path) -> Config:
@@ -97,9 +102,14 @@ def unknown_key(key: str, value: Any, config: Any) -> str:
 
 
 def _line(error: dict[str, Any], data: Any) -> str:
-    """One of pydantic's errors in our words: key=value: what is allowed."""
+    """One of pydantic's errors in our words, `key=value: what is allowed`."""
     key, context = _key(error["loc"], data), error.get("ctx", {})
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = (
+        error["msg"]
+        .removeprefix("Value error, ")
+        .replace("Input should", "must")
+        .replace("String should", "must")
+    )
     match error["type"]:
         case "value_error":
             # Raised by our own validators, which name the keys inside the section they check.

@@ -59,7 +59,7 @@ class TrainingSpec(Spec):
     @model_validator(mode="after")
     def _has_an_end(self) -> TrainingSpec:
         if self.total_timesteps is None and self.total_episodes is None:
-            raise ValueError("total_timesteps and total_episodes are both null; one must be set")
+            raise ValueError("total_timesteps=null: total_episodes is null too; one must be set")
         return self
 
     def is_spent(self, progress: Progress) -> bool:

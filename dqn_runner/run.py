@@ -176,8 +176,8 @@ def report(run_dir: RunDirectory, scores: Scores, console: Console) -> None:
             highlight=False,
         )
     place = shown(run_dir.path)
-    console.print(f"run    {place}", highlight=False)
-    console.print(f"replay dqn-eval {shlex.quote(place)}", highlight=False)
+    console.print(f"run    {place}", highlight=False, markup=False)
+    console.print(f"replay dqn-eval {shlex.quote(place)}", highlight=False, markup=False)
 
 
 def report_stop(run_dir: RunDirectory, progress: Progress, console: Console) -> None:
@@ -188,6 +188,7 @@ def report_stop(run_dir: RunDirectory, progress: Progress, console: Console) -> 
         f"stopped at env step {progress.env_steps:,}, episode {progress.episodes:,}{mean}; "
         f"the last checkpoint is in {shown(run_dir.checkpoints)}",
         highlight=False,
+        markup=False,
     )
 
 

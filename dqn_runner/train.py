@@ -31,12 +31,9 @@ def guarded(program: str, body: Callable[[list[str]], int], arguments: list[str]
     """Run `body`; turn what users can mend into one line on stderr, and signals into exit codes."""
     try:
         return body(arguments)
-    except ConfigError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        return 2
     except DQNRunnerError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
-        return 1
+        return 2
     except Stopped as stop:
         return 128 + stop.signal_number
     except KeyboardInterrupt:
@@ -59,6 +56,8 @@ def command_line(arguments: list[str]) -> int:
     check(command)
     try:
         scores = command.launch(run_job)
+    except OSError as error:  # of a directory; a job keeps its own errors to itself
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
     finally:
         if command.is_sweep:
             from dqn_runner.analysis.table import print_results
@@ -129,13 +128,15 @@ def run_job(hydra_config: DictConfig) -> float | None:
 
 def with_tracker_names(parsed: Config, hydra: HydraConf) -> Config:
     """Name the run in SwanLab by what differs from the defaults, its group by where it belongs."""
+    from dqn_runner.composition import subject
+
     choices = hydra.runtime.choices
-    subject = str(choices["experiment"] or choices["env"])
+    about = subject(choices["env"], choices.get("experiment", "none"))
     silent = ("env=", "experiment=", "tracker.", "hydra.")
     differs = [o for o in hydra.overrides.task if not o.startswith(silent)]
     is_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     names = {
-        "name": parsed.tracker.name or " ".join([subject, *differs])[:500],
-        "group": parsed.tracker.group or (Path(hydra.sweep.dir).name if is_sweep else subject),
+        "name": parsed.tracker.name or " ".join([about, *differs])[:500],
+        "group": parsed.tracker.group or (Path(hydra.sweep.dir).name if is_sweep else about),
     }
     return parsed.model_copy(update={"tracker": parsed.tracker.model_copy(update=names)})

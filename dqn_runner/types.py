@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,16 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class Spec(BaseModel):
     """A section of the configuration: immutable, with checked values and no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, section: object) -> object:
+        for key, value in section.items() if isinstance(section, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                raise ValueError(f"{key}={value}: must not be true or false")
+        return section
 
 
 class Episode(NamedTuple):

@@ -59,17 +59,25 @@ def compose() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def train(tmp_path: Path, compose: Callable[..., Any]) -> Callable[..., Path]:
-    """Train a short run in tmp_path/name, without the command line; returns its directory."""
+def train(
+    tmp_path: Path, compose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """Train a short run in tmp_path/name, without the command line; returns its directory.
+
+    The curve, which takes longer than all the rest, is drawn only where SwanLab wants it.
+    """
 
     def train(name: str, *overrides: str) -> Path:
         from rich.console import Console
 
-        from dqn_runner.run import run
+        from dqn_runner import run
 
-        path = tmp_path / name
+        path, config = tmp_path / name, compose(*overrides)
         path.mkdir()
-        run(compose(*overrides), path, Console(quiet=True))
+        with monkeypatch.context() as patch:
+            if config.tracker.mode == "disabled":
+                patch.setattr(run, "draw_curve", lambda *_: None)
+            run.run(config, path, Console(quiet=True))
         return path
 
     return train

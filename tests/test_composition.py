@@ -61,7 +61,7 @@ def test_sweep_over_options_of_a_group():
 
 
 def test_sweep_over_an_experiment_and_none():
-    jobs = Command(["-m", "experiment=null,plain_dqn"]).jobs
+    jobs = Command(["-m", "experiment=none,plain_dqn"]).jobs
     assert [job.config["agent"]["double"] for job in jobs] == [True, False]
 
 
@@ -164,8 +164,8 @@ def test_null_group_is_refused(group):
     assert refused(f"{group}=null") == (f"{group}=null: must be one of {', '.join(options(group))}")
 
 
-def test_null_experiment_is_the_default():
-    assert Command(["experiment=null"]).jobs[0].config == Command([]).jobs[0].config
+def test_no_experiment_is_the_default():
+    assert Command(["experiment=none"]).jobs[0].config == Command([]).jobs[0].config
 
 
 def test_unknown_config_directory():

@@ -196,7 +196,7 @@ def test_discrete_observations_are_learned_from(train):
 
 
 def test_taxi_trains(train):
-    taxi = ["env.id=Taxi", "network.hidden_sizes=[8]"]
+    taxi = ["env.id=Taxi", "network.hidden_sizes=[8]", "network.activation=tanh"]
     run, untrained = train("run", *taxi), train("untrained", *taxi, "learning_starts=1000")
     assert len(params(run)) == 500 * 8 + 8 + 8 * 6 + 6
     weights = (params(run) != params(untrained))[: 500 * 8].view(8, 500)

@@ -113,7 +113,7 @@ def test_swanlab_holds_the_metrics_and_the_configuration_of_a_run(train):
 
 def test_flatten():
     nested = {"a": {"b": {"c": 1, "d": None}, "e": [1, {"f": 2}]}, "g": "h"}
-    assert flatten(nested) == {"a.b.c": 1, "a.b.d": None, "a.e": [1, {"f": 2}], "g": "h"}
+    assert flatten(nested) == {"a.b.c": 1, "a.b.d": "null", "a.e": [1, {"f": 2}], "g": "h"}
 
 
 @pytest.mark.parametrize("name", [None, "given"])

@@ -53,7 +53,7 @@ BAD_INPUT = [
     (["device=tpu"], "device=tpu: "),
     (["device=cuda:99"], "device=cuda:99: "),
     (["seed=-1"], "seed=-1: "),
-    (["total_timesteps=null"], "total_timesteps and total_episodes are both null"),
+    (["total_timesteps=null"], "total_timesteps=null: "),
     (["-m", "agent.lr=1e-3,0"], "agent.lr=0: "),
     (["-m", "seed=0,1", "env=nosuch"], "env=nosuch: must be one of "),
     (["-m", "env.id=CartPole-v1,NoSuch-v0"], "env.id=NoSuch-v0: "),
@@ -379,7 +379,7 @@ def test_help_is_instant_and_shows_groups_options_and_examples(arguments, tmp_pa
         "dqn-train -m ",
         "env: acrobot, cartpole, lunarlander, mountaincar",
         "epsilon: exponential, fixed, linear, multiplicative",
-        "experiment: plain_dqn",
+        "experiment: none, plain_dqn",
         "learning_starts: 1000",
     ):
         assert text in done.stdout

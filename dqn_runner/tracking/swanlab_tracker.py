@@ -55,7 +55,7 @@ class SwanLabTracker:
                 log_dir=str(log_dir),
                 workspace=spec.workspace,
                 project=spec.project,
-                name=spec.name,
+                name=spec.name or spec.project,
                 # SwanLab draws a missing name or colour from Python's global generator.
                 color=_COLORS[zlib.crc32((spec.group or spec.name or "").encode()) % len(_COLORS)],
                 description=spec.description,
@@ -91,7 +91,8 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            # SwanLab shows a null as an empty mapping.
+            flat[prefix + key] = "null" if value is None else value
     return flat
 
 
