@@ -97,6 +97,8 @@ def _processor() -> str:
 
 
 def _load(library: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+    if not library.exists():  # torch would take it for one of an older format, and say so
+        raise FileNotFoundError(library)
     run: Callable[[list[Tensor]], list[Tensor]]
     run = torch._inductor.aoti_load_package(str(library)).loader.run
     return run

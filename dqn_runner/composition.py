@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +24,41 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dqn_runner.errors import ConfigError
 
+HELP = """\
+dqn-train: train a DQN agent, log it to SwanLab, and keep everything in one run directory
+
+usage: dqn-train [KEY=VALUE ...] [GROUP=OPTION ...] [-m] [--config-dir DIR] [--version]
+
+examples:
+  dqn-train env=cartpole agent.lr=1e-4
+  dqn-train env=lunarlander total_timesteps=300000 epsilon=linear target_update=hard
+  dqn-train -m agent.lr=1e-3,1e-4 seed=0,1,2       six runs in one folder, and a table
+
+groups, each chosen by GROUP=OPTION; --config-dir DIR adds options of your own:
+{groups}
+
+settings, each set by KEY=VALUE (agent.lr=1e-4), here with the values that would be used:
+{settings}
+
+conf/ explains each setting beside its default. --hydra-help tells what Hydra adds: --cfg shows a
+configuration, --multirun is -m, --shell-completion completes names in your shell.
+dqn-eval RUN_DIR plays a trained policy and films it.
+"""
+GROUPS = {
+    "env": "the environment; env.id=ID takes any discrete-action Gymnasium environment",
+    "agent": "learning rate, discount, n-step returns, double Q-learning, loss, optimiser",
+    "network": "the Q-network",
+    "buffer": "the replay buffer",
+    "epsilon": "how exploration decays",
+    "target_update": "how the target network follows: hard copies or soft steps",
+    "tracker": "what SwanLab is told, and its mode: offline, online, local or disabled",
+    "experiment": "settings of several groups under one name",
+}
 TASK_NAME = "train"
 VERSION_BASE = "1.3"
 
@@ -55,15 +85,15 @@ class Command:
                 self._check_group(override)
             swept = [override for override in given if override.is_sweep_override()]
             fixed = [_line(override) for override in given if override not in swept]
-            mode = self._hydra.get_mode(self._name, fixed)
-            self.is_sweep = parsed.multirun or mode == RunMode.MULTIRUN
+            base = self._compose(fixed)
+            self.is_sweep = parsed.multirun or base.hydra.mode == RunMode.MULTIRUN
             if swept and not self.is_sweep:
                 lines = " ".join(_line(override) for override in swept)
                 raise ConfigError(f"{lines}: several values; -m runs each of them")
-            jobs = self._expand(fixed, given)
-            configs = [self._compose(job) for job in jobs]
             key = "hydra.sweep.dir" if self.is_sweep else "hydra.run.dir"
-            self.directory = Path(OmegaConf.select(self._compose(fixed), key))
+            self.directory = Path(OmegaConf.select(base, key))
+            jobs = self._combinations(base, given) if self.is_sweep else [fixed]
+            configs = (self._compose(job) if self.is_sweep else base for job in jobs)
             self.jobs = [
                 Job(_plain(config), [o for o in job if not o.startswith("hydra.")])
                 for config, job in zip(configs, jobs, strict=True)
@@ -96,19 +126,17 @@ class Command:
         HydraConfig.instance().set_config(config)
         return config
 
-    def _expand(self, fixed: list[str], given: list[Override]) -> list[list[str]]:
+    def _combinations(self, base: DictConfig, given: list[Override]) -> list[list[str]]:
         """The overrides of each job: every combination of what is swept."""
-        if not self.is_sweep:
-            return [fixed]
-        params = self._compose(fixed).hydra.sweeper.get("params") or {}
+        params = base.hydra.sweeper.get("params") or {}
         swept = self._parse([f"{key}={value}" for key, value in params.items()])
         (jobs,) = BasicSweeper.split_arguments([*swept, *given], max_batch_size=None)
         return [list(job) for job in jobs]
 
     def _name_folders_by_what_differs(self) -> list[str]:
-        keys = [dict(o.split("=", 1) for o in job.overrides if "=" in o) for job in self.jobs]
-        same = {k for k in keys[0] if all(job.get(k) == keys[0][k] for job in keys)}
-        if len(self.jobs) == 1 or not same:
+        jobs = [dict(o.split("=", 1) for o in job.overrides if "=" in o) for job in self.jobs]
+        same = {k for k, value in jobs[0].items() if all(job.get(k) == value for job in jobs)}
+        if len(jobs) == 1 or not same:
             return []
         excluded = ",".join(sorted(key.lstrip("+~") for key in same))
         return [f"hydra.job.config.override_dirname.exclude_keys=[{excluded}]"]
@@ -138,6 +166,25 @@ class Command:
         return unknown_key(key, values.get(key, ""), _plain(defaults))
 
 
+def help_text(arguments: list[str]) -> str:
+    """What `dqn-train --help` says, with the configuration that the other `arguments` make."""
+    parsed = get_args_parser().parse_intermixed_args(arguments)
+    hydra = _hydra(parsed)
+    try:
+        config = hydra.compose_config(parsed.config_name or "config", parsed.overrides, RunMode.RUN)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    with open_dict(config):
+        del config["hydra"]
+    repository = hydra.config_loader.repository  # type: ignore[attr-defined]
+    groups = [
+        f"  {group:14} {' '.join(repository.get_group_options(group))}\n{'':17}{what}"
+        for group, what in GROUPS.items()
+    ]
+    settings = OmegaConf.to_yaml(config).rstrip().replace("\n", "\n  ")
+    return HELP.format(groups="\n".join(groups), settings=f"  {settings}")
+
+
 def _hydra(parsed: argparse.Namespace) -> Hydra:
     version.setbase(VERSION_BASE)
     register_resolvers()
@@ -164,21 +211,22 @@ def conf_dir() -> str:
 def register_resolvers() -> None:
     """Make known what conf/config.yaml names directories with."""
 
-    def run_folder(env: str, experiment: str) -> str:
-        return subject(env, experiment)
-
     def sweep_folder(differs: str, number: int) -> str:
         # One component of a path, short enough for any file system.
         name = re.sub(r"[^\w.,=+\-\[\]]", "_", differs)
         return name if 0 < len(name) <= 200 else f"{name[:180]}_{number}".lstrip("_")
 
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder", subject, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 
 
-def subject(env: str, experiment: str) -> str:
+def subject(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     """What a run is about: its experiment if it has one, and else its environment."""
-    return env if experiment == "none" else experiment
+    experiment = choices.get("experiment", "none")
+    if experiment != "none":
+        return experiment
+    ids = [override.split("=", 1)[1] for override in overrides if override.startswith("env.id=")]
+    return re.sub(r"[^\w.\-]", "_", ids[-1]) if ids else choices["env"]
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dqn_runner.composition import Command
     from dqn_runner.config import Config
 
-INFORMATIONAL = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
+INFORMATIONAL = ("--hydra-help", "--cfg", "-c", "--info", "-i")
 COMPLETION = ("--shell-completion", "-sc")
 
 
@@ -50,8 +50,11 @@ def command_line(arguments: list[str]) -> int:
     if is_informational(arguments):
         return show(arguments)
 
-    from dqn_runner.composition import Command
+    from dqn_runner.composition import Command, help_text
 
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text(arguments))
+        return 0
     command = Command(arguments)
     check(command)
     try:
@@ -130,9 +133,8 @@ def with_tracker_names(parsed: Config, hydra: HydraConf) -> Config:
     """Name the run in SwanLab by what differs from the defaults, its group by where it belongs."""
     from dqn_runner.composition import subject
 
-    choices = hydra.runtime.choices
-    about = subject(choices["env"], choices.get("experiment", "none"))
-    silent = ("env=", "experiment=", "tracker.", "hydra.")
+    about = subject(hydra.runtime.choices, hydra.overrides.task)
+    silent = ("env=", "env.id=", "experiment=", "tracker.", "hydra.")
     differs = [o for o in hydra.overrides.task if not o.startswith(silent)]
     is_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     names = {

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn_runner.envs import EnvSpec, make_env
+from dqn_runner.errors import ConfigError
 
 Frame = npt.NDArray[np.uint8]
 
@@ -28,6 +29,11 @@ def record_episode(
     """
     # Drawing into arrays needs no screen, which SDL would look for all the same.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    env = make_env(spec)
+    modes = env.metadata.get("render_modes") or ()
+    env.close()
+    if "rgb_array" not in modes:
+        raise ConfigError(f"env.id={spec.id}: cannot draw itself; it needs render_mode rgb_array")
     env = make_env(spec, render_mode="rgb_array")
     fps = int(env.metadata.get("render_fps", 30))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -377,9 +377,9 @@ def test_help_is_instant_and_shows_groups_options_and_examples(arguments, tmp_pa
     for text in (
         "dqn-train env=cartpole agent.lr=1e-4",
         "dqn-train -m ",
-        "env: acrobot, cartpole, lunarlander, mountaincar",
-        "epsilon: exponential, fixed, linear, multiplicative",
-        "experiment: none, plain_dqn",
+        "env            acrobot cartpole lunarlander mountaincar",
+        "epsilon        exponential fixed linear multiplicative",
+        "experiment     none plain_dqn",
         "learning_starts: 1000",
     ):
         assert text in done.stdout
