@@ -37,6 +37,9 @@ SMALL_NETWORK = 1_000_000
 # Updates that repay the half minute which the first compilation of an update takes.
 WORTH_COMPILING = 25_000
 
+# What is assumed of a budget in episodes, to compare it with that.
+STEPS_OF_AN_EPISODE = 100
+
 
 def check(config: Config) -> None:
     """Make sure that `config` can be built here, without building it.
@@ -114,7 +117,9 @@ def compile_learner(config: Config, learner: Learner, buffer: UniformBuffer) -> 
     `auto` looks at the budget alone, not at what is cached, so that a command computes the same
     the second time as the first.
     """
-    updates = (config.total_timesteps or 0) // config.train_frequency * config.gradient_steps
+    budgets = [config.total_timesteps, (config.total_episodes or 0) * STEPS_OF_AN_EPISODE]
+    steps = min(budget for budget in budgets if budget)
+    updates = steps // config.train_frequency * config.gradient_steps
     if config.compile == "never" or (config.compile == "auto" and updates < WORTH_COMPILING):
         return False
     try:

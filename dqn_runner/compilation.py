@@ -63,6 +63,38 @@ def compile_ahead(
     return compiled
 
 
+def capture(function: Callable[..., Tensor], example: Sequence[Tensor]) -> Callable[..., Tensor]:
+    """`function` compiled and captured in a CUDA graph: a call is one launch, without waiting.
+
+    All tensors but the last must be those of `example` at every call, as a learner's state and its
+    replay storage are; the last one, the indices, is copied in. Raises CompilationError.
+    """
+    try:
+        step = torch.compile(_trace(function, example), fullgraph=True, dynamic=False)
+        before = [tensor.clone() for tensor in example]
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # warms up, which moves the state
+            for _ in range(3):
+                step(*example)
+        torch.cuda.current_stream().wait_stream(side)
+        for tensor, value in zip(example, before, strict=True):
+            tensor.copy_(value)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output: Tensor = step(*example)
+    except Exception as error:  # whatever the tracer, the compiler or the driver raise
+        logger.debug("capture failed", exc_info=True)
+        raise CompilationError(_reason(error)) from error
+
+    def replay(*tensors: Tensor) -> Tensor:
+        example[-1].copy_(tensors[-1], non_blocking=True)
+        graph.replay()
+        return output
+
+    return replay
+
+
 def _trace(function: Callable[..., Tensor], example: Sequence[Tensor]) -> fx.GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dqn_runner.compilation import compile_ahead
+from dqn_runner.compilation import capture, compile_ahead
 from dqn_runner.losses import Loss, next_state_value, td_loss, td_target
 from dqn_runner.optimizers import SGD, Adam, AdamW, RMSprop
 from dqn_runner.target_update import soft_update
@@ -109,7 +109,8 @@ class Learner:
         """From now on run the update compiled, for this storage; raises CompilationError."""
         indices = torch.zeros(batch_size, dtype=torch.int64, device=self._hyper.device)
         example = (self._hyper, *self.state, *storage, indices)
-        self._in_place = compile_ahead(self._update_in_place, example)
+        compiler = capture if self._hyper.is_cuda else compile_ahead
+        self._in_place = compiler(self._update_in_place, example)
 
     def _update_in_place(self, hyper: Tensor, *tensors: Tensor) -> Tensor:
         """`update` as a function of tensors alone: state, columns of storage, indices."""

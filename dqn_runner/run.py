@@ -64,13 +64,8 @@ def run(config: Config, path: Path, console: Console) -> Scores:
     parts.loggers = [metrics_file, display, *([tracker] if tracker else [])]
     state: EndState = "crashed"
     try:
-        with StopSignals() as signals, display:
-            try:
-                best = train(config, parts, progress, signals.check)
-            finally:
-                parts.checkpoints.save_last(checkpoint_state(parts.agent, progress))
-            progress.activity = "final evaluation"
-            scores = score(config, parts, progress, best, signals.check)
+        with display:
+            scores = learn(config, parts, progress)
         draw_curve(run_dir.metrics, run_dir.curve)
         if tracker:
             tracker.log_media("curve", run_dir.curve, progress.env_steps)
@@ -88,6 +83,17 @@ def run(config: Config, path: Path, console: Console) -> Scores:
     run_dir.finish(result(progress, scores, time.perf_counter() - started))
     report(run_dir, scores, console)
     return scores
+
+
+def learn(config: Config, parts: Parts, progress: Progress) -> Scores:
+    """Train, save the last checkpoint however that ends, and score what was learned."""
+    with StopSignals() as signals:
+        try:
+            best = train(config, parts, progress, signals.check)
+        finally:
+            parts.checkpoints.save_last(checkpoint_state(parts.agent, progress))
+        progress.activity = "final evaluation"
+        return score(config, parts, progress, best, signals.check)
 
 
 def score(

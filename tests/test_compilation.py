@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from dqn_runner import compilation
 from dqn_runner.compilation import CompilationError, cache_dir, compile_ahead
+from dqn_runner.run_directory import RunDirectory
 
 
 def accumulate(x, total):
@@ -110,6 +114,7 @@ def test_without_a_compiler_it_refuses_and_says_so(tmp_path):
     program = """
 import torch
 from dqn_runner.compilation import CompilationError, cache_dir, compile_ahead
+from dqn_runner.run_directory import RunDirectory
 try:
     compile_ahead(lambda x: torch.sin(x) * 2, (torch.ones(3),))
 except CompilationError as error:
@@ -147,3 +152,30 @@ def test_a_function_that_cannot_be_traced_is_refused(tmp_path, monkeypatch):
         compile_ahead(branches, (torch.ones(3),))
     assert 0 < len(str(caught.value)) <= 200
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_compiler_a_run_says_so_in_a_line_and_goes_on(
+    command, quick, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    outcome = command(*quick, "compile=always", "hydra.run.dir=run")
+    assert outcome.code == 0
+    (line,) = outcome.err.splitlines()
+    assert "uncompiled" in line
+    assert "no-such-compiler" in line
+    assert "compile: never" in Path("run/config.yaml").read_text().splitlines()
+
+
+@pytest.mark.slow
+def test_compiled_and_plain_runs_learn_alike(train):
+    """Returns over ten runs each, far enough into learning for a wrong update to show."""
+    settings = ("total_timesteps=4000", "batch_size=64", "buffer.capacity=10000")
+
+    def mean_returns(mode):
+        runs = [train(f"{mode}{i}", f"compile={mode}", f"seed={i}", *settings) for i in range(10)]
+        return [RunDirectory(run).read_result()["final"]["mean"] for run in runs]
+
+    compiled, plain = mean_returns("always"), mean_returns("never")
+    assert stats.mannwhitneyu(compiled, plain).pvalue > 0.01
+    assert min(np.median(compiled), np.median(plain)) > 50

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqn_runner.types import Batch, ObsSpec, PositiveInt, Spec, Transition
+from dqn_runner.types import Array, Batch, ObsSpec, PositiveInt, Spec, Transition
 
 
 class UniformSpec(Spec):
@@ -49,11 +49,21 @@ class UniformBuffer:
     def add(self, transition: Transition) -> None:
         """Store one transition, over the oldest where the buffer is full."""
         for column, value in zip(self._columns, transition, strict=True):
-            column[self._write_head] = value if self._on_cpu else torch.as_tensor(value)
+            row = self._on_device(value) if isinstance(value, np.ndarray) else value
+            column[self._write_head] = row
         self._write_head = (self._write_head + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Tensor:
         """Indices [batch_size] into `storage`, uniform and with replacement."""
-        indices = torch.from_numpy(rng.integers(self.size, size=batch_size))
-        return indices if self._on_cpu else indices.to(self._device, non_blocking=True)
+        indices: Tensor = torch.as_tensor(self._on_device(rng.integers(self.size, size=batch_size)))
+        return indices
+
+    def _on_device(self, values: Array) -> Any:
+        """`values` where the columns are, without waiting for a copy to end."""
+        if self._on_cpu:
+            return values
+        tensor = torch.from_numpy(values)
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
