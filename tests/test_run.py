@@ -210,12 +210,18 @@ def test_taxi_trains(train):
 
 @pytest.mark.slow
 def test_cartpole_is_learned_with_the_default_settings(tmp_path):
+    """README's promise: final policies of at least 475 on at least four of the seeds 0 to 4."""
     from rich.console import Console
 
     from dqn_runner.composition import Command
     from dqn_runner.config import parse
     from dqn_runner.run import run
 
-    (job,) = Command(["seed=11", "tracker.mode=disabled", "device=cpu"]).jobs
-    scores = run(parse(job.config), tmp_path, Console(quiet=True))
-    assert scores.final.mean >= 475
+    def final_return(seed):
+        (job,) = Command([f"seed={seed}", "tracker.mode=disabled", "device=cpu"]).jobs
+        return run(parse(job.config), tmp_path / str(seed), Console(quiet=True)).final.mean
+
+    for seed in range(5):
+        (tmp_path / str(seed)).mkdir()
+    returns = [final_return(seed) for seed in range(5)]
+    assert sum(score >= 475 for score in returns) >= 4, returns
