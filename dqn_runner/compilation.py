@@ -55,7 +55,12 @@ def compile_ahead(
         logger.debug("compilation failed", exc_info=True)
         raise CompilationError(_reason(error)) from error
 
+    shape = example[-1].shape
+
     def compiled(*tensors: Tensor) -> Tensor:
+        # The library itself checks nothing. The last tensor is the one that is new at each call.
+        if tensors[-1].shape != shape:
+            raise ValueError(f"compiled for {tuple(shape)}, called with {tuple(tensors[-1].shape)}")
         (output,) = run(list(tensors))
         result: Tensor = output
         return result

@@ -36,6 +36,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 WARMUP = 1500
 
 WORK = [
+    "batch_size=64",
     "agent.n_step=1",
     "agent.double=false",
     "buffer.capacity=10000",
