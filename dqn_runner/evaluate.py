@@ -142,9 +142,7 @@ def log(
     name = f"{tracker.name} ({checkpoint})"
     tracker = tracker.model_copy(update={"job_type": "evaluation", "name": name})
     run = SwanLabTracker(tracker, log_dir, policy.config.plain())
-    numbers = evaluation.summary()
-    scores = {f"eval/episode_return_{k}": numbers[k] for k in ("mean", "std", "min", "max")}
-    run.log({"env_steps": policy.env_steps, **scores})
+    run.log({"env_steps": policy.env_steps, **evaluation.metrics()})
     for i, gif in enumerate(gifs):
         run.log_media(f"eval/episode_{i}", gif, policy.env_steps)
     run.close("success")

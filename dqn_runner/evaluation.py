@@ -40,6 +40,12 @@ class Evaluation(NamedTuple):
             "episodes": len(self.returns),
         }
 
+    def metrics(self) -> dict[str, float]:
+        """The returns under the names that metrics have."""
+        summary = self.summary()
+        names = ("mean", "std", "min", "max")
+        return {f"eval/episode_return_{name}": summary[name] for name in names}
+
 
 def never_stop() -> None:
     """The check of somebody who always waits until the end."""

@@ -142,7 +142,7 @@ def train(
         if crossings(before, now, spec.eval.interval):
             with meter.paused("evaluating"):
                 evaluation, best = evaluate(spec, parts, progress, best, check_stop)
-            row |= evaluation_metrics(evaluation, best)
+            row |= evaluation.metrics() | {"eval/best_return_mean": best.mean}
         if crossings(steps_before, progress.env_steps, spec.log.interval) or spec.is_spent(
             progress
         ):
@@ -170,14 +170,6 @@ def evaluate(
         best = Best(evaluation.mean, progress.env_steps, parts.agent.snapshot())
         parts.checkpoints.save_best(checkpoint_state(parts.agent, progress))
     return evaluation, best
-
-
-def evaluation_metrics(evaluation: Evaluation, best: Best) -> Row:
-    """The metrics of one evaluation."""
-    summary = evaluation.summary()
-    names = ("mean", "std", "min", "max")
-    row = {f"eval/episode_return_{name}": summary[name] for name in names}
-    return row | {"eval/best_return_mean": best.mean}
 
 
 def checkpoint_state(agent: Agent, progress: Progress) -> dict[str, Any]:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from dqn_runner.composition import Command
     from dqn_runner.config import Config
 
-INFORMATIONAL = ("--hydra-help", "--cfg", "-c", "--info", "-i")
-COMPLETION = ("--shell-completion", "-sc")
+INFORMATIONAL = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 
 def main() -> None:
@@ -72,7 +71,7 @@ def command_line(arguments: list[str]) -> int:
 def is_informational(arguments: list[str]) -> bool:
     """Whether Hydra is asked to show something rather than to run."""
     names = [argument.split("=", 1)[0] for argument in arguments]
-    return any(name in INFORMATIONAL + COMPLETION for name in names)
+    return any(name in INFORMATIONAL for name in names)
 
 
 def show(arguments: list[str]) -> int:
