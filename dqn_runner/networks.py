@@ -24,9 +24,11 @@ def _sigmoid(x: Array) -> Array:
     return result
 
 
+_ZERO = np.zeros((), np.float32)  # which a ufunc need not convert, as it must a Python number
+
 # Each activation as a module, and as what it is on a NumPy array.
 _ACTIVATIONS: dict[str, tuple[type[nn.Module], Callable[[Array], Array]]] = {
-    "relu": (nn.ReLU, lambda x: np.maximum(x, 0, out=x)),
+    "relu": (nn.ReLU, lambda x: np.maximum(x, _ZERO, out=x)),
     "leaky_relu": (nn.LeakyReLU, lambda x: np.where(x > 0, x, x * np.float32(0.01))),
     "elu": (nn.ELU, lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0)))),
     "silu": (nn.SiLU, lambda x: x * _sigmoid(x)),
@@ -85,10 +87,10 @@ class MLP(nn.Module):
         def q_values(obs: Array) -> Array:
             x = obs.reshape(len(obs), -1).astype(last_weight.dtype, copy=False)
             for weight, bias in hidden:
-                x = x @ weight
+                x = x.dot(weight)  # in half the time of `@`
                 x += bias
                 x = activation(x)
-            result: Array = x @ last_weight + last_bias
+            result: Array = x.dot(last_weight) + last_bias
             return result
 
         return q_values

