@@ -58,8 +58,21 @@ def run(config: Config, path: Path, console: Console) -> Scores:
     with console.status("building the agent; a first compilation takes half a minute"):
         config, parts = build(config, run_dir)
     run_dir.start(config.plain())
-    announce(config, parts, console)
-    progress = Progress()
+    try:
+        announce(config, parts, console)
+        progress = Progress()
+        scores = train_and_score(config, parts, run_dir, progress, console)
+        run_dir.finish(result(progress, scores, time.perf_counter() - started))
+    finally:
+        run_dir.release()
+    report(run_dir, scores, console)
+    return scores
+
+
+def train_and_score(
+    config: Config, parts: Parts, run_dir: RunDirectory, progress: Progress, console: Console
+) -> Scores:
+    """Learn under the eyes of the progress display and the trackers; close all that is open."""
     display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
     tracker = open_tracker(config, run_dir)
     metrics_file = MetricsFile(run_dir.metrics)
@@ -82,8 +95,6 @@ def run(config: Config, path: Path, console: Console) -> Scores:
         metrics_file.close()
         if tracker:
             tracker.close(state)
-    run_dir.finish(result(progress, scores, time.perf_counter() - started))
-    report(run_dir, scores, console)
     return scores
 
 

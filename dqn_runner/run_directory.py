@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from dqn_runner.errors import RunError
 
@@ -24,15 +25,37 @@ class RunDirectory:
         self.videos = path / "videos"
         self.swanlab = path / "swanlab"
         self.result = path / "result.json"
+        # The system lets go of it with the process, however that ends.
+        self._lock = FileLock(path / ".lock")
 
     def start(self, config: dict[str, Any]) -> None:
         """Claim the directory by writing its config.yaml; raises RunError where a run has it."""
         self.path.mkdir(parents=True, exist_ok=True)
         try:
+            self._lock.acquire(timeout=1.0)
+        except Timeout as error:
+            raise RunError(f"{self.path}: another process is at work in it") from error
+        try:
             with self.config.open("x", encoding="utf-8") as file:
                 yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
         except FileExistsError as error:
             raise RunError(f"{self.path}: holds a run already; choose another directory") from error
+
+    def release(self) -> None:
+        """Let others have the directory."""
+        self._lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process is at work in the directory."""
+        if not Path(self._lock.lock_file).exists():
+            return False
+        try:
+            with self._lock.acquire(blocking=False):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # not ours to lock, as on a read-only copy
+            return False
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, whole or not at all."""

@@ -112,3 +112,14 @@ class Progress:
 
 Row = dict[str, float]
 """One row of metrics: `env_steps`, `episodes` and whichever metrics there are, never NaN."""
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys: `{"agent.lr": 0.001}`."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dqn_runner.tracking import MetricsFile, ProgressDisplay, SwanLabTracker, read_metrics
 from dqn_runner.tracking import progress_bar as progress_module
-from dqn_runner.tracking.swanlab_tracker import SwanLabSpec, flatten
+from dqn_runner.tracking.swanlab_tracker import SwanLabSpec, swanlab_config
 from dqn_runner.types import Progress
 
 
@@ -63,7 +63,7 @@ def scalars(stored: list) -> dict[tuple[str, int], float]:
     }
 
 
-def swanlab_config(log_dir: Path) -> dict:
+def stored_config(log_dir: Path) -> dict:
     import yaml
 
     (path,) = log_dir.glob("run-*/files/config.yaml")
@@ -101,7 +101,7 @@ def test_swanlab_holds_the_metrics_and_the_configuration_of_a_run(train):
     assert scalars(stored) == logged
     names = {name for name, _ in logged}
     assert {"train/td_loss", "eval/episode_return_mean", "time/elapsed_seconds"} <= names
-    config = swanlab_config(run / "swanlab")
+    config = stored_config(run / "swanlab")
     assert config["env.id"] == "CartPole-v1"
     assert config["agent.optimizer.name"] == "adam"
     assert config["eval.interval"] == 100
@@ -111,9 +111,9 @@ def test_swanlab_holds_the_metrics_and_the_configuration_of_a_run(train):
     assert not any(isinstance(value, dict) and value for value in config.values())
 
 
-def test_flatten():
+def test_swanlab_config_has_dotted_keys_and_names_nulls():
     nested = {"a": {"b": {"c": 1, "d": None}, "e": [1, {"f": 2}]}, "g": "h"}
-    assert flatten(nested) == {"a.b.c": 1, "a.b.d": "null", "a.e": [1, {"f": 2}], "g": "h"}
+    assert swanlab_config(nested) == {"a.b.c": 1, "a.b.d": "null", "a.e": [1, {"f": 2}], "g": "h"}
 
 
 @pytest.mark.parametrize("name", [None, "given"])

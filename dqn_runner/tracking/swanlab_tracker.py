@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dqn_runner.types import Row, Spec
+from dqn_runner.types import Row, Spec, flatten
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class SwanLabTracker:
                 group=spec.group,
                 job_type=spec.job_type,
                 tags=spec.tags,
-                config=flatten(config),
+                config=swanlab_config(config),
                 settings=settings,
                 reinit=True,
             )
@@ -84,16 +84,9 @@ class SwanLabTracker:
             self._run.finish(state)
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys: the dashboard has no columns for nested ones."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            # SwanLab shows a null as an empty mapping.
-            flat[prefix + key] = "null" if value is None else value
-    return flat
+def swanlab_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys, for nested ones have no columns; a null by name, shown as a mapping else."""
+    return {k: "null" if value is None else value for k, value in flatten(config).items()}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,104 @@
+"""Reading run directories, whatever their state: finished, running, stopped or half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from dqn_runner.run_directory import RunDirectory
+from dqn_runner.types import Row, flatten
+
+Status = Literal["finished", "running", "stopped", "unreadable"]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its directory tells it.
+
+    `status` is `finished` where there is a result.json, `running` while a process holds the
+    directory, `stopped` for a run that was interrupted or failed, and `unreadable` where nothing
+    can be learned from it; `problem` then says why. `config` has dotted keys.
+    """
+
+    path: Path
+    status: Status
+    config: dict[str, Any]
+    result: dict[str, Any] | None
+    problem: str = ""
+
+    def series(self, name: str) -> tuple[Integers, Floats]:
+        """Env steps [T] and values [T] of the metric `name`, in the order they were logged."""
+        rows = [row for row in self._rows(name) if name in row]
+        steps = np.array([row["env_steps"] for row in rows], np.int64)
+        return steps, np.array([row[name] for row in rows], np.float64)
+
+    def last_row(self) -> Row:
+        """The last row that was logged; empty where there is none."""
+        return next(iter(reversed(self._rows(""))), {})
+
+    def _rows(self, name: str) -> list[Row]:
+        """The rows of metrics.jsonl whose text mentions `name`."""
+        try:
+            text = RunDirectory(self.path).metrics.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return []
+        mention = f'"{name}"' if name else ""
+        rows = (_row(line) for line in text.splitlines(keepends=True) if mention in line)
+        return [row for row in rows if row is not None]
+
+
+def load_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Run]:
+    """Every run found in `directories` and below them, in the order of their paths.
+
+    Nothing is written and nothing in the directories is executed. Raises FileNotFoundError for a
+    directory that is not there.
+    """
+    paths: set[Path] = set()
+    for directory in directories:
+        if not Path(directory).is_dir():
+            raise FileNotFoundError(2, "no such directory", str(directory))
+        paths |= set(_find(Path(directory)))
+    return [_load(path) for path in sorted(paths)]
+
+
+def _find(directory: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(directory):
+        hydra_began_it = ".hydra" in subfolders
+        if hydra_began_it or {"config.yaml", "metrics.jsonl"} <= set(files):
+            yield Path(folder)
+            subfolders.clear()
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+
+
+def _load(path: Path) -> Run:
+    run_dir = RunDirectory(path)
+    if not run_dir.config.is_file():
+        return Run(path, "unreadable", {}, None, "it failed before it began: no config.yaml")
+    try:
+        config = yaml.load(run_dir.config.read_bytes(), Loader=yaml.CSafeLoader)
+        if not isinstance(config, dict):
+            return Run(path, "unreadable", {}, None, "config.yaml holds no settings")
+        result = run_dir.read_result()
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return Run(path, "unreadable", {}, None, " ".join(str(error).split()))
+    status: Status = "running" if run_dir.is_locked() else "stopped"
+    return Run(path, "finished" if result else status, flatten(config), result)
+
+
+def _row(line: str) -> Row | None:
+    """A line of metrics.jsonl; None for one that is still being written, or was torn."""
+    try:
+        row: Row = json.loads(line)
+    except ValueError:
+        return None
+    return row if line.endswith("\n") and isinstance(row, dict) and "env_steps" in row else None
