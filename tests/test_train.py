@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import resource
 import signal
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ import yaml
 import dqn_runner
 from dqn_runner.config import parse
 from dqn_runner.seeding import draw_seed, random_streams
+from dqn_runner.tracking import read_metrics
 
 HAS_CUDA = torch.cuda.is_available()
 
@@ -396,3 +398,20 @@ def test_shell_completion(tmp_path, monkeypatch):
     options = {f"epsilon={name}" for name in ("exponential", "fixed", "linear", "multiplicative")}
     assert options <= set(done.stdout.split())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_memory_is_flat_over_half_a_million_steps(process, tmp_path):
+    metrics, pages_at = tmp_path / "run" / "metrics.jsonl", {}
+    settings = ["total_timesteps=500000", "batch_size=32", "compile=always", "torch_threads=1"]
+    with process(*settings, "hydra.run.dir=run") as child:
+        while child.poll() is None:
+            time.sleep(1)
+            if metrics.exists() and (rows := read_metrics(metrics)):
+                pages = int(Path(f"/proc/{child.pid}/statm").read_text().split()[1])
+                pages_at[rows[-1]["env_steps"]] = pages * resource.getpagesize()
+    # The replay buffer is full after 50,000; the closing scores come after the last row.
+    training = [size for steps, size in pages_at.items() if 100_000 <= steps < 490_000]
+    assert len(training) > 20
+    assert max(training) - training[0] < 4e6
