@@ -1,5 +1,38 @@
-"""Statistics and figures, made from run directories alone."""
+"""Statistics and figures, made from run directories alone; importable from a notebook.
 
+from dqn_runner.analysis import compare, figures, load_runs
+
+comparison = compare(load_runs(["outputs/sweeps/2026-01-31_12-00-00"]))
+figures(comparison)["learning_curves"]
+"""
+
+from dqn_runner.analysis.comparison import Comparison, Options, as_records, compare
+from dqn_runner.analysis.figures import figures
+from dqn_runner.analysis.groups import Curve, Group, curve, group_runs
 from dqn_runner.analysis.runs import Run, load_runs
+from dqn_runner.analysis.statistics import (
+    Estimate,
+    aggregate,
+    iqm,
+    performance_profile,
+    probability_of_improvement,
+)
 
-__all__ = ["Run", "load_runs"]
+__all__ = [
+    "Comparison",
+    "Curve",
+    "Estimate",
+    "Group",
+    "Options",
+    "Run",
+    "aggregate",
+    "as_records",
+    "compare",
+    "curve",
+    "figures",
+    "group_runs",
+    "iqm",
+    "load_runs",
+    "performance_profile",
+    "probability_of_improvement",
+]

@@ -1,0 +1,133 @@
+"""Grouping runs by what differs between them, and reading off each what is compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dqn_runner.analysis.runs import Floats, Integers, Run
+
+# What a run is called and where it reports to says nothing about what it computes.
+_NO_SETTINGS = ("seed", "tracker.")
+
+EVALUATION = "eval/episode_return_mean"
+
+RETURNS = ("final", "best")  # the scores in result.json
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed alone; `settings` are those that set the group apart."""
+
+    name: str
+    settings: dict[str, Any]
+    runs: list[Run]
+
+
+class Curve(NamedTuple):
+    """A metric over env steps, as one run logged it."""
+
+    env_steps: Integers  # [T]
+    values: Floats  # [T]
+
+    def at(self, env_steps: Integers) -> Floats:
+        """Values between the points by straight lines; NaN outside of what was logged."""
+        inside = (env_steps >= self.env_steps[0]) & (env_steps <= self.env_steps[-1])
+        values: Floats = np.interp(env_steps, self.env_steps, self.values)
+        return np.where(inside, values, np.nan)
+
+
+def group_runs(runs: Sequence[Run], keys: Sequence[str] | None = None) -> list[Group]:
+    """Group `runs` by every setting in which they differ apart from the seed, or by `keys` alone.
+
+    Groups come in the order of their settings. Runs without a readable configuration are left out.
+    Raises KeyError for a key that no run has.
+    """
+    runs = [run for run in runs if run.config]
+    for key in keys or ():
+        if not any(key in run.config for run in runs):
+            raise KeyError(key)
+    chosen = list(keys) if keys is not None else differing_keys(runs)
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(_name(run, chosen), []).append(run)
+    groups = [
+        Group(name, {key: group[0].config.get(key) for key in chosen}, group)
+        for name, group in members.items()
+    ]
+    return sorted(groups, key=lambda group: [_order(value) for value in group.settings.values()])
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """The dotted keys in which the configurations differ, those of the seed and tracker aside.
+
+    A key that only some runs have, such as `epsilon.tau` beside another schedule, is left out
+    where the other keys tell the runs apart without it.
+    """
+    known = dict.fromkeys(key for run in runs for key in run.config)
+    keys = [
+        key
+        for key in known
+        if not key.startswith(_NO_SETTINGS) and len({_text(run, key) for run in runs}) > 1
+    ]
+    for key in [key for key in keys if any(key not in run.config for run in runs)]:
+        fewer = [other for other in keys if other != key]
+        if _num_groups(runs, fewer) == _num_groups(runs, keys):
+            keys = fewer
+    return keys
+
+
+def _num_groups(runs: Sequence[Run], keys: Sequence[str]) -> int:
+    return len({_name(run, keys) for run in runs})
+
+
+def _name(run: Run, keys: Sequence[str]) -> str:
+    if not keys:
+        return str(run.config.get("env.id", "all runs"))
+    return " ".join(f"{key}={_text(run, key)}" for key in keys if key in run.config)
+
+
+def _text(run: Run, key: str) -> str:
+    value = run.config.get(key, "")
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    number = isinstance(value, int | float)
+    return (0, float(value), "") if number else (1, 0.0, str(value))
+
+
+def curve(run: Run, metric: str = EVALUATION) -> Curve:
+    """The logged points of `metric`, without repeated env steps."""
+    env_steps, values = run.series(metric)
+    env_steps, first = np.unique(env_steps, return_index=True)
+    return Curve(env_steps, values[first])
+
+
+def score(run: Run, metric: str, points: Curve) -> float:
+    """One number for `run`: its `final` or `best` return, or the last value of another metric.
+
+    The returns are those of result.json, over fresh episodes; of a run without one they are read
+    off its evaluations `points` so far. NaN where there is none.
+    """
+    if metric in RETURNS:
+        if run.result is not None:
+            return float(run.result[metric]["mean"])
+        if len(points.values):
+            return float(points.values[-1] if metric == "final" else points.values.max())
+        return float("nan")
+    _, values = run.series(metric)
+    return float(values[-1]) if len(values) else float("nan")
+
+
+def common_axis(curves: Sequence[Curve], most: int = 200) -> Integers:
+    """Env steps at which all `curves` can be compared: their own where those agree or are few."""
+    curves = [points for points in curves if len(points.env_steps)]
+    if not curves:
+        return np.array([], np.int64)
+    own = np.unique(np.concatenate([points.env_steps for points in curves]))
+    if len(own) > most:
+        own = np.unique(np.linspace(own[0], own[-1], most).astype(np.int64))
+    return own

@@ -1,0 +1,237 @@
+"""dqn-compare: group runs by what differs, and compare the groups with honest statistics."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dqn_runner.errors import ConfigError, RunError
+from dqn_runner.train import guarded
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dqn_runner.analysis.comparison import Comparison, Options
+
+SECONDS_BETWEEN_LOOKS = 5.0
+
+EPILOG = """examples:
+  dqn-compare outputs/sweeps/2026-01-31_12-00-00
+  dqn-compare outputs --group-by agent.lr --threshold 475
+  dqn-compare outputs --metric best --format markdown --output results.md
+  dqn-compare outputs/sweeps/2026-01-31_12-00-00 --follow
+
+Groups hold the runs that differ in their seed alone. Numbers in brackets are 95 % intervals by
+stratified percentile bootstrap over seeds; IQM is the mean of the middle half. The final return is
+the final policy's over fresh episodes; of a run that has not finished, its last evaluation.
+"""
+
+
+def main() -> None:
+    """The console script; its exit codes are 0, 2, 130 and 143."""
+    sys.exit(guarded("dqn-compare", command_line, sys.argv[1:]))
+
+
+def parser() -> argparse.ArgumentParser:
+    """What dqn-compare takes."""
+    from dqn_runner import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="dqn-compare",
+        description="Compare runs: statistics over seeds, and figures into DIR/compare/.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("directories", metavar="DIR", type=Path, nargs="+", help="holds runs, at any depth")
+    add(
+        "--metric",
+        action="append",
+        help="final, best, or a metric of metrics.jsonl (its last value); may be repeated; "
+        "default: final and best",
+    )
+    add(
+        "--threshold",
+        type=float,
+        help="return that counts as solved; default: the environment's own",
+    )
+    add(
+        "--group-by",
+        metavar="KEY,...",
+        help="settings that make groups; default: all that differ, but the seed",
+    )
+    add(
+        "--normalize",
+        metavar="[ENV=]LOW:HIGH",
+        action="append",
+        help="map returns from LOW:HIGH to 0:1, of one environment or of all; may be repeated",
+    )
+    add("--format", choices=["table", "markdown", "csv", "json"], default="table")
+    add("--output", type=Path, metavar="FILE", help="write there instead of printing")
+    add("--figures", type=Path, metavar="FOLDER", help="default: compare/ in the first DIR")
+    add("--no-figures", action="store_true", help="draw nothing")
+    add("--follow", action="store_true", help="go on, and show anew, until no run is running")
+    add(
+        "--swanlab",
+        action="store_true",
+        help="log mean and interval of each group as SwanLab runs of job type `summary`",
+    )
+    add("--version", action="version", version=f"dqn-compare {__version__}")
+    return parser
+
+
+def command_line(arguments: list[str]) -> int:
+    """Compare as `arguments` say."""
+    options = parser().parse_args(arguments)
+    bounds = parse_bounds(options.normalize)
+
+    from rich.console import Console
+
+    from dqn_runner.analysis.comparison import Options
+
+    wanted = Options(
+        metrics=tuple(options.metric or Options.metrics),
+        threshold=options.threshold,
+        group_by=tuple(options.group_by.split(",")) if options.group_by else None,
+        bounds=bounds,
+    )
+    # On stderr, so that what is printed can be piped.
+    console = Console(stderr=True, soft_wrap=True)
+    folder = None if options.no_figures else options.figures or options.directories[0] / "compare"
+    if options.follow:
+        follow(options.directories, wanted, folder, options.output, options.format)
+        return 0
+    with console.status("reading runs") as status:
+        comparison = look(options.directories, wanted)
+        publish(comparison, options.format, options.output)
+        if folder:
+            status.update("drawing")
+            draw(comparison, folder)
+    if folder:
+        console.print(f"figures {folder}", highlight=False, markup=False)
+    if options.swanlab:
+        summarise(comparison, options.directories[0] / "compare", console)
+    return 0
+
+
+def parse_bounds(texts: list[str] | None) -> dict[str, tuple[float, float]] | None:
+    """`--normalize` as a mapping; raises ConfigError where it is none."""
+    if texts is None:
+        return None
+    bounds = {}
+    for text in texts:
+        environment, _, numbers = text.rpartition("=")
+        try:
+            low, high = (float(number) for number in numbers.split(":"))
+        except ValueError:
+            low = high = 0.0
+        if not low < high:
+            raise ConfigError(f"--normalize={text}: must be LOW:HIGH or ENV=LOW:HIGH, LOW < HIGH")
+        bounds[environment or "*"] = (low, high)
+    return bounds
+
+
+def look(directories: list[Path], options: Options) -> Comparison:
+    """Read and compare.
+
+    Raises RunError where there is no run, ConfigError where an option names what no run has.
+    """
+    from dqn_runner.analysis import load_runs
+    from dqn_runner.analysis.comparison import compare
+    from dqn_runner.analysis.groups import RETURNS
+
+    try:
+        runs = load_runs(directories)
+    except OSError as error:
+        raise RunError(f"{error.filename}: {error.strerror}") from error
+    if not any(run.config for run in runs):
+        problems = "; ".join(f"{run.path}: {run.problem}" for run in runs)
+        where = ", ".join(map(str, directories))
+        raise RunError(f"{where}: no run here{' can be read: ' if runs else ''}{problems}")
+    try:
+        comparison = compare(runs, options)
+    except KeyError as error:
+        keys = sorted({key for run in runs for key in run.config})
+        raise ConfigError(
+            f"--group-by={error.args[0]}: no run has this setting; there are {', '.join(keys)}"
+        ) from error
+    for metric in options.metrics:
+        if not any(group.num_scores(metric) for group in comparison.groups):
+            known = sorted({name for run in runs for name in run.last_row() if "/" in name})
+            raise ConfigError(
+                f"--metric={metric}: no run has it; there are {', '.join([*RETURNS, *known])}"
+            )
+    return comparison
+
+
+def publish(comparison: Comparison, style: str, output: Path | None) -> None:
+    """Print the comparison, or write it to a file."""
+    from rich.console import Console
+
+    from dqn_runner.analysis.table import as_text, renderable
+
+    console = Console()
+    if output:
+        output.write_text(as_text(comparison, style) + "\n", encoding="utf-8")
+    elif style == "table" and console.is_terminal:
+        console.print(renderable(comparison))
+    else:
+        print(as_text(comparison, style))
+
+
+def draw(comparison: Comparison, folder: Path) -> None:
+    """Save every figure there is something for; raises RunError where it cannot be written."""
+    from dqn_runner.analysis.figures import figures, save
+
+    try:
+        save(figures(comparison), folder)
+    except OSError as error:
+        place = error.filename or folder
+        raise RunError(f"{place}: {error.strerror}; --figures names another folder") from error
+
+
+def follow(
+    directories: list[Path], options: Options, folder: Path | None, output: Path | None, style: str
+) -> None:
+    """Keep table, figures and each running run's curve.png current until none is running."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from dqn_runner.analysis.curve import draw_curve
+    from dqn_runner.analysis.table import renderable
+    from dqn_runner.run_directory import RunDirectory
+
+    console = Console()
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        while True:
+            comparison = look(directories, options)
+            live.update(renderable(comparison), refresh=True)
+            if output:
+                publish(comparison, style, output)
+            if folder:
+                draw(comparison, folder)
+            running = [
+                RunDirectory(run.path)
+                for statistics in comparison.groups
+                for run in statistics.group.runs
+                if run.status == "running"
+            ]
+            if not running:
+                return
+            for run_dir in running:
+                draw_curve(run_dir.metrics, run_dir.curve)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def summarise(comparison: Comparison, folder: Path, console: Console) -> None:
+    """Log each group's mean and IQM over env steps, with their intervals, as a SwanLab run."""
+    from dqn_runner.analysis.summary import log_summary
+
+    with console.status("logging to SwanLab"):
+        for statistics in comparison.groups:
+            log_summary(statistics, folder / "swanlab")
+    amount = len(comparison.groups)
+    console.print(f"SwanLab {folder / 'swanlab'}: {amount} summaries", highlight=False)
