@@ -94,7 +94,10 @@ def train_and_score(
         parts.evaluator.close()
         metrics_file.close()
         if tracker:
-            tracker.close(state)
+            with console.status("closing SwanLab's side of the run"):
+                tracker.close(state)
+    if tracker and tracker.url:
+        console.print(f"cloud  {tracker.url}", highlight=False, markup=False)
     return scores
 
 

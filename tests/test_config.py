@@ -89,7 +89,9 @@ def test_no_key_is_dead(compose, tmp_path, monkeypatch):
     for name, settings in OPTIMIZERS.items():
         values = [f"agent.optimizer.{setting}" for setting in settings]
         runs.append(["agent.max_grad_value=1", f"agent.optimizer.name={name}", *values])
-    runs.append(["tracker.mode=offline", "total_episodes=5"])
+    monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
+    online = ["tracker.mode=online", "tracker.host=http://127.0.0.1:9"]
+    runs.append([*online, "total_episodes=5"])
     configs = [compose("total_timesteps=120", "eval.interval=60", *given) for given in runs]
     read: set[tuple[type, str]] = set()
 

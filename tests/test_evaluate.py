@@ -150,19 +150,12 @@ def test_films_can_be_cut_short(run, evaluate):
         assert film.count_frames() == 6
 
 
-def test_an_evaluation_is_logged_beside_the_training(train, evaluate):
-    store = pytest.importorskip("swanlab.sdk.internal.core_python.store")
-    record = pytest.importorskip("swanlab.proto.swanlab.record.v1.record_pb2")
+def test_an_evaluation_is_logged_beside_the_training(train, evaluate, records):
     run = train("run", f"network.hidden_sizes=[{HIDDEN}]", "tracker.mode=offline")
     (training,) = (run / "swanlab").glob("run-*/*.swanlab")
     assert evaluate(run, "--episodes", 4, "--videos", 0)[0] == 0
     (path,) = set((run / "swanlab").glob("run-*/*.swanlab")) - {training}
-    reader, stored = store.DataStoreReader(), []
-    reader.open(path)
-    for content in reader:
-        stored.append(record.Record())
-        stored[-1].ParseFromString(content)
-    reader.close()
+    stored = records(path)
     (start,) = [r.start for r in stored if r.HasField("start")]
     assert start.job_type == "evaluation"
     returns = [play(network(run / "checkpoints" / "last.pt"), s)[0] for s in seeds(0, 4)]
