@@ -248,7 +248,10 @@ def test_an_upload_that_was_killed_and_is_repeated_sends_each_point_once(server,
     server.fail("hang", at=3)
     sending = cloud.Sending(cloud.Task(str(store), "none", server.url, 20.0, follow=False))
     wait_until(lambda: server.posts == 3)
+    code, ((_, result),) = upload(path, host=server.url)
+    assert (code, result) == (1, "failed: another process is sending this run")
     sending._process.kill()
+    sending._process.wait()
     assert 0 < len(only_run(server).training_points()) < 90
     server.restart()
     assert upload(path, host=server.url) == (0, [(str(path), "sent")])

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -180,7 +181,7 @@ class LiveSending:
                 "tracker.mode=online: %s; the run is kept offline, and "
                 "`dqn-dashboard --upload %s` sends it later",
                 outcome.problem,
-                self._run_path,
+                shlex.quote(str(self._run_path)),
             )
         self._has_warned = True
 
