@@ -195,7 +195,9 @@ def upload(run_paths: Sequence[Path], host: str | None, time_limit: float, conso
     server = find_server(host)
     if not server.has_key:
         raise ConfigError(server.no_key)
-    table = Table("run", "SwanLab run", "points", "result", box=None)
+    table = Table(box=None)
+    for title in ("run", "SwanLab run", "points", "result"):
+        table.add_column(title, overflow="fold")
     projects: set[str] = set()
     failed = False
     with console.status("") as status:
@@ -208,8 +210,9 @@ def upload(run_paths: Sequence[Path], host: str | None, time_limit: float, conso
                 table.add_row(escape(str(path)), store, points, escape(result))
                 if outcome.is_lost:
                     time_limit = 0.0
-    # rich cuts a table to 80 columns where it cannot ask a terminal.
-    console.print(table, width=None if console.is_terminal else 200)
+    # Where it cannot ask a terminal, rich takes 80 columns and cuts what is longer.
+    wide = console if console.is_terminal else Console(file=console.file, width=1000)
+    wide.print(table)
     for project in sorted(projects):
         console.print(f"see {project}", highlight=False, markup=False)
     return int(failed)
