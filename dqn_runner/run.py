@@ -96,8 +96,8 @@ def train_and_score(
         if tracker:
             with console.status("closing SwanLab's side of the run"):
                 tracker.close(state)
-    if tracker and tracker.url:
-        console.print(f"cloud  {tracker.url}", highlight=False, markup=False)
+            if tracker.url:
+                console.print(f"cloud  {tracker.url}", highlight=False, markup=False)
     return scores
 
 

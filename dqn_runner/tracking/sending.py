@@ -70,11 +70,11 @@ def main() -> NoReturn:
 
 
 def _wait_for_end(task: Task, ended: threading.Event) -> None:
-    """Set `ended` when the run has ended, and die when after that time is up."""
+    """Set `ended` when the run has ended; die when time is up, should nobody be left to kill us."""
     if task.follow:
         sys.stdin.read()
     ended.set()
-    threading.Timer(task.time_limit, os._exit, [1]).start()
+    threading.Timer(task.time_limit + 1.0, os._exit, [1]).start()
 
 
 def send(task: Task, ended: threading.Event, fail: Callable[[Outcome], NoReturn]) -> Outcome:
