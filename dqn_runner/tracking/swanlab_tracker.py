@@ -57,7 +57,7 @@ class SwanLabTracker:
                 project=spec.project,
                 name=spec.name or spec.project,
                 # SwanLab draws a missing name or colour from Python's global generator.
-                color=_COLORS[zlib.crc32((spec.group or spec.name or "").encode()) % len(_COLORS)],
+                color=group_color(spec.group, spec.name),
                 description=spec.description,
                 group=spec.group,
                 job_type=spec.job_type,
@@ -82,6 +82,11 @@ class SwanLabTracker:
     def close(self, state: EndState) -> None:
         with _captured_output():
             self._run.finish(state)
+
+
+def group_color(group: str | None, name: str | None) -> str:
+    """The colour of a group's runs, or of the run `name` that has no group: always the same."""
+    return _COLORS[zlib.crc32((group or name or "").encode()) % len(_COLORS)]
 
 
 def swanlab_config(config: dict[str, Any]) -> dict[str, Any]:
