@@ -26,6 +26,7 @@ import psutil
 import pytest
 import yaml
 
+from dqn_runner.analysis.board import Board
 from dqn_runner.analysis.board_tables import SWANBOARD_VERSION
 from dqn_runner.dashboard import command_line, open_browser
 from dqn_runner.run_directory import RunDirectory
@@ -294,6 +295,28 @@ def test_a_running_run_is_followed_until_it_finishes(tmp_path):
         dashboard.wait(lambda: dashboard.runs()["first"]["status"] == FINISHED)
         config = dashboard.runs()["first"]["config"]
         assert config["final_return"]["value"] == "412.0 ± 3.0"
+
+
+@needs_swanboard
+def test_a_row_that_is_being_written_is_taken_when_it_is_whole(tmp_path):
+    run_dir = write_run(tmp_path / "outputs" / "run", "group", [row(10)])
+    store = tmp_path / "store"
+    store.mkdir()
+    board = Board(tmp_path / "outputs", store)
+
+    def steps() -> list[int]:
+        board.update()
+        (log,) = (store / "run-1" / "logs" / "0").glob("*.log")
+        return [json.loads(line)["index"] for line in log.read_text().splitlines()]
+
+    assert steps() == [10]
+    with run_dir.metrics.open("a", buffering=1) as file:
+        file.write(TORN)
+        file.flush()
+        assert steps() == [10]
+        file.write('ss": 1.0}\n')
+        assert steps() == [10, 40]
+        assert steps() == [10, 40]
 
 
 @needs_swanboard

@@ -96,11 +96,19 @@ def _app(store: Path) -> Any:
 
 
 def _hasten() -> None:
-    """Spare swanboard what makes the table of a thousand runs take a minute."""
+    """Spare swanboard what makes a thousand runs take a minute, table and charts alike."""
     import yaml
     from swanboard.controller import project
+    from swanboard.db.models import Chart, Experiment, Source, Tag
 
     # It reads each run's config.yaml for each page; in C that is ten times faster.
     yaml.FullLoader = yaml.CFullLoader  # type: ignore[misc, assignment]
     # It asks the database for each metric's run and project, and uses neither.
     setattr(project, "__to_list", lambda rows: list(rows.dicts()))
+
+    def lines(chart: Any) -> Any:
+        """A chart's lines, their metrics and runs in one query instead of three for each line."""
+        joined = Source.select(Source, Tag, Experiment).join(Tag).join(Experiment)
+        return joined.where(Source.chart_id == chart.id).order_by(Source.sort)
+
+    Chart.sources = property(lines)
