@@ -84,7 +84,7 @@ class SwanLabTracker:
                 project=spec.project,
                 name=spec.name or spec.project,
                 # SwanLab draws a missing name or colour from Python's global generator.
-                color=_COLORS[zlib.crc32((spec.group or spec.name or "").encode()) % len(_COLORS)],
+                color=group_color(spec.group, spec.name),
                 description=spec.description,
                 group=spec.group,
                 job_type=spec.job_type,
@@ -143,6 +143,11 @@ class SwanLabTracker:
                 line = " ".join(str(error).split()) or type(error).__name__
                 logger.warning("SwanLab failed, metrics.jsonl has what it lacks: %s", line)
             self._has_warned = True
+
+
+def group_color(group: str | None, name: str | None) -> str:
+    """The colour of a group's runs, or of the run `name` that has no group: always the same."""
+    return _COLORS[zlib.crc32((group or name or "").encode()) % len(_COLORS)]
 
 
 def swanlab_config(config: dict[str, Any]) -> dict[str, Any]:
