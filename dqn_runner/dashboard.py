@@ -1,4 +1,4 @@
-"""dqn-dashboard: every run below a directory in SwanLab's own dashboard, on this machine."""
+"""dqn-dashboard: every run below a directory in SwanLab's dashboard, here or in its cloud."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ EPILOG = """examples:
   dqn-dashboard
   dqn-dashboard outputs/sweeps/2026-01-31_12-00-00
   dqn-dashboard --port 8080 --no-browser
+  dqn-dashboard outputs --upload
 """
 
 
 def main() -> None:
-    """The console script; its exit codes are 2, 130 and 143, for it runs until it is ended."""
+    """The console script; its exit codes are 0 and 1 of --upload, 2, 130 and 143."""
     sys.exit(guarded("dqn-dashboard", command_line, sys.argv[1:]))
 
 
@@ -44,6 +45,15 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--port", type=_port, default=0, help="default: any that is free")
     parser.add_argument("--no-browser", action="store_true", help="print the address only")
+    parser.add_argument(
+        "--upload", action="store_true", help="send the runs to SwanLab's cloud instead, once each"
+    )
+    parser.add_argument(
+        "--host", metavar="URL", help="of a server of your own; default: the one you logged in to"
+    )
+    parser.add_argument(
+        "--time-limit", type=_seconds, default=60.0, help="seconds to send a run; default: 60"
+    )
     parser.add_argument("--version", action="version", version=f"dqn-dashboard {__version__}")
     return parser
 
@@ -55,12 +65,34 @@ def _port(text: str) -> int:
     return port
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: must be greater than 0")
+    return seconds
+
+
 def command_line(arguments: list[str]) -> int:
     """Do as `arguments` say."""
     options = parser().parse_args(arguments)
     if not options.directory.is_dir():
         raise ConfigError(f"{options.directory}: no such directory")
+    if options.upload:
+        return send(options.directory, options.host, options.time_limit)
     return show(options.directory, options.port, not options.no_browser)
+
+
+def send(directory: Path, host: str | None, time_limit: float) -> int:
+    """Send what SwanLab keeps below `directory` to its cloud; returns 1 where something failed."""
+    from rich.console import Console
+
+    from dqn_runner.analysis import load_runs
+    from dqn_runner.tracking.cloud import upload
+
+    # Comparisons keep SwanLab runs too, and are no runs of ours.
+    kept = (store.parents[2] for store in directory.rglob("swanlab/run-*/run-*.swanlab"))
+    paths = sorted({*kept, *(run.path for run in load_runs([directory]))})
+    return upload(paths, host, time_limit, Console(soft_wrap=True))
 
 
 def show(directory: Path, port: int, with_browser: bool) -> int:

@@ -294,6 +294,27 @@ def test_an_upload_ends_with_its_time_limit(server, tmp_path):
     assert time.monotonic() - began < 5
 
 
+def test_the_command_line_sends_runs_and_comparisons(server, tmp_path, capsys):
+    from dqn_runner.dashboard import command_line
+    from dqn_runner.train import guarded
+
+    run = logged_run(tmp_path / "a" / "run", rows=2)
+    (run / "config.yaml").write_text("seed: 0\n")
+    (tmp_path / "a" / "compare" / "swanlab").mkdir(parents=True)
+    (kept,) = (logged_run(tmp_path / "other", rows=3) / "swanlab").glob("run-*")
+    kept.rename(tmp_path / "a" / "compare" / "swanlab" / kept.name)
+    arguments = ["--upload", str(tmp_path / "a"), "--host", server.url, "--time-limit"]
+    assert guarded("dqn-dashboard", command_line, [*arguments, "20"]) == 0
+    out = capsys.readouterr().out
+    assert len(re.findall(r"  sent *$", out, re.MULTILINE)) == 2
+    assert f"see {server.url}/@tester/tests\n" in out
+    assert sorted(len(run.training_points()) for run in server.runs.values()) == [6, 9]
+    server.stop()
+    assert guarded("dqn-dashboard", command_line, [*arguments, "20"]) == 0  # sent before
+    with pytest.raises(SystemExit, match="2"):
+        guarded("dqn-dashboard", command_line, [*arguments, "0"])
+
+
 def test_after_a_lost_server_the_others_are_not_tried(server, tmp_path):
     runs = [logged_run(tmp_path / name, rows=2) for name in "ab"]
     server.stop()
