@@ -45,6 +45,7 @@ class SwanLabServer:
         self._fails_at = 0
         self.released = threading.Event()
         self._http: ThreadingHTTPServer | None = None
+        self._lock = threading.Lock()
         self._port = 0
         self.start()
 
@@ -66,10 +67,15 @@ class SwanLabServer:
 
     def stop(self) -> None:
         """Be gone: connections are refused."""
-        if self._http:
-            self._http.shutdown()
-            self._http.server_close()
-        self._http = None
+        self.die(self._http)
+
+    def die(self, http: ThreadingHTTPServer | None) -> None:
+        """Stop listening as `http`, unless that has happened or another listens by now."""
+        with self._lock:
+            if http and http is self._http:
+                http.shutdown()
+                http.server_close()
+                self._http = None
 
     def restart(self) -> None:
         """Let go of those who wait for an answer, and be back."""
@@ -111,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         if failure == "die after storing":
             self.route(path, body)
         if failure:
-            threading.Thread(target=self.stub.stop).start()
+            threading.Thread(target=self.stub.die, args=(self.server,)).start()
             return
         data, status = self.route(path, body)
         self.answer(data, status)

@@ -249,7 +249,7 @@ def test_a_run_finds_a_server_that_comes_back(server, tmp_path, warnings, monkey
 
     log.step = 1
     log(warnings)
-    server.start()
+    server.restart()
     seen = server.posts
     log(lambda: server.posts > seen)
     metrics.close()
