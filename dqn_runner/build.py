@@ -147,7 +147,7 @@ def build_network(config: Config, env: Env, seed: int, device: torch.device) -> 
             build_custom = spec.load("network.name", "obs_shape", "num_actions")
             custom: nn.Module = build_custom(obs_shape=obs_shape, num_actions=num_actions(env))
             return custom
-        return MLP(obs_shape, num_actions(env), spec.hidden_sizes, spec.activation)
+        return MLP(obs_shape, num_actions(env), spec.hidden_sizes, spec.activation, spec.init)
 
     return FlatNetwork(initialise(module, seed).to(device))
 

@@ -6,6 +6,7 @@ Letters in shapes: N environments, B batch, A actions, P parameters.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -36,6 +37,26 @@ class Spec(BaseModel):
             if isinstance(value, bool) and field is not None and field.annotation is not bool:
                 raise ValueError(f"{key}={value}: must not be true or false")
         return section
+
+
+def only_what_is_set(kinds: Mapping[str, type[Spec]]) -> Callable[[object], object]:
+    """A validator to go before that of a section whose `name` is one of `kinds`.
+
+    conf/ lists the settings of every kind there, as null where they are not given. Raises
+    ValueError for a setting that the named kind does not take.
+    """
+
+    def checked(settings: object) -> object:
+        if not isinstance(settings, dict) or settings.get("name") not in kinds:
+            return settings
+        chosen = {key: value for key, value in settings.items() if value is not None}
+        takes = kinds[chosen["name"]].model_fields
+        for key, value in chosen.items():
+            if key not in takes:
+                raise ValueError(f"{key}={value}: {chosen['name']} takes only {', '.join(takes)}")
+        return chosen
+
+    return checked
 
 
 class Episode(NamedTuple):

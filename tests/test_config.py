@@ -28,6 +28,8 @@ OPTIMIZERS = {
     "sgd": ["weight_decay=0.01", "momentum=0.5", "nesterov=true"],
 }
 
+INITS = {"uniform": ["low=-1", "high=1"], "normal": ["std=1"], "orthogonal": ["gain=2"]}
+
 
 def read_yaml(path: Path) -> dict:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -69,6 +71,9 @@ def test_keys_of_an_option_are_the_fields_of_its_section(option, compose):
         kinds = typing.get_args(type(section).model_fields["optimizer"].annotation)
         fields = set().union(*(kind.model_fields for kind in kinds))
         assert set(keys["optimizer"]) == fields
+    if option == "network=mlp":
+        kinds = typing.get_args(type(section).model_fields["init"].annotation)
+        assert set(keys["init"]) == set().union(*(kind.model_fields for kind in kinds))
 
 
 def test_root_keys_are_the_fields_of_the_configuration():
@@ -92,6 +97,9 @@ def test_no_key_is_dead(compose, tmp_path, monkeypatch):
     monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
     online = ["tracker.mode=online", "tracker.host=http://127.0.0.1:9"]
     runs.append([*online, "total_episodes=5"])
+    for name, settings in INITS.items():
+        values = [f"network.init.{setting}" for setting in settings]
+        runs.append([f"network.init.name={name}", *values])
     configs = [compose("total_timesteps=120", "eval.interval=60", *given) for given in runs]
     read: set[tuple[type, str]] = set()
 
