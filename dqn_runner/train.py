@@ -122,7 +122,7 @@ def run_job(hydra_config: DictConfig) -> float | None:
     try:
         return run(parsed, path, console).final.mean
     except Exception as error:
-        logging.getLogger(__name__).exception("the run failed")
+        logging.getLogger().exception("the run failed")  # to train.log; the console has the line
         line = str(error) if isinstance(error, DQNRunnerError) else traceback.format_exc()
         print(f"dqn-train: error: {path}: {line.rstrip()}", file=sys.stderr)
         return None
