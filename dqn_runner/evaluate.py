@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="dqn-eval",
-        description="Play greedy episodes of a trained policy and record a video.",
+        description="Play episodes of a trained policy, without ε, and record a video.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -88,7 +88,7 @@ def command_line(arguments: list[str]) -> int:
     seeds = [draw_seed(rng) for _ in range(options.episodes)]
     evaluator = Evaluator(lambda: make_env(policy.config.env))
     with console.status(f"playing {options.episodes} episodes"):
-        evaluation = evaluator.evaluate(policy.greedy, seeds)
+        evaluation = evaluator.evaluate(policy.on_rows.seeded(seeds), seeds)
     evaluator.close()
     numbers = evaluation.summary()
     console.print(
@@ -121,7 +121,8 @@ def film(
         path = target.with_name(f"{target.name}_episode_{i}")
         try:
             with console.status(f"filming episode {i}"):
-                mp4, gif = record_episode(policy.config.env, policy, seed, path, max_steps)
+                act = policy.seeded([seed])
+                mp4, gif = record_episode(policy.config.env, act, seed, path, max_steps)
         except ConfigError as error:
             console.print(f"no video: {error}", highlight=False)
             break

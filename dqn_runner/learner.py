@@ -53,13 +53,14 @@ def update(
     """One gradient step on the rows `indices` [B] of `storage`; returns also the TD errors [B].
 
     Mnih et al. 2015, algorithm 1, the lines from "Set y_j" on; with `rule.double`, van Hasselt
-    et al. 2016.
+    et al. 2016. Where the storage has next actions the target is SARSA's.
     """
     batch = storage.rows(indices)
     with torch.no_grad():
         online_q = rule.network(state.params, batch.next_obs) if rule.double else None
         target_q = rule.network(state.target_params, batch.next_obs)
-        target = td_target(batch.reward, batch.discount, next_state_value(target_q, online_q))
+        next_value = next_state_value(target_q, online_q, batch.next_action)
+        target = td_target(batch.reward, batch.discount, next_value)
     with torch.enable_grad():
         params = state.params.detach().requires_grad_()
         q_value = rule.network(params, batch.obs).gather(1, batch.action.unsqueeze(1)).squeeze(1)
@@ -108,7 +109,7 @@ class Learner:
     def compile(self, storage: Batch, batch_size: int) -> None:
         """From now on run the update compiled, for this storage; raises CompilationError."""
         indices = torch.zeros(batch_size, dtype=torch.int64, device=self._hyper.device)
-        example = (self._hyper, *self.state, *storage, indices)
+        example = (self._hyper, *self.state, *storage.columns, indices)
         compiler = capture if self._hyper.is_cuda else compile_ahead
         self._in_place = compiler(self._update_in_place, example)
 
@@ -126,7 +127,7 @@ class Learner:
     def update(self, storage: Batch, indices: Tensor) -> Tensor:
         """Learn from the rows `indices` [B] of `storage`; returns their TD errors [B]."""
         self.updates += 1
-        return self._in_place(self._hyper, *self.state, *storage, indices)
+        return self._in_place(self._hyper, *self.state, *storage.columns, indices)
 
     def copy_target(self) -> None:
         """Set the target network to the online one."""

@@ -6,23 +6,39 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from dqn_runner.agent import Agent, GreedyPolicy
-from dqn_runner.buffers import NStepAssembler, UniformBuffer
+from dqn_runner.agent import Agent, LearnedPolicy
+from dqn_runner.buffers import UniformBuffer
 from dqn_runner.checkpoint import Checkpoints
 from dqn_runner.envs import Environments
 from dqn_runner.evaluation import Evaluation, Evaluator
 from dqn_runner.seeding import draw_seed
-from dqn_runner.types import Episode, PositiveInt, Progress, Row, Spec
+from dqn_runner.types import EnvStep, PositiveInt, Progress, Row, Spec, Transition
+
+
+class PhaseSpec(Spec):
+    """Collect `episodes` episodes, train `epochs` epochs on them, forget them, and so on.
+
+    Both null: learning goes on step by step.
+    """
+
+    episodes: PositiveInt | None
+    epochs: PositiveInt | None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> PhaseSpec:
+        if (self.episodes is None) != (self.epochs is None):
+            names = ("episodes", "epochs") if self.episodes is None else ("epochs", "episodes")
+            raise ValueError("{}=null: must be set too, as phase.{} is".format(*names))
+        return self
 
 
 class EvalSpec(Spec):
-    """Greedy evaluations: every `interval` env steps or episodes, and at the end of the run."""
+    """Evaluations without ε: every `interval` env steps or episodes, and at the end of the run."""
 
     interval: PositiveInt | None
     unit: Literal["env_step", "episode"]
@@ -52,6 +68,7 @@ class TrainingSpec(Spec):
     train_frequency: PositiveInt
     gradient_steps: PositiveInt
     batch_size: PositiveInt
+    phase: PhaseSpec
     eval: EvalSpec
     log: LogSpec
     checkpoint: CheckpointSpec
@@ -61,6 +78,26 @@ class TrainingSpec(Spec):
         if self.total_timesteps is None and self.total_episodes is None:
             raise ValueError("total_timesteps=null: total_episodes is null too; one must be set")
         return self
+
+    @model_validator(mode="after")
+    def _has_one_rhythm(self) -> TrainingSpec:
+        only = {"learning_starts": 0, "train_frequency": 1, "gradient_steps": 1}
+        set_too = [name for name, value in only.items() if getattr(self, name) != value]
+        if self.phase.episodes is not None and set_too:
+            given = " ".join(f"{name}={getattr(self, name)}" for name in set_too)
+            needed = " and ".join(f"{name}={only[name]}" for name in set_too)
+            raise ValueError(
+                f"{given}: phase.episodes={self.phase.episodes} needs {needed}, for a phase learns "
+                "when its episodes are collected"
+            )
+        return self
+
+    def ends_phase(self, episodes_before: int, progress: Progress) -> bool:
+        """Whether a phase's episodes are complete; the budget's end completes the last phase."""
+        if self.phase.episodes is None:
+            return False
+        complete = crossings(episodes_before, progress.episodes, self.phase.episodes)
+        return bool(complete) or self.is_spent(progress)
 
     def is_spent(self, progress: Progress) -> bool:
         """Whether one of the budgets is used up."""
@@ -76,6 +113,12 @@ class Logger(Protocol):
     def log(self, row: Row, /) -> None: ...
 
 
+class Assembler(Protocol):
+    """Makes transitions of the steps taken under ε."""
+
+    def transitions(self, step: EnvStep, epsilon: float, /) -> Iterator[Transition]: ...
+
+
 @dataclass
 class Parts:
     """What training works with, built and seeded."""
@@ -83,7 +126,7 @@ class Parts:
     agent: Agent
     envs: Environments
     buffer: UniformBuffer
-    assembler: NStepAssembler
+    assembler: Assembler
     epsilon: Callable[[int, int], float]
     evaluator: Evaluator
     replay_rng: np.random.Generator
@@ -98,7 +141,7 @@ class Best:
 
     mean: float
     env_steps: int
-    policy: GreedyPolicy
+    policy: LearnedPolicy
 
 
 def crossings(before: int, now: int, interval: int | None) -> int:
@@ -123,16 +166,18 @@ def train(
         progress.epsilon = parts.epsilon(progress.env_steps, progress.episodes)
         action = agent.act(envs.obs, progress.epsilon)
         step = envs.step(action)
-        for transition in parts.assembler.transitions(step):
+        for transition in parts.assembler.transitions(step, progress.epsilon):
             buffer.add(transition)
         progress.env_steps += spec.num_envs
-        progress.episodes += len(step.episodes)
-        meter.add(step.episodes)
+        for episode in step.episodes:
+            progress.finish(episode)
+            log(parts, progress, episode.metrics())
 
-        if progress.env_steps >= spec.learning_starts and len(buffer) >= spec.batch_size:
-            rounds = crossings(steps_before, progress.env_steps, spec.train_frequency)
-            for _ in range(rounds * spec.gradient_steps):
-                agent.learn(buffer.storage, buffer.sample(spec.batch_size, parts.replay_rng))
+        phase_ends = spec.ends_phase(episodes_before, progress)
+        for _ in range(updates_due(spec, len(buffer), steps_before, progress, phase_ends)):
+            agent.learn(buffer.storage, buffer.sample(spec.batch_size, parts.replay_rng))
+        if phase_ends:
+            buffer.clear()
         agent.observe_env_steps(steps_before, progress.env_steps)
 
         row: Row = {}
@@ -148,12 +193,29 @@ def train(
         ):
             row |= meter.read(agent)
         if row:
-            row = {"env_steps": progress.env_steps, "episodes": progress.episodes} | row
-            for logger in parts.loggers:
-                logger.log(row)
+            log(parts, progress, row)
         if crossings(steps_before, progress.env_steps, spec.checkpoint.interval):
             parts.checkpoints.save_last(checkpoint_state(agent, progress))
     return best
+
+
+def updates_due(
+    spec: TrainingSpec, stored: int, steps_before: int, progress: Progress, phase_ends: bool
+) -> int:
+    """How many updates follow a step: some at each, or all of a phase's at its end."""
+    if spec.phase.epochs is not None:
+        return spec.phase.epochs * (stored // spec.batch_size) if phase_ends else 0
+    if progress.env_steps < spec.learning_starts or stored < spec.batch_size:
+        return 0
+    rounds = crossings(steps_before, progress.env_steps, spec.train_frequency)
+    return rounds * spec.gradient_steps
+
+
+def log(parts: Parts, progress: Progress, metrics: Row) -> None:
+    """Hand a row to everyone who takes rows."""
+    row = {"env_steps": progress.env_steps, "episodes": progress.episodes} | metrics
+    for logger in parts.loggers:
+        logger.log(row)
 
 
 def evaluate(
@@ -163,9 +225,9 @@ def evaluate(
     best: Best | None,
     check_stop: Callable[[], None],
 ) -> tuple[Evaluation, Best]:
-    """Evaluate the greedy policy on fresh episodes, and keep it where it is the best so far."""
+    """Evaluate the policy on fresh episodes, and keep it where it is the best so far."""
     seeds = [draw_seed(parts.evaluation_rng) for _ in range(spec.eval.num_episodes)]
-    evaluation = parts.evaluator.evaluate(parts.agent.greedy, seeds, check_stop)
+    evaluation = parts.evaluator.evaluate(parts.agent.policy.seeded(seeds), seeds, check_stop)
     if best is None or evaluation.mean >= best.mean:
         best = Best(evaluation.mean, progress.env_steps, parts.agent.snapshot())
         parts.checkpoints.save_best(checkpoint_state(parts.agent, progress))
@@ -186,15 +248,9 @@ class Meter:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._episodes: list[Episode] = []
         self._started = self._read_at = time.perf_counter()
         self._paused_seconds = 0.0
         self._steps_at_reading = progress.env_steps
-
-    def add(self, episodes: list[Episode]) -> None:
-        """Count episodes that have just ended."""
-        self._episodes += episodes
-        self._progress.recent_returns.extend(episode.episode_return for episode in episodes)
 
     @contextlib.contextmanager
     def paused(self, activity: str) -> Iterator[None]:
@@ -208,9 +264,6 @@ class Meter:
     def read(self, agent: Agent) -> Row:
         """The metrics since the last reading."""
         row: Row = {}
-        if self._episodes:
-            row["rollout/episode_return"] = fmean(e.episode_return for e in self._episodes)
-            row["rollout/episode_length"] = fmean(e.length for e in self._episodes)
         row |= agent.learner.read_metrics()
         row["train/epsilon"] = self._progress.epsilon
         self._progress.td_loss = row.get("train/td_loss", self._progress.td_loss)
@@ -220,6 +273,6 @@ class Meter:
             self._progress.env_steps - self._steps_at_reading
         ) / max(seconds, 1e-9)
         row["time/elapsed_seconds"] = now - self._started
-        self._episodes, self._paused_seconds = [], 0.0
+        self._paused_seconds = 0.0
         self._read_at, self._steps_at_reading = now, self._progress.env_steps
         return row

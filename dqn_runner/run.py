@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.filesize import decimal
 
+from dqn_runner.agent import LearnedPolicy
 from dqn_runner.analysis.curve import draw_curve
 from dqn_runner.build import build
 from dqn_runner.config import Config
@@ -134,14 +135,15 @@ def score(
 ) -> Scores:
     """Score the final policy, and the best one anew: the episodes that chose it flatter it."""
 
-    def seeds() -> list[int]:
-        return [draw_seed(parts.evaluation_rng) for _ in range(config.eval.final_episodes)]
+    def fresh_episodes(policy: LearnedPolicy) -> Evaluation:
+        seeds = [draw_seed(parts.evaluation_rng) for _ in range(config.eval.final_episodes)]
+        return parts.evaluator.evaluate(policy.seeded(seeds), seeds, check_stop)
 
     if best is None:
-        best = Best(float("nan"), progress.env_steps, parts.agent.greedy)
+        best = Best(float("nan"), progress.env_steps, parts.agent.policy)
         parts.checkpoints.save_best(checkpoint_state(parts.agent, progress))
-    final = parts.evaluator.evaluate(parts.agent.greedy, seeds(), check_stop)
-    return Scores(final, parts.evaluator.evaluate(best.policy, seeds(), check_stop), best.env_steps)
+    final = fresh_episodes(parts.agent.policy)
+    return Scores(final, fresh_episodes(best.policy), best.env_steps)
 
 
 def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None:
@@ -191,10 +193,11 @@ def announce(config: Config, parts: Parts, console: Console) -> None:
     budget = " or ".join(f"{amount:,} {unit}" for unit, amount in budgets.items() if amount)
     threads = f"{config.torch_threads} torch thread" + "s" * (config.torch_threads != 1)
     compiled = "compiled" if config.compile == "always" else "not compiled"
+    grows = "at most " if config.phase.episodes else ""
     console.print(
         f"[bold]{config.env.id}[/bold], seed {config.seed}, {budget}; on {config.device} with "
         f"{threads}, the update {compiled}; replay buffer of {parts.buffer.capacity:,} "
-        f"transitions takes {decimal(parts.buffer.num_bytes)}",
+        f"transitions takes {grows}{decimal(parts.buffer.num_bytes)}",
         highlight=False,
     )
 

@@ -65,6 +65,13 @@ class Episode(NamedTuple):
     episode_return: float
     length: int
 
+    def metrics(self) -> Row:
+        """Return and length under the names that metrics have."""
+        return {
+            "rollout/episode_return": self.episode_return,
+            "rollout/episode_length": self.length,
+        }
+
 
 class EnvStep(NamedTuple):
     """One step of N environments, as seen by the agent that took it.
@@ -103,6 +110,7 @@ class Transition(NamedTuple):
     reward: float
     discount: float
     next_obs: Array  # [*obs_shape]
+    next_action: int | None = None  # only where SARSA's target asks for it
 
 
 class Batch(NamedTuple):
@@ -113,10 +121,17 @@ class Batch(NamedTuple):
     reward: Tensor  # [B]
     discount: Tensor  # [B]
     next_obs: Tensor  # [B, *obs_shape]
+    next_action: Tensor | None = None  # [B] int64, only where SARSA's target asks for it
+
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """The columns that there are."""
+        columns = self[:-1]
+        return columns if self.next_action is None else (*columns, self.next_action)
 
     def rows(self, indices: Tensor) -> Batch:
         """Those rows [B] of each column."""
-        return Batch(*(column[indices] for column in self))
+        return Batch(*(column[indices] for column in self.columns))
 
 
 @dataclass
@@ -129,6 +144,11 @@ class Progress:
     td_loss: float | None = None
     recent_returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     activity: str = "training"
+
+    def finish(self, episode: Episode) -> None:
+        """Count an episode that has just ended."""
+        self.episodes += 1
+        self.recent_returns.append(episode.episode_return)
 
 
 Row = dict[str, float]

@@ -29,6 +29,7 @@ OPTIMIZERS = {
 }
 
 INITS = {"uniform": ["low=-1", "high=1"], "normal": ["std=1"], "orthogonal": ["gain=2"]}
+ONE_STEP = ["agent.double=false", "agent.n_step=1"]
 
 
 def read_yaml(path: Path) -> dict:
@@ -47,7 +48,7 @@ def spec_classes(kind: object) -> set[type[Spec]]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_parses_and_builds(option, compose, tmp_path):
-    config = compose(option)
+    config = compose(option, *(["learning_starts=0"] if "sarsa" in option else []))
     decided, parts = build(config, RunDirectory(tmp_path))
     step = parts.envs.step(parts.agent.act(parts.envs.obs, 1.0))
     assert step.obs.shape == (1, *parts.buffer.storage.obs.shape[1:])
@@ -100,6 +101,8 @@ def test_no_key_is_dead(compose, tmp_path, monkeypatch):
     for name, settings in INITS.items():
         values = [f"network.init.{setting}" for setting in settings]
         runs.append([f"network.init.name={name}", *values])
+    runs.append(["agent.behaviour=softmax", "agent.td_target=sarsa", *ONE_STEP])
+    runs.append(["phase.episodes=2", "phase.epochs=1", "learning_starts=0"])
     configs = [compose("total_timesteps=120", "eval.interval=60", *given) for given in runs]
     read: set[tuple[type, str]] = set()
 
@@ -174,6 +177,11 @@ WRONG = [
     ("tracker", "mode", "cloud", ["offline", "online", "local", "disabled"]),
     ("tracker", "project", "a b", ["pattern"]),
     ("buffer", "capacity", 10, ["at least", "batch_size=16"]),
+    ("agent", "temperature", 0.0, ["greater than 0"]),
+    ("agent", "temperature", -1.0, ["greater than 0"]),
+    ("agent", "behaviour", "boltzmann", ["greedy", "softmax"]),
+    ("agent", "td_target", "expected", ["max", "sarsa"]),
+    ("phase", "episodes", 0, ["greater than 0"]),
 ]
 
 
@@ -192,6 +200,54 @@ def test_error_line_names_key_value_and_what_is_allowed(compose, section, key, v
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith(f"{dotted}={'null' if value is None else value}")
+    for fragment in fragments:
+        assert fragment in line
+
+
+REFUSED_TOGETHER = [
+    # settings, how the line begins, and what it says must be
+    (
+        ["agent.td_target=sarsa"],
+        "agent.td_target=sarsa: ",
+        ["agent.double=false", "agent.n_step=1"],
+    ),
+    (
+        ["agent.td_target=sarsa", "agent.n_step=1"],
+        "agent.td_target=sarsa: ",
+        ["agent.double=false"],
+    ),
+    (
+        ["agent.td_target=sarsa", "agent.double=false"],
+        "agent.td_target=sarsa: ",
+        ["agent.n_step=1"],
+    ),
+    (["phase.episodes=5"], "phase.epochs=null: ", ["phase.episodes"]),
+    (["phase.epochs=5"], "phase.episodes=null: ", ["phase.epochs"]),
+    (
+        ["phase.episodes=5", "phase.epochs=1", "learning_starts=50"],
+        "learning_starts=50: ",
+        ["phase.episodes=5", "learning_starts=0"],
+    ),
+    (
+        ["phase.episodes=5", "phase.epochs=1", "learning_starts=0", "train_frequency=4"],
+        "train_frequency=4: ",
+        ["phase.episodes=5", "train_frequency=1"],
+    ),
+    (
+        ["phase.episodes=5", "phase.epochs=1", "train_frequency=4", "gradient_steps=2"],
+        "learning_starts=50 train_frequency=4 gradient_steps=2: ",
+        ["learning_starts=0", "train_frequency=1", "gradient_steps=1"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "start", "fragments"), REFUSED_TOGETHER)
+def test_settings_that_make_no_sense_together(compose, settings, start, fragments):
+    with pytest.raises(ConfigError) as caught:
+        compose(*settings)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(start)
     for fragment in fragments:
         assert fragment in line
 

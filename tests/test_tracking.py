@@ -137,6 +137,25 @@ def test_swanlab_prints_nothing(tmp_path, capfd, stored):
     assert scalars(stored(tmp_path)) == {("x/y", 10): 0.5}
 
 
+def test_rows_of_episodes_reach_swanlab_with_those_of_intervals(tmp_path, monkeypatch):
+    sent = []
+    tracker = SwanLabTracker(spec(name="n"), tmp_path, {})
+    monkeypatch.setattr(tracker._run, "log", lambda metrics, step: sent.append((step, metrics)))
+    episodes = [{"env_steps": i, "episodes": i, "rollout/episode_return": i} for i in range(250)]
+    expected = [(i, {"rollout/episode_return": i}) for i in range(250)]
+    for row in episodes[:30]:
+        tracker.log(row)
+    assert sent == []
+    tracker.log({"env_steps": 29, "episodes": 29, "time/elapsed_seconds": 1.0})
+    assert sent == [*expected[:30], (29, {"time/elapsed_seconds": 1.0})]
+    sent.clear()
+    for row in episodes[30:]:
+        tracker.log(row)
+    assert sent == expected[30:230]  # no more than a hundred are held
+    tracker.close("success")
+    assert sent == expected[30:]
+
+
 def test_two_runs_of_one_process_are_two_runs(tmp_path, stored):
     for i in range(2):
         (tmp_path / str(i)).mkdir()

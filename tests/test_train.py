@@ -60,6 +60,10 @@ BAD_INPUT = [
     (["-m", "seed=0,1", "env=nosuch"], "env=nosuch: must be one of "),
     (["-m", "env.id=CartPole-v1,NoSuch-v0"], "env.id=NoSuch-v0: "),
     (["seed=0,1"], "seed=0,1: "),
+    (["agent.td_target=sarsa"], "agent.td_target=sarsa: "),
+    (["agent.behaviour=softmax", "agent.temperature=0"], "agent.temperature=0: "),
+    (["phase.episodes=10", "phase.epochs=3"], "learning_starts=1000: phase.episodes=10 needs "),
+    (["phase.episodes=10"], "phase.epochs=null: "),
 ]
 
 
@@ -124,6 +128,13 @@ def _check_metrics(run: Path) -> None:
     assert "NaN" not in text
     assert "Infinity" not in text
     rows = [json.loads(line) for line in text.splitlines()]
+    ended = [row for row in rows if "rollout/episode_return" in row]
+    assert [row["episodes"] for row in ended] == list(range(1, len(ended) + 1))
+    for row in ended:
+        assert set(row) == {
+            "env_steps", "episodes", "rollout/episode_return", "rollout/episode_length",
+        }  # fmt: skip
+    rows = [row for row in rows if row not in ended]
     steps = [row["env_steps"] for row in rows]
     assert steps == [70, 100, 140, 200, 210, 280, 300]  # of the log, of the evaluation, the last
     episodes = [row["episodes"] for row in rows]
@@ -132,7 +143,7 @@ def _check_metrics(run: Path) -> None:
     evaluation.add("eval/best_return_mean")
     always = {"env_steps", "episodes"}
     clock = {"time/env_steps_per_second", "time/elapsed_seconds"}
-    logged = {"rollout/episode_return", "rollout/episode_length", "train/epsilon"} | clock
+    logged = {"train/epsilon"} | clock
     learned = {"train/td_loss", "train/q_mean", "train/grad_norm"}
     for row in rows:
         expected = set(always)

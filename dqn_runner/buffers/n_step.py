@@ -29,7 +29,7 @@ class NStepAssembler:
         self._n_step, self._gamma = n_step, gamma
         self._pending: list[deque[_Pending]] = [deque() for _ in range(num_envs)]
 
-    def transitions(self, step: EnvStep) -> Iterator[Transition]:
+    def transitions(self, step: EnvStep, epsilon: float = 0.0) -> Iterator[Transition]:
         """Yield the transitions that `step` completes, oldest first within each environment."""
         for i, pending in enumerate(self._pending):
             pending.append(_Pending(step.obs[i], step.action[i]))
