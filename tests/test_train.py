@@ -392,7 +392,7 @@ def test_help_is_instant_and_shows_groups_options_and_examples(arguments, tmp_pa
         "dqn-train -m ",
         "env            acrobot cartpole lunarlander mountaincar",
         "epsilon        exponential fixed linear multiplicative",
-        "experiment     none plain_dqn",
+        "experiment     hands_on_rl joyrl lunarlander_sarsa none plain_dqn pytorch_tutorial",
         "learning_starts: 1000",
     ):
         assert text in done.stdout
