@@ -359,7 +359,7 @@ def test_sarsa_values_converge_to_those_of_the_policy_that_acts():
     np.testing.assert_allclose(learned, q_policy, atol=1e-3)
 
 
-@pytest.mark.parametrize("target", ["double", "sarsa"])
+@pytest.mark.parametrize("target", ["double", pytest.param("sarsa", marks=pytest.mark.slow)])
 def test_the_compiled_update_agrees_with_the_eager_one_and_stays_in_its_memory(
     tmp_path, monkeypatch, target
 ):
