@@ -14,6 +14,7 @@ from dqn_runner.learner import Learner
 from dqn_runner.losses import Loss
 from dqn_runner.networks import FlatNetwork, QFunction
 from dqn_runner.optimizers import OptimizerSpec
+from dqn_runner.seeding import get_state, set_state
 from dqn_runner.target_update import Hard, Soft, Unit
 from dqn_runner.types import Array, Batch, PositiveFloat, PositiveInt, Probability, Spec
 
@@ -121,7 +122,7 @@ class Agent:
         self._num_actions = num_actions
         self._target_update = target_update
         self._rng, self._temperature = rng, temperature
-        self.policy = self._policy_of(learner.state.params)
+        self.policy = self.policy_of(learner.state.params)
 
     def act(self, obs: Array, epsilon: float) -> list[int]:
         """Actions [N] for `obs` [N, *obs_shape]: random where an environment's own coin says so."""
@@ -147,13 +148,15 @@ class Agent:
         if self._target_update.copies(unit, before, now):
             self.learner.copy_target()
 
-    def snapshot(self) -> LearnedPolicy:
-        """The policy as it is now, whatever is learned later."""
-        return self._policy_of(self.learner.state.params.clone())
-
-    def _policy_of(self, params: Tensor) -> LearnedPolicy:
+    def policy_of(self, params: Tensor) -> LearnedPolicy:
+        """The policy under `params` [P], following them where they change in place."""
         return make_policy(self._network.on_arrays(params), self._temperature, self._rng)
 
     def get_state(self) -> dict[str, Any]:
-        """What the agent has learned, as tensors and numbers."""
-        return {"updates": self.learner.updates, **self.learner.state._asdict()}
+        """What the agent has learned and where its exploration stands, as tensors and numbers."""
+        return {**self.learner.get_state(), "exploration": get_state(self._rng)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on as the agent whose state this was."""
+        self.learner.set_state(state)
+        set_state(self._rng, state["exploration"])

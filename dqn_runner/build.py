@@ -95,7 +95,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     env.close()
     parts = Parts(
         agent=agent,
-        envs=Environments(make, config.num_envs, streams.env),
+        envs=Environments(make, config.num_envs, streams.env, config.env.max_step_seconds),
         buffer=buffer,
         assembler=build_assembler(config, agent),
         epsilon=build_epsilon(config),
@@ -246,14 +246,18 @@ class LoadedPolicy:
 
 
 def load_policy(
-    run: str | os.PathLike[str], checkpoint_name: Literal["last", "best"] = "last"
+    run: str | os.PathLike[str],
+    checkpoint_name: Literal["last", "best"] = "last",
+    *,
+    trust: bool = False,
 ) -> LoadedPolicy:
     """Load the policy of a run directory, or of one of its checkpoint files, onto the CPU.
 
-    Raises ConfigError or RunError where there is no readable run.
+    Raises ConfigError or RunError where there is no readable run, or where its config.yaml names
+    code outside of this package and `trust` is false.
     """
     run_path, checkpoint_path = locate(Path(run), checkpoint_name)
-    return LoadedPolicy(read(RunDirectory(run_path).config), checkpoint_path)
+    return LoadedPolicy(read(RunDirectory(run_path).config, trust=trust), checkpoint_path)
 
 
 def locate(path: Path, checkpoint_name: str) -> tuple[Path, Path]:

@@ -52,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-steps", type=_positive, default=None, help="end films after this many steps"
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="import the classes that the run's config.yaml names"
+    )
     parser.add_argument("--version", action="version", version=f"dqn-eval {__version__}")
     return parser
 
@@ -83,7 +86,7 @@ def command_line(arguments: list[str]) -> int:
     from dqn_runner.seeding import draw_seed, evaluation_stream
 
     console = Console(soft_wrap=True)
-    policy = load_policy(options.run, options.checkpoint)
+    policy = load_policy(options.run, options.checkpoint, trust=options.trust)
     rng = evaluation_stream(options.seed)
     seeds = [draw_seed(rng) for _ in range(options.episodes)]
     evaluator = Evaluator(lambda: make_env(policy.config.env))

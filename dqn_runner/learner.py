@@ -7,7 +7,7 @@ eagerly, compiled or captured.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -132,6 +132,20 @@ class Learner:
     def copy_target(self) -> None:
         """Set the target network to the online one."""
         self.state.target_params.copy_(self.state.params)
+
+    def get_state(self) -> dict[str, Any]:
+        """All that learning depends on, as tensors and numbers."""
+        return {
+            "updates": self.updates,
+            "updates_at_reading": self._updates_at_reading,
+            **self.state._asdict(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take up learning where it stood; raises RuntimeError for a state of other shapes."""
+        self.updates, self._updates_at_reading = state["updates"], state["updates_at_reading"]
+        for name, tensor in self.state._asdict().items():
+            tensor.copy_(state[name])
 
     def read_metrics(self) -> dict[str, float]:
         """Means over the updates since the last reading; empty if there were none."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
-from dqn_runner.agent import Agent, LearnedPolicy
+from dqn_runner.agent import Agent
 from dqn_runner.buffers import UniformBuffer
 from dqn_runner.checkpoint import Checkpoints
 from dqn_runner.envs import Environments
-from dqn_runner.evaluation import Evaluation, Evaluator
-from dqn_runner.seeding import draw_seed
+from dqn_runner.errors import RunError
+from dqn_runner.evaluation import Evaluator
+from dqn_runner.seeding import draw_seed, get_state, set_state
 from dqn_runner.types import EnvStep, PositiveInt, Progress, Row, Spec, Transition
 
 
@@ -118,6 +122,10 @@ class Assembler(Protocol):
 
     def transitions(self, step: EnvStep, epsilon: float, /) -> Iterator[Transition]: ...
 
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any, /) -> None: ...
+
 
 @dataclass
 class Parts:
@@ -133,15 +141,16 @@ class Parts:
     evaluation_rng: np.random.Generator
     checkpoints: Checkpoints
     loggers: list[Logger]
+    best: Best | None = None
 
 
 @dataclass
 class Best:
-    """The policy with the best evaluation so far (the latest of equals)."""
+    """The parameters [P] with the best evaluation so far (the latest of equals)."""
 
     mean: float
     env_steps: int
-    policy: LearnedPolicy
+    params: Tensor
 
 
 def crossings(before: int, now: int, interval: int | None) -> int:
@@ -151,14 +160,13 @@ def crossings(before: int, now: int, interval: int | None) -> int:
 
 def train(
     spec: TrainingSpec, parts: Parts, progress: Progress, check_stop: Callable[[], None]
-) -> Best | None:
-    """Train until a budget is spent; returns the best policy evaluated on the way, if any.
+) -> None:
+    """Train until a budget is spent.
 
     `check_stop` is called between steps, where everything is consistent, and may raise.
     """
     agent, envs, buffer = parts.agent, parts.envs, parts.buffer
     meter = Meter(progress)
-    best: Best | None = None
     while not spec.is_spent(progress):
         check_stop()
         steps_before, episodes_before = progress.env_steps, progress.episodes
@@ -186,8 +194,7 @@ def train(
         now = progress.env_steps if by_env_steps else progress.episodes
         if crossings(before, now, spec.eval.interval):
             with meter.paused("evaluating"):
-                evaluation, best = evaluate(spec, parts, progress, best, check_stop)
-            row |= evaluation.metrics() | {"eval/best_return_mean": best.mean}
+                row |= evaluate(spec, parts, progress)
         if crossings(steps_before, progress.env_steps, spec.log.interval) or spec.is_spent(
             progress
         ):
@@ -195,8 +202,7 @@ def train(
         if row:
             log(parts, progress, row)
         if crossings(steps_before, progress.env_steps, spec.checkpoint.interval):
-            parts.checkpoints.save_last(checkpoint_state(agent, progress))
-    return best
+            save(parts, progress)
 
 
 def updates_due(
@@ -218,29 +224,69 @@ def log(parts: Parts, progress: Progress, metrics: Row) -> None:
         logger.log(row)
 
 
-def evaluate(
-    spec: TrainingSpec,
-    parts: Parts,
-    progress: Progress,
-    best: Best | None,
-    check_stop: Callable[[], None],
-) -> tuple[Evaluation, Best]:
+def evaluate(spec: TrainingSpec, parts: Parts, progress: Progress) -> Row:
     """Evaluate the policy on fresh episodes, and keep it where it is the best so far."""
     seeds = [draw_seed(parts.evaluation_rng) for _ in range(spec.eval.num_episodes)]
-    evaluation = parts.evaluator.evaluate(parts.agent.policy.seeded(seeds), seeds, check_stop)
-    if best is None or evaluation.mean >= best.mean:
-        best = Best(evaluation.mean, progress.env_steps, parts.agent.snapshot())
-        parts.checkpoints.save_best(checkpoint_state(parts.agent, progress))
-    return evaluation, best
+    evaluation = parts.evaluator.evaluate(parts.agent.policy.seeded(seeds), seeds)
+    if parts.best is None or evaluation.mean >= parts.best.mean:
+        params = parts.agent.learner.state.params.clone()
+        parts.best = Best(evaluation.mean, progress.env_steps, params)
+        save_best(parts, progress)
+    return evaluation.metrics() | {"eval/best_return_mean": parts.best.mean}
 
 
-def checkpoint_state(agent: Agent, progress: Progress) -> dict[str, Any]:
-    """What a checkpoint holds."""
-    return {
+def save_best(parts: Parts, progress: Progress) -> None:
+    """Save what the agent has learned as best.pt."""
+    learned = {"agent": parts.agent.get_state(), "env_steps": progress.env_steps}
+    parts.checkpoints.save_best(learned)
+
+
+def save(parts: Parts, progress: Progress) -> None:
+    """Save all that it takes to go on as if nothing had happened.
+
+    Raises RunError, and leaves the last checkpoint as it is, where learning has come to nothing.
+    """
+    if not bool(torch.isfinite(parts.agent.learner.state.params).all()):
+        raise diverged(progress)
+    state = {
         "env_steps": progress.env_steps,
-        "episodes": progress.episodes,
-        "agent": agent.get_state(),
+        "progress": progress.get_state(),
+        "agent": parts.agent.get_state(),
+        "envs": parts.envs.get_state(),
+        "assembler": parts.assembler.get_state(),
+        "best": parts.best and vars(parts.best),
+        "streams": {
+            "env": get_state(parts.envs.rng),
+            "replay": get_state(parts.replay_rng),
+            "evaluation": get_state(parts.evaluation_rng),
+        },
     }
+    parts.checkpoints.save_last(state, parts.buffer)
+
+
+def restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[int]:
+    """Put everything back as it was when `state` was saved.
+
+    Returns the environments that are not where they were, for they are not deterministic.
+    """
+    progress.set_state(state["progress"])
+    parts.agent.set_state(state["agent"])
+    parts.assembler.set_state(state["assembler"])
+    parts.best = state["best"] and Best(**state["best"])
+    parts.checkpoints.load_replay(state, parts.buffer)
+    streams = state["streams"]
+    set_state(parts.envs.rng, streams["env"])
+    set_state(parts.replay_rng, streams["replay"])
+    set_state(parts.evaluation_rng, streams["evaluation"])
+    return parts.envs.set_state(state["envs"])
+
+
+def diverged(progress: Progress) -> RunError:
+    """The line for a loss or for parameters that are not numbers any more."""
+    return RunError(
+        f"learning diverged before env step {progress.env_steps}: the loss is not finite; the last "
+        "checkpoint is from before; try a smaller agent.lr, or agent.max_grad_norm"
+    )
 
 
 class Meter:
@@ -248,7 +294,7 @@ class Meter:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._started = self._read_at = time.perf_counter()
+        self._read_at = time.perf_counter()
         self._paused_seconds = 0.0
         self._steps_at_reading = progress.env_steps
 
@@ -265,6 +311,8 @@ class Meter:
         """The metrics since the last reading."""
         row: Row = {}
         row |= agent.learner.read_metrics()
+        if not math.isfinite(row.get("train/td_loss", 0.0)):
+            raise diverged(self._progress)
         row["train/epsilon"] = self._progress.epsilon
         self._progress.td_loss = row.get("train/td_loss", self._progress.td_loss)
         now = time.perf_counter()
@@ -272,7 +320,8 @@ class Meter:
         row["time/env_steps_per_second"] = (
             self._progress.env_steps - self._steps_at_reading
         ) / max(seconds, 1e-9)
-        row["time/elapsed_seconds"] = now - self._started
+        self._progress.elapsed_seconds += now - self._read_at
+        row["time/elapsed_seconds"] = self._progress.elapsed_seconds
         self._paused_seconds = 0.0
         self._read_at, self._steps_at_reading = now, self._progress.env_steps
         return row

@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from dqn_runner.errors import RunError
+from dqn_runner.errors import ConfigError, RunError
+
+LARGEST_FILE = 2**20  # bytes of a config.yaml or result.json, of which a run needs some thousand
 
 
 class RunDirectory:
@@ -31,17 +33,26 @@ class RunDirectory:
     def start(self, config: dict[str, Any]) -> None:
         """Claim the directory by writing its config.yaml; raises RunError where a run has it."""
         self.path.mkdir(parents=True, exist_ok=True)
+        self.claim()
+        try:
+            with self.config.open("x", encoding="utf-8") as file:
+                file.write(_yaml(config))
+        except FileExistsError as error:
+            raise RunError(f"{self.path}: holds a run already; choose another directory") from error
+
+    def claim(self) -> None:
+        """Keep others from working here until `close`; raises RunError where one does."""
         try:
             self._lock.acquire(timeout=1.0)
         except Timeout as error:
             raise RunError(f"{self.path}: another process is at work in it") from error
-        try:
-            with self.config.open("x", encoding="utf-8") as file:
-                yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
-        except FileExistsError as error:
-            raise RunError(f"{self.path}: holds a run already; choose another directory") from error
 
-    def release(self) -> None:
+    def reopen(self, config: dict[str, Any]) -> None:
+        """Take up a run again, whose config.yaml may have changed: it is unfinished now."""
+        self.result.unlink(missing_ok=True)
+        _replace(self.config, _yaml(config))
+
+    def close(self) -> None:
         """Let others have the directory."""
         self._lock.release()
 
@@ -59,13 +70,52 @@ class RunDirectory:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, whole or not at all."""
-        partial = self.result.with_name(self.result.name + ".partial")
-        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.result)
+        _replace(self.result, json.dumps(result, indent=2) + "\n")
 
     def read_result(self) -> dict[str, Any] | None:
-        """What result.json holds; None where the run has not finished."""
+        """What result.json holds; None where the run has not finished.
+
+        Raises ValueError for a file that holds no result.
+        """
         if not self.result.is_file():
             return None
-        result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        try:
+            result = json.loads(_read_text(self.result))
+        except RecursionError as error:
+            raise ValueError("result.json is nested too deeply") from error
+        if not isinstance(result, dict):
+            raise ValueError("result.json holds no result")  # noqa: TRY004
         return result
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    text: str = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A small file of settings; raises ConfigError where it is missing, malformed or too large."""
+    try:
+        text = _read_text(path)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.CSafeLoader)):
+            raise ConfigError(f"{path}: has aliases, which no run writes")
+        settings = yaml.load(text, Loader=yaml.CSafeLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: holds no settings")
+    return settings
+
+
+def _read_text(path: Path) -> str:
+    """The text of a small file; raises ValueError for a large one."""
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"larger than {LARGEST_FILE} bytes")
+    return path.read_text(encoding="utf-8")

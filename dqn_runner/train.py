@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from dqn_runner.composition import Command
     from dqn_runner.config import Config
+    from dqn_runner.run import Scores
 
+BUDGETS = ("total_timesteps", "total_episodes")
 INFORMATIONAL = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -48,6 +50,9 @@ def command_line(arguments: list[str]) -> int:
         return 0
     if is_informational(arguments):
         return show(arguments)
+
+    if any(argument.startswith("resume=") for argument in arguments):
+        return resume_run(arguments)
 
     from dqn_runner.composition import Command, help_text
 
@@ -89,6 +94,40 @@ def show(arguments: list[str]) -> int:
     return 0
 
 
+def resume_run(arguments: list[str]) -> int:
+    """Go on with an interrupted run in its own directory; beside it budgets alone may be given."""
+    from rich.console import Console
+
+    from dqn_runner.run import resume
+
+    trust = "--trust" in arguments
+    given = dict(argument.partition("=")[::2] for argument in arguments if argument != "--trust")
+    path, budgets = Path(given.pop("resume")), {}
+    for key, value in given.items():
+        if key not in BUDGETS or not value.isdigit():
+            raise ConfigError(
+                f"{key}={value}: beside resume only a larger {' or '.join(BUDGETS)} may be given"
+            )
+        budgets[key] = int(value)
+    if not path.is_dir():
+        raise ConfigError(f"resume={path}: no such run directory")
+    log_to(path / "train.log")
+    console = Console(soft_wrap=True)
+    done = guarded_run(path, lambda: resume(path, budgets, console, trust=trust), ConfigError)
+    return 1 if done is None else 0
+
+
+def log_to(path: Path) -> None:
+    """Log as conf/config.yaml has Hydra do it: all to the run's log, warnings to stderr too."""
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[file])
+    console = logging.StreamHandler()
+    console.setLevel(logging.WARNING)
+    console.setFormatter(logging.Formatter("dqn-train: %(levelname)s: %(message)s"))
+    logging.getLogger("dqn_runner").addHandler(console)
+
+
 def check(command: Command) -> None:
     """Refuse what cannot run, before any directory is made."""
     from dqn_runner import build, config
@@ -119,11 +158,22 @@ def run_job(hydra_config: DictConfig) -> float | None:
     path = Path(hydra.runtime.output_dir)
     parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))
     parsed = with_tracker_names(parsed, hydra)
+    return guarded_run(path, lambda: run(parsed, path, console))
+
+
+def guarded_run(path: Path, body: Callable[[], Scores], *passing: type[Exception]) -> float | None:
+    """Run `body`; returns its final policy's mean return, None where it failed, having said why.
+
+    Exceptions of the types in `passing` come through.
+    """
     try:
-        return run(parsed, path, console).final.mean
+        return body().final.mean
+    except passing:
+        raise
     except Exception as error:
         logging.getLogger().exception("the run failed")  # to train.log; the console has the line
-        line = str(error) if isinstance(error, DQNRunnerError) else traceback.format_exc()
+        in_a_line = isinstance(error, DQNRunnerError | OSError)
+        line = str(error) if in_a_line else traceback.format_exc()
         print(f"dqn-train: error: {path}: {line.rstrip()}", file=sys.stderr)
         return None
 

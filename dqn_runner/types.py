@@ -144,6 +144,16 @@ class Progress:
     td_loss: float | None = None
     recent_returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     activity: str = "training"
+    elapsed_seconds: float = 0.0  # of training, up to the last row that says so
+
+    def get_state(self) -> dict[str, Any]:
+        """The counters as plain numbers."""
+        return {**vars(self), "recent_returns": list(self.recent_returns)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Count on from there."""
+        vars(self).update(state)
+        self.recent_returns = deque(state["recent_returns"], maxlen=100)
 
     def finish(self, episode: Episode) -> None:
         """Count an episode that has just ended."""

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
-from dqn_runner.run_directory import RunDirectory
+from dqn_runner.errors import ConfigError
+from dqn_runner.run_directory import RunDirectory, read_yaml
 from dqn_runner.types import Row, flatten
 
 Status = Literal["finished", "running", "stopped", "unreadable"]
@@ -99,11 +99,9 @@ def load_run(path: Path) -> Run:
     if not run_dir.config.is_file():
         return Run(path, "unreadable", {}, None, "it failed before it began: no config.yaml")
     try:
-        config = yaml.load(run_dir.config.read_bytes(), Loader=yaml.CSafeLoader)
-        if not isinstance(config, dict):
-            return Run(path, "unreadable", {}, None, "config.yaml holds no settings")
+        config = read_yaml(run_dir.config)
         result = run_dir.read_result()
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         return Run(path, "unreadable", {}, None, " ".join(str(error).split()))
     status: Status = "running" if run_dir.is_locked() else "stopped"
     return Run(path, "finished" if result else status, flatten(config), result)

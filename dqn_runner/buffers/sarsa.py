@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
 
 from dqn_runner.buffers.n_step import NStepAssembler
 from dqn_runner.types import Array, EnvStep, Transition
@@ -36,3 +39,26 @@ class SarsaAssembler:
                 yield transition._replace(next_action=action)
             else:
                 self._waiting[i] = transition
+
+    def get_state(self) -> list[dict[str, Any] | None]:
+        """The transition of each environment that waits for its next action, if one does."""
+        return [
+            waiting
+            and {
+                **waiting._asdict(),
+                "obs": torch.tensor(waiting.obs),
+                "next_obs": torch.tensor(waiting.next_obs),
+            }
+            for waiting in self._waiting
+        ]
+
+    def set_state(self, state: list[dict[str, Any] | None]) -> None:
+        """Take up the transitions that were waiting."""
+        self._waiting = [
+            None
+            if saved is None
+            else Transition(
+                **{**saved, "obs": saved["obs"].numpy(), "next_obs": saved["next_obs"].numpy()}
+            )
+            for saved in state
+        ]

@@ -47,6 +47,7 @@ class UniformBuffer:
         self._device, self._on_cpu = device, device.type == "cpu"
         self._columns: list[Any] = [c.numpy() if self._on_cpu else c for c in self.storage.columns]
         self.capacity, self.size, self._write_head = capacity, 0, 0
+        self.num_added = 0  # ever, which numbers the transitions
 
     def __len__(self) -> int:
         return self.size
@@ -63,6 +64,7 @@ class UniformBuffer:
             column[self._write_head] = row
         self._write_head = (self._write_head + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
+        self.num_added += 1
 
     def clear(self) -> None:
         """Forget every transition."""
@@ -74,6 +76,30 @@ class UniformBuffer:
         drawn = (rng.random(batch_size) * self.size).astype(np.int64)
         indices: Tensor = torch.from_numpy(drawn) if self._on_cpu else self._on_device(drawn)
         return indices
+
+    def get_state(self) -> dict[str, int]:
+        """Where the ring stands; the transitions themselves are had by `rows`."""
+        return {"size": self.size, "write_head": self._write_head, "num_added": self.num_added}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Take up the ring where it stood; raises RunError for one of another capacity."""
+        if not 0 <= state["size"] <= self.capacity > state["write_head"] >= 0:
+            raise RunError(f"buffer.capacity={self.capacity}: the checkpoint has another")
+        self.size, self._write_head = state["size"], state["write_head"]
+        self.num_added = state["num_added"]
+
+    def rows(self, first: int, last: int) -> list[Tensor]:
+        """Columns of the transitions number `first` to `last`, which must still be stored."""
+        return [column[self._places(first, last)].cpu() for column in self.storage.columns]
+
+    def set_rows(self, first: int, last: int, columns: list[Tensor]) -> None:
+        """Put what `rows` gave back in its place."""
+        for column, values in zip(self.storage.columns, columns, strict=True):
+            column[self._places(first, last)] = values.to(column.device)
+
+    def _places(self, first: int, last: int) -> Tensor:
+        numbers = torch.arange(first, last, device=self._device)
+        return (numbers - self.num_added + self._write_head) % self.capacity
 
     def _on_device(self, values: Array) -> Any:
         """`values` where the columns are, without waiting for a copy to end."""
