@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import torch
+from rich.filesize import decimal
 from torch import nn
 
 from dqn_runner import checkpoint
@@ -48,12 +50,27 @@ def check(config: Config) -> None:
 
     Raises ConfigError for an environment, a class or a device that cannot be had.
     """
-    make_env(config.env).close()
-    resolve_device(config.device)
+    env = make_env(config.env)
+    check_memory(config, env, resolve_device(config.device))
+    env.close()
     if isinstance(config.network, Custom):
         config.network.load("network.name", "obs_shape", "num_actions")
     if isinstance(config.epsilon, Custom):
         config.epsilon.load("epsilon.name")
+
+
+def check_memory(config: Config, env: Env, device: torch.device) -> None:
+    """Raise ConfigError where the replay buffer would not fit into the memory that is free."""
+    one = config.buffer.model_copy(update={"capacity": 1})
+    row = build_buffer(config.model_copy(update={"buffer": one}), env, torch.device("cpu"))
+    needed = row.num_bytes * config.buffer.capacity
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    if needed > free:
+        raise ConfigError(
+            f"buffer.capacity={config.buffer.capacity}: takes {decimal(needed)}, and "
+            f"{decimal(free)} are free on {device}"
+        )
 
 
 def resolve_device(device: str) -> torch.device:

@@ -168,6 +168,8 @@ def _read(path: Path, *digests: str) -> bytes:
     """The content of a file; raises RunError where it is missing or has none of `digests`."""
     if not path.is_file():
         raise RunError(f"{path}: no such checkpoint")
+    if path.is_symlink():
+        raise RunError(f"{path}: a link, which no run writes")
     content = path.read_bytes()
     if digests and hashlib.sha256(content).hexdigest() not in digests:
         raise RunError(f"{path}: damaged; its checksum is another")

@@ -9,10 +9,28 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, FiniteFloat
 
 from dqn_runner.errors import ConfigError, RunError
 
-LARGEST_FILE = 2**20  # bytes of a config.yaml or result.json, of which a run needs some thousand
+# Of a config.yaml or result.json, whose own have some thousand bytes and five levels. Reading YAML
+# takes time with the square of its depth.
+LARGEST_FILE = 2**18
+DEEPEST_NESTING = 32
+
+
+class _Scores(BaseModel):
+    mean: FiniteFloat
+    std: FiniteFloat
+
+
+class _Result(BaseModel):
+    """What readers of a result.json count on."""
+
+    env_steps: int
+    wall_time_seconds: FiniteFloat
+    final: _Scores
+    best: _Scores
 
 
 class RunDirectory:
@@ -80,11 +98,10 @@ class RunDirectory:
         if not self.result.is_file():
             return None
         try:
-            result = json.loads(_read_text(self.result))
-        except RecursionError as error:
-            raise ValueError("result.json is nested too deeply") from error
-        if not isinstance(result, dict):
-            raise ValueError("result.json holds no result")  # noqa: TRY004
+            result: dict[str, Any] = json.loads(_read_text(self.result))
+            _Result.model_validate(result)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.result.name} holds no result") from error
         return result
 
 
@@ -104,14 +121,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A small file of settings; raises ConfigError where it is missing, malformed or too large."""
     try:
         text = _read_text(path)
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.CSafeLoader)):
-            raise ConfigError(f"{path}: has aliases, which no run writes")
+        _check_shape(text)
         settings = yaml.load(text, Loader=yaml.CSafeLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: holds no settings")
     return settings
+
+
+def _check_shape(text: str) -> None:
+    """Raise ValueError for YAML that would take much time or memory to read."""
+    depth = 0
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("has aliases, which no run writes")  # noqa: TRY004
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST_NESTING:
+            raise ValueError("is nested too deeply")
 
 
 def _read_text(path: Path) -> str:

@@ -30,6 +30,7 @@ def main() -> None:
 
 def guarded(program: str, body: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run `body`; turn what users can mend into one line on stderr, and signals into exit codes."""
+    logging.raiseExceptions = False  # a full disk is told of once, not by the log as well
     try:
         return body(arguments)
     except DQNRunnerError as error:

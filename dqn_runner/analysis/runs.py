@@ -20,6 +20,7 @@ Status = Literal["finished", "running", "stopped", "unreadable"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+LARGEST_NUMBER = 2**53
 LONGEST_ROW = 2**16  # bytes, of which a row takes some hundred
 
 
@@ -40,7 +41,7 @@ class Run:
 
     def series(self, name: str) -> tuple[Integers, Floats]:
         """Env steps [T] and values [T] of the metric `name`, in the order they were logged."""
-        rows = [row for row in parse_rows(self._lines(f'"{name}"')) if name in row]
+        rows = [row for row in parse_rows(self._lines(f'"{name}"')) if is_number(row.get(name))]
         steps = np.array([row["env_steps"] for row in rows], np.int64)
         return steps, np.array([row[name] for row in rows], np.float64)
 
@@ -111,7 +112,12 @@ def parse_rows(lines: Sequence[str]) -> list[Row]:
     """The rows in `lines`, without those that were torn."""
     try:
         found = json.loads(f"[{','.join(lines)}]")  # twice as fast as one by one
-    except ValueError:
+    except (ValueError, RecursionError):
         found = [parse_rows([line]) for line in lines] if len(lines) > 1 else []
         found = [row for rows in found for row in rows]
-    return [row for row in found if isinstance(row, dict) and "env_steps" in row]
+    return [row for row in found if isinstance(row, dict) and is_number(row.get("env_steps"))]
+
+
+def is_number(value: object) -> bool:
+    """Whether a value read from a file can be calculated with."""
+    return isinstance(value, int | float) and abs(value) < LARGEST_NUMBER
