@@ -30,7 +30,13 @@ from dqn_runner.evaluation import Evaluation
 from dqn_runner.loop import Best, Parts, restore, save, save_best, train
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.seeding import draw_seed
-from dqn_runner.tracking import EndState, MetricsFile, ProgressDisplay, SwanLabTracker
+from dqn_runner.tracking import (
+    EndState,
+    MetricsFile,
+    ProgressDisplay,
+    SwanLabTracker,
+    read_metrics,
+)
 from dqn_runner.types import Progress
 
 logger = logging.getLogger(__name__)
@@ -207,7 +213,10 @@ def score(
 
 
 def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None:
-    """SwanLab's side of the run; none at all where its mode is disabled."""
+    """SwanLab's side of the run; none at all where its mode is disabled.
+
+    Where the run goes on, it holds the whole history anew, under the id it had.
+    """
     if config.tracker.mode == "disabled":
         return None
     if config.tracker.mode == "local":
@@ -217,7 +226,14 @@ def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None
             1000 * SECONDS_PER_LOCAL_SCALAR,
         )
     run_dir.swanlab.mkdir(exist_ok=True)
-    return SwanLabTracker(config.tracker, run_dir.swanlab, config.plain())
+    tracker = SwanLabTracker(
+        config.tracker, run_dir.swanlab, config.plain(), run_dir.forget_swanlab_run()
+    )
+    if tracker.run_id:
+        run_dir.swanlab_id.write_text(tracker.run_id + "\n")
+    for row in read_metrics(run_dir.metrics):
+        tracker.log(row)
+    return tracker
 
 
 def result(progress: Progress, scores: Scores, seconds: float) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ class RunDirectory:
         self.curve = path / "curve.png"
         self.videos = path / "videos"
         self.swanlab = path / "swanlab"
+        self.swanlab_id = self.swanlab / "run_id"
         self.result = path / "result.json"
         # The system lets go of it with the process, however that ends.
         self._lock = FileLock(path / ".lock")
@@ -73,6 +76,17 @@ class RunDirectory:
     def close(self) -> None:
         """Let others have the directory."""
         self._lock.release()
+
+    def forget_swanlab_run(self) -> str | None:
+        """Remove SwanLab's record of the training, if there is one; returns the id it had."""
+        if not self.swanlab_id.is_file():
+            return None
+        run_id = _read_text(self.swanlab_id).strip()
+        if not re.fullmatch("[0-9a-z]{1,64}", run_id):
+            return None
+        for record in self.swanlab.glob(f"run-*-{run_id}"):
+            shutil.rmtree(record)
+        return run_id
 
     def is_locked(self) -> bool:
         """Whether a process is at work in the directory."""

@@ -202,7 +202,8 @@ def test_a_seeded_softmax_policy_depends_on_its_seeds_alone():
     agent.act(obs, 0.5)
     np.random.seed(1)
     assert agent.policy.seeded([3, 4])(obs).tolist() == first
-    assert agent.snapshot().seeded([3, 4])(obs).tolist() == first
+    copied = agent.policy_of(agent.learner.state.params.clone())
+    assert copied.seeded([3, 4])(obs).tolist() == first
     assert agent.policy.seeded([3, 5])(obs).tolist() != first
 
 
@@ -267,16 +268,15 @@ BUILDS = {"mlp": lambda: MLP((4,), A, [8], "tanh"), "custom": lambda: Linear((4,
 
 
 @pytest.mark.parametrize("name", BUILDS)
-def test_the_greedy_policy_follows_learning_and_a_snapshot_does_not(name):
+def test_the_greedy_policy_follows_learning_and_that_of_a_copy_does_not(name):
     agent, obs, storage = make_agent(build=BUILDS[name]), some_obs(200), some_storage()
     before = agent.policy(obs).tolist()
-    snapshot = agent.snapshot()
-    assert snapshot(obs).tolist() == before
+    copied = agent.policy_of(agent.learner.state.params.clone())
+    assert copied(obs).tolist() == before
     for _ in range(30):
         agent.learn(storage, torch.arange(30))
-    assert snapshot(obs).tolist() == before
+    assert copied(obs).tolist() == before
     assert agent.policy(obs).tolist() != before
-    assert agent.snapshot()(obs).tolist() == agent.policy(obs).tolist()
 
 
 def test_the_state_is_what_was_learned():
@@ -285,5 +285,8 @@ def test_the_state_is_what_was_learned():
         agent.learn(some_storage(), torch.arange(30))
     state = agent.get_state()
     assert state["updates"] == 3
+    other = make_agent()
+    other.set_state(state)
+    assert other.act(some_obs(), 0.5) == agent.act(some_obs(), 0.5)
     for name, tensor in agent.learner.state._asdict().items():
         assert torch.equal(state[name], tensor)

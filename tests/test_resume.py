@@ -50,7 +50,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
-    monkeypatch.setattr(run_module, "draw_curve", lambda *_: None)
+    monkeypatch.setattr(run_module, "draw_curve", lambda _, target: target.touch())
 
 
 @pytest.fixture
@@ -321,6 +321,23 @@ def test_an_environment_that_is_not_deterministic_begins_a_new_episode(
     resume(tmp_path / "killed", {}, Console(quiet=True), trust=True)
     assert "environment 0 is not deterministic" in caplog.text
     assert (tmp_path / "killed" / "result.json").exists()
+
+
+def test_swanlab_shows_one_continuous_history(start, records, tmp_path):
+    killed_at_step(200, start, "killed", "tracker.mode=offline")
+    killed_at_step(40, go_on, tmp_path / "killed")
+    go_on(tmp_path / "killed")
+    (store,) = (tmp_path / "killed" / "swanlab").glob("run-*/run-*.swanlab")
+    stored = records(store)
+    logged = [(r.scalar.step, r.scalar.key, r.scalar.value.number) for r in stored
+              if r.HasField("scalar")]  # fmt: skip
+    expected = [
+        (row["env_steps"], name, value)
+        for row in read_metrics(tmp_path / "killed" / "metrics.jsonl")
+        for name, value in row.items()
+        if "/" in name
+    ]
+    assert sorted(logged) == sorted(expected)
 
 
 def test_two_processes_on_one_run_directory(start, tmp_path, monkeypatch):

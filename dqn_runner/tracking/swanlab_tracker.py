@@ -52,13 +52,19 @@ class SwanLabTracker:
     Online, another process sends what is kept. Whatever fails in SwanLab is one warning.
     """
 
-    def __init__(self, spec: SwanLabSpec, log_dir: Path, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        spec: SwanLabSpec,
+        log_dir: Path,
+        config: dict[str, Any],
+        run_id: str | None = None,
+    ) -> None:
         self._has_warned = False
         self._held: list[Row] = []
         self._run: Any = None
         self._live: LiveSending | None = None
         with self._harmless():
-            self._run = self._start(spec, log_dir, config)
+            self._run = self._start(spec, log_dir, config, run_id)
             self._flush()
         if spec.mode == "online" and self._run:
             with self._harmless():
@@ -70,7 +76,14 @@ class SwanLabTracker:
         """Where the whole run is to be seen in the cloud; empty where it is not."""
         return self._live.url if self._live else ""
 
-    def _start(self, spec: SwanLabSpec, log_dir: Path, config: dict[str, Any]) -> Any:
+    @property
+    def run_id(self) -> str | None:
+        """The id under which SwanLab knows the run; null where it failed to start."""
+        return str(self._run.id) if self._run else None
+
+    def _start(
+        self, spec: SwanLabSpec, log_dir: Path, config: dict[str, Any], run_id: str | None
+    ) -> Any:
         import swanlab
 
         # What SwanLab prints would tear the progress bar; it goes to the run's log instead. Its
@@ -93,6 +106,7 @@ class SwanLabTracker:
                 group=spec.group,
                 job_type=spec.job_type,
                 tags=spec.tags,
+                id=run_id,
                 config=swanlab_config(config),
                 settings=settings,
                 reinit=True,
