@@ -29,10 +29,11 @@ class AgentSpec(Spec):
     loss: Loss
     max_grad_norm: PositiveFloat | None
     max_grad_value: PositiveFloat | None
-    td_target: Literal["max", "sarsa"]
-    behaviour: Literal["greedy", "softmax"]
-    temperature: PositiveFloat
     optimizer: OptimizerSpec
+    # With defaults, for the config.yaml of older runs has none of them.
+    td_target: Literal["max", "sarsa"] = "max"
+    behaviour: Literal["greedy", "softmax"] = "greedy"
+    temperature: PositiveFloat = 1.0
 
     @model_validator(mode="after")
     def _sarsa_looks_one_step_ahead(self) -> AgentSpec:

@@ -72,7 +72,7 @@ class TrainingSpec(Spec):
     train_frequency: PositiveInt
     gradient_steps: PositiveInt
     batch_size: PositiveInt
-    phase: PhaseSpec
+    phase: PhaseSpec = PhaseSpec(episodes=None, epochs=None)  # which older runs lack
     eval: EvalSpec
     log: LogSpec
     checkpoint: CheckpointSpec

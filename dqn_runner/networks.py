@@ -117,7 +117,7 @@ class MLPSpec(Spec):
     name: Literal["mlp"] = "mlp"
     hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
     activation: Activation
-    init: InitSpec
+    init: InitSpec = TorchInit()  # which the config.yaml of older runs lacks
 
 
 class MLP(nn.Module):

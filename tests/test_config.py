@@ -95,12 +95,12 @@ def test_no_key_is_dead(compose, tmp_path, monkeypatch):
     for name, settings in OPTIMIZERS.items():
         values = [f"agent.optimizer.{setting}" for setting in settings]
         runs.append(["agent.max_grad_value=1", f"agent.optimizer.name={name}", *values])
-    monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
-    online = ["tracker.mode=online", "tracker.host=http://127.0.0.1:9"]
-    runs.append([*online, "total_episodes=5"])
     for name, settings in INITS.items():
         values = [f"network.init.{setting}" for setting in settings]
         runs.append([f"network.init.name={name}", *values])
+    monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
+    online = ["tracker.mode=online", "tracker.host=http://127.0.0.1:9"]
+    runs.append([*online, "total_episodes=5"])
     runs.append(["agent.behaviour=softmax", "agent.td_target=sarsa", *ONE_STEP])
     runs.append(["phase.episodes=2", "phase.epochs=1", "learning_starts=0"])
     configs = [compose("total_timesteps=120", "eval.interval=60", *given) for given in runs]

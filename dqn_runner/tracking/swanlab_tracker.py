@@ -113,18 +113,19 @@ class SwanLabTracker:
             )
 
     def log(self, row: Row) -> None:
-        """Log the metrics of `row` at its env steps; those of episodes wait for an interval's."""
+        """Log the metrics of `row` at its env steps; those of episodes wait for others to come."""
         self._held.append(row)
-        if "time/elapsed_seconds" in row or len(self._held) == MOST_ROWS_HELD:
+        if "rollout/episode_return" not in row or len(self._held) == MOST_ROWS_HELD:
             self._send()
 
     def _send(self) -> None:
         held, self._held = self._held, []
         with self._harmless():
-            for row in held if self._run else ():
-                metrics = {name: value for name, value in row.items() if "/" in name}
-                self._run.log(metrics, step=int(row["env_steps"]))
-            self._flush()
+            if self._run:
+                for row in held:
+                    metrics = {name: value for name, value in row.items() if "/" in name}
+                    self._run.log(metrics, step=int(row["env_steps"]))
+                self._flush()
             if self._live:
                 self._live.check()
 
@@ -153,7 +154,7 @@ class SwanLabTracker:
 
         SwanLab has no call for this; without it the file stays empty for dozens of points.
         """
-        store = self._run and getattr(self._run._core, "_store", None)
+        store = getattr(self._run._core, "_store", None)
         if store:
             store.ensure_flushed()
 
