@@ -1,12 +1,16 @@
 """curve.png: what is drawn, against the rows it is drawn from."""
 
 import json
+import sys
+import time
+import types
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from matplotlib.axes import Axes
 
-from dqn_runner.analysis.curve import draw_curve, moving_mean
+from dqn_runner.analysis.curve import draw_curve, moving_mean, show_live
 
 
 @pytest.mark.parametrize("window", [1, 3, 100])
@@ -58,3 +62,38 @@ def test_a_run_without_an_episode_or_an_evaluation_has_a_curve(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"env_steps": 5, "episodes": 0}\n')
     draw_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_notebook_shows_a_run_until_it_ends(tmp_path, monkeypatch):
+    """With a stand-in for IPython, which the tests do not need otherwise."""
+    shown, sleeps = [], []
+
+    class Handle:
+        def update(self, picture):
+            shown.append(picture)
+
+    def display(picture, display_id):
+        shown.append(picture)
+        return Handle()
+
+    notebook = types.SimpleNamespace(
+        display=display,
+        Image=lambda data, format: (format, data[:4]),
+    )
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"env_steps": 9, "episodes": 1, "rollout/episode_return": 9.0}\n'
+    )
+    lock = FileLock(tmp_path / ".lock")
+    lock.acquire()
+
+    def sleep(seconds):
+        sleeps.append(seconds)
+        if len(sleeps) == 2:
+            lock.release()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    show_live(tmp_path, 3.0)
+    assert shown == [("png", b"\x89PNG")] * 3
+    assert sleeps == [3.0, 3.0]

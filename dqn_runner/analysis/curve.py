@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
+import time
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
+from dqn_runner.run_directory import RunDirectory
 from dqn_runner.tracking.metrics_file import read_metrics
 from dqn_runner.types import Row
 
@@ -16,8 +21,8 @@ MEAN_OVER = 100  # episodes
 Floats = npt.NDArray[np.float64]
 
 
-def draw_curve(metrics: Path, target: Path) -> None:
-    """Draw the returns in a metrics.jsonl: of training episodes and of evaluations."""
+def draw_curve(metrics: Path, target: Path | IO[bytes]) -> None:
+    """Draw the returns in a metrics.jsonl, of training episodes and of evaluations, as a PNG."""
     # Drawn on a canvas of its own, not by pyplot: no window system, no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -55,6 +60,26 @@ def draw_curve(metrics: Path, target: Path) -> None:
     figure.legend(frameon=False, loc="outside upper center", ncols=3)
     FigureCanvasAgg(figure)
     figure.savefig(target, format="png", dpi=150)
+
+
+def show_live(run: str | os.PathLike[str], seconds: float = 5.0) -> None:
+    """In a notebook's cell, show the curve of a run directory anew every `seconds` until it ends.
+
+    Raises ModuleNotFoundError outside of IPython.
+    """
+    from IPython.display import Image, display
+
+    run_dir = RunDirectory(Path(run))
+
+    def picture() -> Image:
+        png = io.BytesIO()
+        draw_curve(run_dir.metrics, png)
+        return Image(data=png.getvalue(), format="png")
+
+    handle = display(picture(), display_id=True)
+    while run_dir.is_locked():
+        time.sleep(seconds)
+        handle.update(picture())
 
 
 def moving_mean(values: Floats, window: int) -> Floats:
