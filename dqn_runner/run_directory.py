@@ -55,11 +55,9 @@ class RunDirectory:
         """Claim the directory by writing its config.yaml; raises RunError where a run has it."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.claim()
-        try:
-            with self.config.open("x", encoding="utf-8") as file:
-                file.write(_yaml(config))
-        except FileExistsError as error:
-            raise RunError(f"{self.path}: holds a run already; choose another directory") from error
+        if self.config.exists():
+            raise RunError(f"{self.path}: holds a run already; choose another directory")
+        _replace(self.config, _yaml(config))
 
     def claim(self) -> None:
         """Keep others from working here until `close`; raises RunError where one does."""

@@ -175,7 +175,8 @@ def guarded_run(path: Path, body: Callable[[], Scores], *passing: type[Exception
         logging.getLogger().exception("the run failed")  # to train.log; the console has the line
         in_a_line = isinstance(error, DQNRunnerError | OSError)
         line = str(error) if in_a_line else traceback.format_exc()
-        print(f"dqn-train: error: {path}: {line.rstrip()}", file=sys.stderr)
+        place = "" if line.startswith(str(path)) else f"{path}: "
+        print(f"dqn-train: error: {place}{line.rstrip()}", file=sys.stderr)
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -382,29 +383,48 @@ def killed_after(seconds: float, cwd: Path, *arguments: str) -> int:
         return child.wait()
 
 
+def survive_kills(cwd: Path, settings: list[str], rng: random.Random, kills: int) -> None:
+    """Kill a run `kills` times at random moments, resuming it each time; compare its end."""
+    started = time.perf_counter()
+    code = killed_after(1000.0, cwd, *settings, "hydra.run.dir=reference")
+    seconds = time.perf_counter() - started
+    assert code == 0
+    arguments = [*settings, "hydra.run.dir=killed"]
+    for _ in range(kills):
+        code = killed_after(rng.uniform(0.3, 1.0) * seconds, cwd, *arguments)
+        assert code in (0, -signal.SIGKILL)
+        if (cwd / "killed" / "result.json").exists():
+            break
+        # Before its config.yaml is there a run has not begun, and is begun again.
+        if (cwd / "killed" / "config.yaml").exists():
+            arguments = ["resume=killed"]
+    else:
+        assert killed_after(1000.0, cwd, *arguments) == 0
+    assert_same_runs(cwd / "killed", cwd / "reference")
+
+
+def settings_of(kind: str, quick: tuple[str, ...]) -> list[str]:
+    budget = "total_episodes=150" if kind == "per-episode epsilon" else "total_timesteps=6000"
+    return [*quick, *COMMON, *KINDS[kind], budget, "tracker.mode=offline"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_kill_minus_nine_at_random_moments(tmp_path, quick, kind):
-    """Six kills each of nine kinds of runs: fifty-four."""
-    settings = [*quick, *COMMON, *KINDS[kind], "tracker.mode=offline"]
-    if kind != "per-episode epsilon":
-        settings.append("total_timesteps=6000")
-    else:
-        settings.append("total_episodes=150")
-    started = time.perf_counter()
-    done = subprocess.run(
-        command_of(*settings, "hydra.run.dir=reference"), cwd=tmp_path, check=False
-    )
-    seconds = time.perf_counter() - started
-    assert done.returncode == 0
-    rng, code, kills = random.Random(kind), -9, 0
-    arguments = [*settings, "hydra.run.dir=killed"]
-    while code != 0:
-        # Starting takes most of the time; the kills are to hit the rest of it as well.
-        limit = rng.uniform(0.3, 1.0) * seconds if kills < 6 else 1000.0
-        code = killed_after(limit, tmp_path, *arguments)
-        kills += code == -signal.SIGKILL
-        assert code in (0, -signal.SIGKILL)
-        if (tmp_path / "killed" / "config.yaml").exists():
-            arguments = ["resume=killed"]
-    assert_same_runs(tmp_path / "killed", tmp_path / "reference")
+    """Up to six kills each of nine kinds of runs."""
+    survive_kills(tmp_path, settings_of(kind, quick), random.Random(kind), kills=6)
+
+
+@pytest.mark.soak
+def test_kill_minus_nine_for_as_long_as_given(tmp_path, quick):
+    """For DQN_SOAK_MINUTES, an hour where that is not set."""
+    rng = random.Random()
+    end = time.monotonic() + 60 * float(os.environ.get("DQN_SOAK_MINUTES", "60"))
+    for round_number in itertools.count():
+        if time.monotonic() > end:
+            return
+        kind, seed = rng.choice(list(KINDS)), rng.randrange(1000)
+        print(f"round {round_number}: {kind}, seed {seed}")
+        (tmp_path / str(round_number)).mkdir()
+        settings = [*settings_of(kind, quick), f"seed={seed}"]
+        survive_kills(tmp_path / str(round_number), settings, rng, kills=10)
