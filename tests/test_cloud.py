@@ -332,7 +332,7 @@ def test_runs_that_are_going_on_or_have_nothing_are_left_alone(server, tmp_path)
     holder = RunDirectory(going_on)
     holder.start({})
     code, rows = upload(going_on, empty, host=server.url)
-    holder.release()
+    holder.close()
     assert (code, [result for _, result in rows]) == (
         0,
         ["still running: not sent", "nothing to send"],

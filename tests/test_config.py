@@ -125,7 +125,8 @@ def test_no_key_is_dead(compose, tmp_path, monkeypatch):
     assert len(sections) > 12
     keys = {(cls, field) for cls in sections for field in cls.model_fields}
     dead = {f"{cls.__name__}.{f}" for cls, f in keys - read if not _is_discriminator(cls, f)}
-    assert not dead
+    # The command line reads it, before there is a configuration.
+    assert dead == {"Config.resume"}
 
 
 def _is_discriminator(cls: type[Spec], field: str) -> bool:

@@ -96,7 +96,7 @@ def write_run(path: Path, group: str, rows: list[dict[str, float]], **config: An
     """A run as dqn-train leaves it when it is killed."""
     run_dir = RunDirectory(path)
     run_dir.start({"tracker": {"name": path.name, "group": group}, **config})
-    run_dir.release()
+    run_dir.close()
     append(run_dir, *rows)
     return run_dir
 
@@ -291,7 +291,7 @@ def test_a_running_run_is_followed_until_it_finishes(tmp_path):
 
         score = {"mean": 412.0, "std": 3.0}
         first.finish({"wall_time_seconds": 90.0, "final": score, "best": score})
-        first.release()
+        first.close()
         dashboard.wait(lambda: dashboard.runs()["first"]["status"] == FINISHED)
         config = dashboard.runs()["first"]["config"]
         assert config["final_return"]["value"] == "412.0 ± 3.0"

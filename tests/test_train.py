@@ -321,8 +321,9 @@ def test_a_signal_ends_a_run_in_order(process, quick, tmp_path, number, code):
     state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert state["env_steps"] >= rows[-1]["env_steps"] > 0
-    assert f"stopped at env step {state['env_steps']:,}, episode {state['episodes']:,}" in out
-    assert "run/checkpoints" in out
+    episodes = state["progress"]["episodes"]
+    assert f"stopped at env step {state['env_steps']:,}, episode {episodes:,}" in out
+    assert "dqn-train resume=run goes on" in out
     assert dqn_runner.load_policy(run).env_steps == state["env_steps"]
 
 
