@@ -116,7 +116,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
         buffer=buffer,
         assembler=build_assembler(config, agent),
         epsilon=build_epsilon(config),
-        evaluator=Evaluator(make),
+        evaluator=Evaluator(make, config.env.max_step_seconds),
         replay_rng=streams.replay,
         evaluation_rng=streams.evaluation,
         checkpoints=Checkpoints(run_dir.checkpoints),
@@ -244,10 +244,14 @@ class LoadedPolicy:
         self._encoder, self._offset = ObsEncoder(env.observation_space), action_offset(env)
         network = build_network(config, env, 0, torch.device("cpu"))
         env.close()
-        params = state["agent"]["params"]
-        if params.shape != network.initial_params.shape:
+        try:
+            params, self.env_steps = state["agent"]["params"], int(state["env_steps"])
+            fits = params.shape == network.initial_params.shape
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"{checkpoint_path}: holds no policy") from error
+        if not fits:
             raise RunError(f"{checkpoint_path}: does not fit the network of its config.yaml")
-        self.config, self.env_steps = config, int(state["env_steps"])
+        self.config = config
         temperature, rng = config.agent.softmax_temperature, np.random.default_rng(0)
         self.on_rows = make_policy(network.on_arrays(params), temperature, rng)
 
@@ -274,6 +278,7 @@ def load_policy(
     code outside of this package and `trust` is false.
     """
     run_path, checkpoint_path = locate(Path(run), checkpoint_name)
+    RunDirectory(run_path).check_sound()
     return LoadedPolicy(read(RunDirectory(run_path).config, trust=trust), checkpoint_path)
 
 

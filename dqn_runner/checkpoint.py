@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from dqn_runner.errors import RunError
@@ -46,6 +47,14 @@ class Chunk(NamedTuple):
         return f"{self.first}-{self.last}.pt"
 
 
+class _Replay(BaseModel, strict=True):
+    """What a checkpoint says of the transitions that lie beside it."""
+
+    size: int
+    num_added: int
+    chunks: list[tuple[int, int, str]]
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run: `last.pt`, the one before it, and `best.pt`.
 
@@ -64,12 +73,11 @@ class Checkpoints:
         replay = {**buffer.get_state(), "chunks": [tuple(chunk) for chunk in self._chunks]}
         last, previous = self._folder / "last.pt", self._folder / "previous.pt"
         if last.exists():
-            # Linked, not moved: at no moment is there no last.pt.
-            link = self._folder / "previous.pt.partial"
-            link.unlink(missing_ok=True)
-            os.link(last, link)
-            _write(_checksum(previous), _checksum(last).read_bytes())
-            os.replace(link, previous)
+            # Copied, not moved: at no moment is there no last.pt. The file of checksums fits the
+            # former previous.pt as well, which was last.pt before.
+            content = last.read_bytes()
+            _add_digest(previous, content)
+            _write(previous, content)
         save({**state, "replay": replay}, last)
         keep = {chunk.name for chunk in [*former, *self._chunks]}
         for path in self._replay.glob("*"):
@@ -85,7 +93,7 @@ class Checkpoints:
             new = Chunk(first, buffer.num_added, "")
             content = _bytes({"columns": buffer.rows(new.first, new.last)})
             _write(self._replay / new.name, content)
-            chunks.append(new._replace(digest=hashlib.sha256(content).hexdigest()))
+            chunks.append(new._replace(digest=_digest(content)))
         return chunks
 
     def load_last(self) -> dict[str, Any] | None:
@@ -103,9 +111,9 @@ class Checkpoints:
                 raise
             state = self._load_whole(previous)
             logger.warning("%s; going on from previous.pt", error)
-            os.replace(last, last.with_name("damaged.pt"))
-            _write(_checksum(last), _checksum(previous).read_bytes())
-            os.link(previous, last)
+            content = previous.read_bytes()
+            _write(_checksum(last), _digest(content).encode())
+            _write(last, content)
             return state
 
     def _load_whole(self, path: Path) -> dict[str, Any]:
@@ -132,7 +140,18 @@ class Checkpoints:
 
 
 def _chunks(state: dict[str, Any]) -> list[Chunk]:
-    return [Chunk(*chunk) for chunk in state["replay"]["chunks"]]
+    """The chunks of a checkpoint; raises RunError where they do not cover what was stored."""
+    try:
+        replay = _Replay.model_validate(state.get("replay"))
+    except ValueError as error:
+        raise RunError("the checkpoint's replay does not fit: it is malformed") from error
+    chunks = [Chunk(*chunk) for chunk in replay.chunks]
+    ends = [replay.num_added - replay.size, *(chunk.last for chunk in chunks)]
+    follow = all(chunk.first == end for chunk, end in zip(chunks[1:], ends[1:], strict=False))
+    covers = not chunks or chunks[0].first <= ends[0] <= chunks[0].last
+    if not (follow and covers and ends[-1] == replay.num_added and replay.size >= 0):
+        raise RunError("the checkpoint's replay does not fit: its chunks do not follow each other")
+    return chunks
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -140,10 +159,8 @@ def save(state: dict[str, Any], path: Path) -> None:
 
     The file beside it lists the SHA-256 of both, so that it fits whichever of them is there.
     """
-    content, checksum = _bytes({"format_version": FORMAT_VERSION, **state}), _checksum(path)
-    digest = hashlib.sha256(content).hexdigest()
-    former = checksum.read_text().split()[-1:] if path.exists() and checksum.exists() else []
-    _write(checksum, "\n".join([*former, digest, ""]).encode())
+    content = _bytes({"format_version": FORMAT_VERSION, **state})
+    _add_digest(path, content)
     _write(path, content)
 
 
@@ -154,7 +171,7 @@ def load(path: Path) -> dict[str, Any]:
     state = _unpack(_read(path, *digests), path)
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
-        raise RunError(f"{path}: has format {version}; this version reads {FORMAT_VERSION}")
+        raise RunError(f"{path}: has format {version!r}; this version reads {FORMAT_VERSION}")
     return state
 
 
@@ -171,7 +188,7 @@ def _read(path: Path, *digests: str) -> bytes:
     if path.is_symlink():
         raise RunError(f"{path}: a link, which no run writes")
     content = path.read_bytes()
-    if digests and hashlib.sha256(content).hexdigest() not in digests:
+    if digests and _digest(content) not in digests:
         raise RunError(f"{path}: damaged; its checksum is another")
     return content
 
@@ -184,6 +201,16 @@ def _unpack(content: bytes, path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises whatever its readers raise
         raise RunError(f"{path}: not a checkpoint, or a damaged one") from error
     return state
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _add_digest(path: Path, content: bytes) -> None:
+    """Have the file of checksums beside `path` fit `content`, and still what is there now."""
+    former = [_digest(path.read_bytes())] if path.exists() else []
+    _write(_checksum(path), "\n".join([*former, _digest(content), ""]).encode())
 
 
 def _checksum(path: Path) -> Path:

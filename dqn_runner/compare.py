@@ -14,9 +14,11 @@ from dqn_runner.train import guarded
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dqn_runner.analysis import Run
     from dqn_runner.analysis.comparison import Comparison, Options
 
 SECONDS_BETWEEN_LOOKS = 5.0
+LOOKS_WITHOUT_A_RUN = 3  # then nothing more is expected
 
 EPILOG = """examples:
   dqn-compare outputs/sweeps/2026-01-31_12-00-00
@@ -24,9 +26,10 @@ EPILOG = """examples:
   dqn-compare outputs --metric best --format markdown --output results.md
   dqn-compare outputs/sweeps/2026-01-31_12-00-00 --follow
 
-Groups hold the runs that differ in their seed alone. Numbers in brackets are 95 % intervals by
-stratified percentile bootstrap over seeds; IQM is the mean of the middle half. The final return is
-the final policy's over fresh episodes; of a run that has not finished, its last evaluation.
+Groups hold the runs that differ in their seed alone, or agree in --group-by. Numbers in brackets
+are 95 % intervals by stratified percentile bootstrap over seeds; IQM is the mean of the middle
+half. The final return is the final policy's over fresh episodes; of a run that has not finished,
+its last evaluation.
 """
 
 
@@ -101,11 +104,15 @@ def command_line(arguments: list[str]) -> int:
     # On stderr, so that what is printed can be piped.
     console = Console(stderr=True, soft_wrap=True)
     folder = None if options.no_figures else options.figures or options.directories[0] / "compare"
+    if options.follow and (options.swanlab or (options.format != "table" and not options.output)):
+        raise ConfigError(
+            "--follow: shows a table; --format needs --output, --swanlab a look without"
+        )
     if options.follow:
         follow(options.directories, wanted, folder, options.output, options.format)
         return 0
     with console.status("reading runs") as status:
-        comparison = look(options.directories, wanted)
+        comparison = look(read(options.directories), wanted)
         publish(comparison, options.format, options.output)
         if folder:
             status.update("drawing")
@@ -134,23 +141,33 @@ def parse_bounds(texts: list[str] | None) -> dict[str, tuple[float, float]] | No
     return bounds
 
 
-def look(directories: list[Path], options: Options) -> Comparison:
-    """Read and compare.
-
-    Raises RunError where there is no run, ConfigError where an option names what no run has.
-    """
+def read(directories: list[Path]) -> list[Run]:
+    """The runs below `directories`; raises RunError for one that is not there."""
     from dqn_runner.analysis import load_runs
+
+    try:
+        return load_runs(directories)
+    except OSError as error:
+        raise RunError(f"{error.filename}: {error.strerror}") from error
+
+
+def look(runs: list[Run], options: Options) -> Comparison:
+    """Compare `runs`.
+
+    Raises RunError where none can be read, ConfigError where an option names what no run has.
+    """
     from dqn_runner.analysis.comparison import compare
     from dqn_runner.analysis.groups import RETURNS
 
-    try:
-        runs = load_runs(directories)
-    except OSError as error:
-        raise RunError(f"{error.filename}: {error.strerror}") from error
     if not any(run.config for run in runs):
         problems = "; ".join(f"{run.path}: {run.problem}" for run in runs)
-        where = ", ".join(map(str, directories))
-        raise RunError(f"{where}: no run here{' can be read: ' if runs else ''}{problems}")
+        raise RunError(f"no run here{' can be read: ' if runs else ''}{problems}")
+    environments = {str(run.config.get("env.id")) for run in runs}
+    for environment in set(options.bounds or ()) - environments - {"*"}:
+        raise ConfigError(
+            f"--normalize={environment}=…: no run has this environment; there are "
+            f"{', '.join(sorted(environments))}"
+        )
     try:
         comparison = compare(runs, options)
     except KeyError as error:
@@ -158,7 +175,7 @@ def look(directories: list[Path], options: Options) -> Comparison:
         raise ConfigError(
             f"--group-by={error.args[0]}: no run has this setting; there are {', '.join(keys)}"
         ) from error
-    for metric in options.metrics:
+    for metric in set(options.metrics) - set(RETURNS):
         if not any(group.num_scores(metric) for group in comparison.groups):
             known = sorted({name for run in runs for name in run.last_row() if "/" in name})
             raise ConfigError(
@@ -175,7 +192,10 @@ def publish(comparison: Comparison, style: str, output: Path | None) -> None:
 
     console = Console()
     if output:
-        output.write_text(as_text(comparison, style) + "\n", encoding="utf-8")
+        try:
+            output.write_text(as_text(comparison, style) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--output={output}: {error.strerror}") from error
     elif style == "table" and console.is_terminal:
         console.print(renderable(comparison))
     else:
@@ -206,24 +226,25 @@ def follow(
 
     console = Console()
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        while True:
-            comparison = look(directories, options)
-            live.update(renderable(comparison), refresh=True)
-            if output:
-                publish(comparison, style, output)
-            if folder:
-                draw(comparison, folder)
-            running = [
-                RunDirectory(run.path)
-                for statistics in comparison.groups
-                for run in statistics.group.runs
-                if run.status == "running"
-            ]
-            if not running:
-                return
-            for run_dir in running:
-                draw_curve(run_dir.metrics, run_dir.curve)
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+        idle = 0
+        while idle < LOOKS_WITHOUT_A_RUN:
+            runs = read(directories)
+            running = [run for run in runs if run.status == "running"]
+            # A sweep has nothing running between two of its jobs.
+            idle = 0 if running else idle + 1
+            if any(run.config for run in runs):
+                comparison = look(runs, options)
+                live.update(renderable(comparison), refresh=True)
+                if output:
+                    publish(comparison, style, output)
+                if folder:
+                    draw(comparison, folder)
+            for run in running:
+                run_dir = RunDirectory(run.path)
+                if run_dir.metrics.exists():
+                    draw_curve(run_dir.metrics, run_dir.curve)
+            if idle < LOOKS_WITHOUT_A_RUN:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def summarise(comparison: Comparison, folder: Path, console: Console) -> None:

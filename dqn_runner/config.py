@@ -85,23 +85,25 @@ def read(path: Path, *, trust: bool = False) -> Config:
     """Read and check a run's config.yaml.
 
     Raises ConfigError where there is none that can be used, or where it names code outside of this
-    package, which using it would import, and `trust` is false.
+    package, which using it would import, or a server, and `trust` is false.
     """
     config = parse(read_yaml(path))
     outside = [] if trust else outside_code(config)
     if outside:
         raise ConfigError(
-            f"{path}: names code to be imported ({', '.join(outside)}); --trust allows it"
+            f"{path}: names what lies outside of this package ({', '.join(outside)}); --trust "
+            "allows to import classes from there, and to send SwanLab's key to a host"
         )
     return config
 
 
 def outside_code(config: Config) -> list[str]:
-    """The names in `config` by which code outside of this package would be imported."""
+    """The names in `config` by which outside code would be imported or an outside host told."""
     named = [part.name for part in (config.network, config.epsilon) if isinstance(part, Custom)]
     wrappers = [w if isinstance(w, str) else str(w.get("name")) for w in config.env.wrappers]
     environment = [config.env.id] if ":" in config.env.id else []
-    return [*environment, *wrappers, *named]
+    host = config.tracker.host if config.tracker.mode == "online" else None
+    return [*environment, *wrappers, *named, *([host] if host else [])]
 
 
 def unknown_key(key: str, value: Any, config: Any) -> str:

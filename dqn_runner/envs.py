@@ -10,6 +10,7 @@ import contextlib
 import math
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
@@ -152,25 +153,16 @@ class Environments:
     def _start_episode(self, i: int, seed: int, obs: Array) -> None:
         self._seeds[i], self._actions[i], self._returns[i] = seed, [], 0.0
         try:
-            raw_obs, _ = self._envs[i].reset(seed=seed)
+            with limited(self._max_step_seconds):
+                raw_obs, _ = self._envs[i].reset(seed=seed)
             self._encoder.write(raw_obs, obs[i])
         except Exception as error:  # whatever an environment's own code raises
             raise self._failure(i, f"reset: {_reason(error)}") from error
+        if not np.isfinite(obs[i]).all():
+            raise self._failure(i, "reset: an observation that is not finite")
 
     def step(self, action: list[int]) -> EnvStep:
         """Take one action [N] in each environment; `obs` then holds the observations to act on."""
-        before = self.obs, self._seeds[:], self._actions[:], self._returns[:]
-        lengths = [len(actions) for actions in self._actions]
-        try:
-            return self._step_all(action)
-        except EnvironmentFailedError:
-            # As if this step had not begun, so that what is saved now fits what was learned from.
-            self.obs, self._seeds, self._actions, self._returns = before
-            for actions, length in zip(self._actions, lengths, strict=True):
-                del actions[length:]
-            raise
-
-    def _step_all(self, action: list[int]) -> EnvStep:
         rewards: list[float] = []
         terminated: list[bool] = []
         truncated: list[bool] = []
@@ -195,7 +187,7 @@ class Environments:
     def _step_one(self, i: int, action: int, next_obs: Array) -> tuple[float, bool, bool]:
         """Step environment `i`, which writes its observation into `next_obs` [*obs_shape]."""
         try:
-            with time_limit(self._max_step_seconds) if self._max_step_seconds else _NO_LIMIT:
+            with limited(self._max_step_seconds):
                 raw_obs, reward, terminated, truncated, _ = self._envs[i].step(
                     action + self._offset
                 )
@@ -258,6 +250,11 @@ class Environments:
 
 
 _NO_LIMIT = contextlib.nullcontext()
+
+
+def limited(seconds: float | None) -> AbstractContextManager[None]:
+    """`time_limit`, or nothing where there is none."""
+    return time_limit(seconds) if seconds else _NO_LIMIT
 
 
 @contextlib.contextmanager

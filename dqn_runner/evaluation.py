@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dqn_runner.envs import Env, ObsEncoder, action_offset
+from dqn_runner.envs import Env, ObsEncoder, action_offset, limited
 from dqn_runner.errors import RunError
 from dqn_runner.types import Array
 
@@ -56,8 +56,8 @@ def never_stop() -> None:
 class Evaluator:
     """Plays episodes side by side, one batched call of the policy for all that still run."""
 
-    def __init__(self, make: Callable[[], Env]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], Env], max_step_seconds: float | None = None) -> None:
+        self._make, self._max_step_seconds = make, max_step_seconds
         self._envs: list[Env] = []
 
     def evaluate(
@@ -96,7 +96,8 @@ class Evaluator:
             if episode is None:
                 playing.pop(i, None)
                 return
-            raw_obs, _ = self._envs[i].reset(seed=seeds[episode])
+            with limited(self._max_step_seconds):
+                raw_obs, _ = self._envs[i].reset(seed=seeds[episode])
             encoder.write(raw_obs, obs[i])
             playing[i] = episode
 
@@ -106,7 +107,8 @@ class Evaluator:
             check_stop()
             rows = list(playing)
             for i, action in zip(rows, policy(obs[rows]).tolist(), strict=True):
-                raw_obs, reward, terminated, truncated, _ = self._envs[i].step(action + offset)
+                with limited(self._max_step_seconds):
+                    raw_obs, reward, terminated, truncated, _ = self._envs[i].step(action + offset)
                 returns[playing[i]] += float(reward)
                 encoder.write(raw_obs, obs[i])
                 if terminated or truncated:

@@ -142,9 +142,11 @@ class Learner:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take up learning where it stood; raises RuntimeError for a state of other shapes."""
+        """Take up learning where it stood; raises ValueError for a state of other shapes."""
         self.updates, self._updates_at_reading = state["updates"], state["updates_at_reading"]
         for name, tensor in self.state._asdict().items():
+            if state[name].shape != tensor.shape:
+                raise ValueError(f"{name} has shape {tuple(state[name].shape)}")
             tensor.copy_(state[name])
 
     def read_metrics(self) -> dict[str, float]:

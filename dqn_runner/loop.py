@@ -122,6 +122,8 @@ class Assembler(Protocol):
 
     def transitions(self, step: EnvStep, epsilon: float, /) -> Iterator[Transition]: ...
 
+    def forget(self, i: int, /) -> None: ...
+
     def get_state(self) -> Any: ...
 
     def set_state(self, state: Any, /) -> None: ...
@@ -267,8 +269,17 @@ def save(parts: Parts, progress: Progress) -> None:
 def restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[int]:
     """Put everything back as it was when `state` was saved.
 
-    Returns the environments that are not where they were, for they are not deterministic.
+    Returns the environments that are not where they were, for they are not deterministic. Raises
+    RunError for a state that does not fit.
     """
+    try:
+        return _restore(parts, progress, state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"the checkpoint does not fit this run: {reason}") from error
+
+
+def _restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[int]:
     progress.set_state(state["progress"])
     parts.agent.set_state(state["agent"])
     parts.assembler.set_state(state["assembler"])
@@ -278,7 +289,10 @@ def restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[int
     set_state(parts.envs.rng, streams["env"])
     set_state(parts.replay_rng, streams["replay"])
     set_state(parts.evaluation_rng, streams["evaluation"])
-    return parts.envs.set_state(state["envs"])
+    strayed = parts.envs.set_state(state["envs"])
+    for i in strayed:
+        parts.assembler.forget(i)
+    return strayed
 
 
 def diverged(progress: Progress) -> RunError:

@@ -25,7 +25,7 @@ from dqn_runner.agent import LearnedPolicy
 from dqn_runner.analysis.curve import draw_curve
 from dqn_runner.build import build
 from dqn_runner.config import Config, outside_code, read
-from dqn_runner.errors import ConfigError, EnvironmentFailedError, Stopped
+from dqn_runner.errors import ConfigError, RunError, Stopped
 from dqn_runner.evaluation import Evaluation
 from dqn_runner.loop import Best, Parts, restore, save, save_best, train
 from dqn_runner.run_directory import RunDirectory
@@ -61,10 +61,11 @@ def run(config: Config, path: Path, console: Console) -> Scores:
     signal, with the last checkpoint saved and the tracker closed.
     """
     started, run_dir = time.perf_counter(), RunDirectory(path)
-    config, parts = assemble(config, run_dir, console)
-    run_dir.start(config.plain())
+    run_dir.claim_new()
     with contextlib.closing(run_dir):
-        return carry_out(config, parts, run_dir, console, started=started)
+        config, parts = assemble(config, run_dir, console)
+        run_dir.start(config.plain())
+        return carry_out(config, parts, run_dir, Progress(), console, started)
 
 
 def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool = False) -> Scores:
@@ -73,16 +74,34 @@ def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool
     `budgets` may be larger than those it had; where it had no checkpoint yet it starts over.
     Raises what `run` raises, and ConfigError for a run that has nothing left to do.
     """
-    started, run_dir = time.perf_counter(), RunDirectory(path)
+    started, run_dir, progress = time.perf_counter(), RunDirectory(path), Progress()
+    run_dir.check_sound()
     config = extended(read(run_dir.config, trust=trust), budgets)
     run_dir.claim()
     with contextlib.closing(run_dir):
-        if run_dir.read_result() is not None and not budgets:
+        has_finished = run_dir.result.exists()
+        if has_finished and not budgets:
             raise ConfigError(f"resume={path}: has finished; a larger total_timesteps extends it")
         config, parts = assemble(config, run_dir, console)
         state = parts.checkpoints.load_last()
+        if state is None and has_finished:
+            raise RunError("it has finished, and its checkpoints are gone: nothing to go on from")
+        if state is not None:
+            take_up(parts, progress, state)
         run_dir.reopen(config.plain())
-        return carry_out(config, parts, run_dir, console, started=started, state=state)
+        return carry_out(config, parts, run_dir, progress, console, started)
+
+
+def take_up(parts: Parts, progress: Progress, state: dict[str, Any]) -> None:
+    """Restore a checkpoint's state, and say where that was not possible in full."""
+    with flushed_denormals():  # as the episodes were played the first time
+        strayed = restore(parts, progress, state)
+    for i in strayed:
+        logger.warning(
+            "environment %d is not deterministic: it goes on with a new episode, and the run will "
+            "not be the one it would have been",
+            i,
+        )
 
 
 def extended(config: Config, budgets: dict[str, int]) -> Config:
@@ -100,78 +119,72 @@ def assemble(config: Config, run_dir: RunDirectory, console: Console) -> tuple[C
         return build(config, run_dir)
 
 
-def carry_out(
+def carry_out(  # noqa: PLR0917
     config: Config,
     parts: Parts,
     run_dir: RunDirectory,
+    progress: Progress,
     console: Console,
-    *,
     started: float,
-    state: dict[str, Any] | None = None,
 ) -> Scores:
-    """Train from the beginning or from a checkpoint's `state`, score, and write the result."""
+    """Train from where `progress` stands, score, and write the result."""
     announce(config, parts, console)
-    progress = Progress()
-    scores = train_and_score(config, parts, run_dir, progress, console, state=state)
-    before = state["progress"]["elapsed_seconds"] if state else 0.0
+    before = progress.elapsed_seconds
+    scores = train_and_score(config, parts, run_dir, progress, console)
     run_dir.finish(result(progress, scores, before + time.perf_counter() - started))
     report(config, run_dir, scores, console)
     return scores
 
 
 def train_and_score(
-    config: Config,
-    parts: Parts,
-    run_dir: RunDirectory,
-    progress: Progress,
-    console: Console,
-    *,
-    state: dict[str, Any] | None,
+    config: Config, parts: Parts, run_dir: RunDirectory, progress: Progress, console: Console
 ) -> Scores:
     """Learn under the eyes of the progress display and the trackers; close all that is open."""
-    display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
-    metrics_file = MetricsFile(run_dir.metrics)
-    metrics_file.cut(state["env_steps"] if state else 0)
-    tracker = open_tracker(config, run_dir)
-    parts.loggers = [metrics_file, display, *([tracker] if tracker else [])]
     end: EndState = "crashed"
-    try:
-        with display:
-            scores = learn(config, parts, progress, state)
+    with contextlib.ExitStack() as stack:
+        stack.callback(parts.envs.close)
+        stack.callback(parts.evaluator.close)
+        metrics_file = MetricsFile(run_dir.metrics)
+        stack.callback(metrics_file.close)
+        metrics_file.cut(progress.env_steps)
+        tracker = open_tracker(config, run_dir)
+        if tracker:
+            stack.callback(lambda: close_tracker(tracker, end, console))
+        display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
+        parts.loggers = [metrics_file, display, *([tracker] if tracker else [])]
+        try:
+            with display:
+                scores = learn(config, parts, progress)
+        except Stopped:
+            end = "aborted"
+            report_stop(config, run_dir, progress, console)
+            raise
         draw_curve(run_dir.metrics, run_dir.curve)
         if tracker:
             tracker.log_media("curve", run_dir.curve, progress.env_steps)
         end = "success"
-    except Stopped:
-        end = "aborted"
-        report_stop(run_dir, progress, console)
-        raise
-    finally:
-        parts.envs.close()
-        parts.evaluator.close()
-        metrics_file.close()
-        if tracker:
-            with console.status("closing SwanLab's side of the run"):
-                tracker.close(end)
-            if tracker.url:
-                console.print(f"cloud  {tracker.url}", highlight=False, markup=False)
     return scores
 
 
-def learn(config: Config, parts: Parts, progress: Progress, state: dict[str, Any] | None) -> Scores:
-    """Train, save where that ends, and score what was learned."""
+def close_tracker(tracker: SwanLabTracker, end: EndState, console: Console) -> None:
+    """End SwanLab's side of the run, and say where it is to be seen."""
+    with console.status("closing SwanLab's side of the run"):
+        tracker.close(end)
+    if tracker.url:
+        console.print(f"cloud  {tracker.url}", highlight=False, markup=False)
+
+
+def learn(config: Config, parts: Parts, progress: Progress) -> Scores:
+    """Train, save where that ends, and score what was learned.
+
+    Where something fails nothing is saved: the last checkpoint is of a moment when all was well,
+    and from there on everything can be repeated exactly.
+    """
     with StopSignals() as signals, flushed_denormals():
-        if state:
-            for i in restore(parts, progress, state):
-                logger.warning(
-                    "environment %d is not deterministic: it goes on with a new episode, and the "
-                    "run will not be the one it would have been",
-                    i,
-                )
         try:
             train(config, parts, progress, signals.check)
-        except (Stopped, EnvironmentFailedError) as end:
-            if not isinstance(end, Stopped) or end.at_safe_point:
+        except Stopped as stop:
+            if stop.at_safe_point:
                 save(parts, progress)
             raise
         save(parts, progress)
@@ -291,20 +304,27 @@ def report(config: Config, run_dir: RunDirectory, scores: Scores, console: Conso
         )
     place = shown(run_dir.path)
     console.print(f"run    {place}", highlight=False, markup=False)
-    trust = " --trust" * bool(outside_code(config))
-    console.print(f"replay dqn-eval {shlex.quote(place)}{trust}", highlight=False, markup=False)
+    replay = f"replay dqn-eval {shlex.quote(place)}{trusting(config)}"
+    console.print(replay, highlight=False, markup=False)
 
 
-def report_stop(run_dir: RunDirectory, progress: Progress, console: Console) -> None:
+def report_stop(
+    config: Config, run_dir: RunDirectory, progress: Progress, console: Console
+) -> None:
     """Say what was reached before a signal ended the run."""
     returns = progress.recent_returns
     mean = f", mean return {sum(returns) / len(returns):.1f}" if returns else ""
     console.print(
         f"stopped at env step {progress.env_steps:,}, episode {progress.episodes:,}{mean}; "
-        f"dqn-train resume={shlex.quote(shown(run_dir.path))} goes on",
+        f"dqn-train resume={shlex.quote(shown(run_dir.path))}{trusting(config)} goes on",
         highlight=False,
         markup=False,
     )
+
+
+def trusting(config: Config) -> str:
+    """The option that commands on this run need, if it names code of the user's own."""
+    return " --trust" if outside_code(config) else ""
 
 
 def shown(path: Path) -> str:

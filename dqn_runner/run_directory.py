@@ -51,16 +51,30 @@ class RunDirectory:
         # The system lets go of it with the process, however that ends.
         self._lock = FileLock(path / ".lock")
 
+    def check_sound(self) -> None:
+        """Raise RunError where anything here is a link or no plain file, through which what is
+        written or removed would be something else.
+        """
+        for folder, subfolders, files in os.walk(self.path):
+            for name in [*subfolders, *files]:
+                path = Path(folder, name)
+                if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                    raise RunError(f"{path}: a link or no plain file, which no run writes")
+
     def start(self, config: dict[str, Any]) -> None:
-        """Claim the directory by writing its config.yaml; raises RunError where a run has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Write the run's config.yaml, with which it begins."""
+        _replace(self.config, _yaml(config))
+
+    def claim_new(self) -> None:
+        """Claim the directory for a new run; raises RunError where it holds one."""
         self.claim()
         if self.config.exists():
+            self.close()
             raise RunError(f"{self.path}: holds a run already; choose another directory")
-        _replace(self.config, _yaml(config))
 
     def claim(self) -> None:
         """Keep others from working here until `close`; raises RunError where one does."""
+        self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=1.0)
         except Timeout as error:

@@ -100,18 +100,22 @@ def resume_run(arguments: list[str]) -> int:
     from rich.console import Console
 
     from dqn_runner.run import resume
+    from dqn_runner.run_directory import RunDirectory
 
     trust = "--trust" in arguments
     given = dict(argument.partition("=")[::2] for argument in arguments if argument != "--trust")
     path, budgets = Path(given.pop("resume")), {}
     for key, value in given.items():
-        if key not in BUDGETS or not value.isdigit():
+        if key not in BUDGETS or not (value.isascii() and value.isdecimal()):
             raise ConfigError(
                 f"{key}={value}: beside resume only a larger {' or '.join(BUDGETS)} may be given"
             )
         budgets[key] = int(value)
     if not path.is_dir():
         raise ConfigError(f"resume={path}: no such run directory")
+    if not RunDirectory(path).config.is_file():
+        raise ConfigError(f"resume={path}: holds no run: it has no config.yaml")
+    RunDirectory(path).check_sound()
     log_to(path / "train.log")
     console = Console(soft_wrap=True)
     done = guarded_run(path, lambda: resume(path, budgets, console, trust=trust), ConfigError)

@@ -203,7 +203,7 @@ def test_runs_in_every_state_are_named(tmp_path, capsys):
     content = json.loads(out)
     final, best = content["groups"]
     assert (final["runs"], final["mean"]) == (3, (5.0 + 7.0 + 3.0) / 3)
-    assert best["mean"] == (6.0 + 7.0 + 3.0) / 3
+    assert best["mean"] == 6.0  # of the one that has been scored anew
     remarks = "\n".join(content["remarks"])
     assert f"{running}: still running" in remarks
     assert f"{stopped}: stopped before its end" in remarks
@@ -281,7 +281,9 @@ def test_the_same_runs_draw_the_same_files(sweep, tmp_path):
     ("arguments", "saying"),
     [
         (["missing"], "missing: no such directory"),
-        (["empty"], "empty: no run here"),
+        (["empty"], "no run here"),
+        (["sweep", "--normalize=Cart=0:1"], "--normalize=Cart=…: no run has this environment"),
+        (["sweep", "--output=nowhere/x.md"], "--output=nowhere/x.md: No such file or directory"),
         (["sweep", "--metric=train/los"], "--metric=train/los: no run has it; there are final"),
         (["sweep", "--group-by=agent.rate"], "--group-by=agent.rate: no run has this setting"),
         (["sweep", "--normalize=5"], "--normalize=5: must be LOW:HIGH"),
@@ -312,7 +314,7 @@ def test_following_ends_with_the_last_run(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(time, "sleep", finish)
     code, out, _ = run_compare(capsys, tmp_path / "runs", "--follow")
-    assert (code, len(looks)) == (0, 2)
+    assert (code, len(looks)) == (0, 4)  # two while it ran, two to be sure that none follows
     assert "CartPole-v1" in out
     assert (tmp_path / "runs" / "compare" / "learning_curves.png").exists()
     assert (running / "curve.png").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -15,11 +17,16 @@ from hypothesis import strategies as st
 
 from dqn_runner import load_policy
 from dqn_runner.analysis import compare, load_runs
+from dqn_runner.build import build
 from dqn_runner.checkpoint import Checkpoints, load
 from dqn_runner.compare import command_line as compare_line
+from dqn_runner.config import read
 from dqn_runner.errors import DQNRunnerError
 from dqn_runner.evaluate import command_line as evaluate_line
+from dqn_runner.loop import restore
+from dqn_runner.run_directory import RunDirectory
 from dqn_runner.train import guarded
+from dqn_runner.types import Progress
 
 FUZZ = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -83,6 +90,22 @@ def test_a_checkpoint_executes_nothing(sent, tmp_path, capsys, name):
         ({"env": {"id": "trap_module:Env-v0"}}, "trap_module:Env-v0"),
         ({"env": {"id": "CartPole-v1", "wrappers": ["trap_module:W"]}}, "trap_module:W"),
         ({"env": {"id": "CartPole-v1", "wrappers": [{"name": "os:system"}]}}, "os:system"),
+        (
+            {
+                "tracker": {
+                    "mode": "online",
+                    "project": "p",
+                    "workspace": None,
+                    "name": None,
+                    "description": None,
+                    "group": None,
+                    "job_type": None,
+                    "tags": [],
+                    "host": "https://evil.example",
+                }
+            },
+            "https://evil.example",
+        ),
     ],
 )
 @pytest.mark.parametrize("program", ["dqn-eval", "resume"])
@@ -95,27 +118,51 @@ def test_a_config_imports_nothing_without_trust(sent, command, program, section,
     else:
         code, _, err = command(f"resume={sent}")
     assert code == 2
-    assert f"names code to be imported ({named}); --trust allows it" in err
+    assert f"names what lies outside of this package ({named}); --trust" in err
     assert not Path("trace").exists()
 
 
-def test_links_out_of_the_directory_are_refused(sent, tmp_path, capsys):
-    checkpoint = sent / "checkpoints" / "last.pt"
-    elsewhere = tmp_path / "elsewhere.pt"
-    checkpoint.rename(elsewhere)
-    checkpoint.symlink_to(elsewhere)
+@pytest.mark.parametrize(
+    "name", ["train.log", "metrics.jsonl", "config.yaml.partial", "checkpoints/replay",
+             "checkpoints/last.pt", "checkpoints/last.pt.partial", "swanlab", "videos"],
+)  # fmt: skip
+def test_nothing_is_written_or_removed_through_a_link(sent, tmp_path, command, capsys, name):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "thesis.tex").write_text("mine")
+    link = sent / name
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(outside if "." not in link.name else outside / "thesis.tex")
+    (sent / "result.json").unlink()
+    outcome = command(f"resume={sent}")
+    assert outcome.code == 2
+    assert f"{link}: a link or no plain file" in outcome.err
     assert guarded("dqn-eval", evaluate_line, [str(sent)]) == 2
-    assert "a link" in capsys.readouterr().err
+    assert [path.name for path in outside.iterdir()] == ["thesis.tex"]
+    assert (outside / "thesis.tex").read_text() == "mine"
+
+
+def test_a_pipe_in_place_of_a_file_hangs_nothing(sent):
+    (sent / "metrics.jsonl").unlink()
+    os.mkfifo(sent / "metrics.jsonl")
+    compare(load_runs([sent]))
+    with pytest.raises(DQNRunnerError, match="no plain file"):
+        load_policy(sent)
 
 
 def test_replay_chunks_stay_inside_the_directory(sent, tmp_path):
     path = sent / "checkpoints" / "last.pt"
     state = torch.load(path, weights_only=True)
-    state["replay"]["chunks"] = [("../../../outside", 5, "")]
+    content = b"nothing to be read"
+    (tmp_path / "sent" / "x-5.pt").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    state["replay"]["chunks"] = [("../../x", 5, digest)]
     torch.save(state, path)
     path.with_name("last.pt.sha256").unlink()
     (sent / "checkpoints" / "previous.pt").unlink()
-    with pytest.raises(DQNRunnerError):
+    with pytest.raises(DQNRunnerError, match="fit"):
         Checkpoints(sent / "checkpoints").load_last()
 
 
@@ -198,6 +245,26 @@ def test_any_bytes_in_a_checkpoint_load_or_raise_our_error(sent, data):
         load(damaged)
     except DQNRunnerError:
         return
+
+
+@FUZZ
+@given(value=JSON, key=st.sampled_from(["agent", "progress", "envs", "assembler", "best",
+                                        "streams", "replay"]))  # fmt: skip
+def test_any_state_is_restored_or_refused(sent, value, key):
+    path = sent / "checkpoints" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    checkpoints = Checkpoints(sent / "checkpoints")
+    (sent / "checkpoints" / "last.pt.sha256").unlink(missing_ok=True)
+    torch.save({**state, key: value}, path)
+    (sent / "checkpoints" / "previous.pt").unlink(missing_ok=True)
+    config = read(sent / "config.yaml")
+    try:
+        _, parts = build(config, RunDirectory(sent))
+        restore(parts, Progress(), checkpoints.load_last())
+    except DQNRunnerError:
+        pass
+    finally:
+        torch.save(state, path)
 
 
 @FUZZ

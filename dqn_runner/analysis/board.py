@@ -20,9 +20,10 @@ from typing import Any
 import yaml
 
 from dqn_runner.analysis.board_tables import BoardTables
-from dqn_runner.analysis.runs import Run, find_runs, load_run, parse_rows
+from dqn_runner.analysis.runs import Run, find_runs, load_run
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.tracking import group_color
+from dqn_runner.tracking.metrics_file import parse_rows
 from dqn_runner.types import Row
 
 POINTS_IN_A_FILE = 1000

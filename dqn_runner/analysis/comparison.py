@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dqn_runner.analysis.groups import RETURNS, Curve, Group, curve, group_runs, score
-from dqn_runner.analysis.runs import Floats, Run, is_number
+from dqn_runner.analysis.runs import Floats, Run
 from dqn_runner.analysis.statistics import (
     ENOUGH_SEEDS,
     Estimate,
@@ -18,6 +19,7 @@ from dqn_runner.analysis.statistics import (
     probability_of_improvement,
     steps_to,
 )
+from dqn_runner.tracking.metrics_file import is_number
 
 # Above this many groups each is compared with the best one alone.
 MOST_GROUPS_PAIRWISE = 5
@@ -89,7 +91,7 @@ def compare(runs: Sequence[Run], options: Options | None = None) -> Comparison:
         for a, b in pairs
         if _environments(a.group) & _environments(b.group)
     ]
-    return Comparison(options, groups, improvements, list(_remarks(runs, groups)))
+    return Comparison(options, groups, improvements, list(_remarks(runs, groups, options)))
 
 
 def _statistics(group: Group, options: Options) -> GroupStatistics:
@@ -98,7 +100,8 @@ def _statistics(group: Group, options: Options) -> GroupStatistics:
     for metric in options.metrics:
         by_environment: dict[str, list[float]] = {}
         for run, points in zip(group.runs, curves, strict=True):
-            value = _normalised(run, score(run, metric, points), options.bounds)
+            bounds = options.bounds if metric in RETURNS or "return" in metric else None
+            value = _normalised(run, score(run, metric, points), bounds)
             by_environment.setdefault(_environment(run), []).append(value)
         scores[metric] = [np.array(values) for _, values in sorted(by_environment.items())]
     rows = [run.last_row() for run in group.runs]
@@ -171,31 +174,56 @@ def _mean(values: Sequence[float]) -> float:
     return fmean(values) if values else float("nan")
 
 
-def _remarks(runs: Sequence[Run], groups: Sequence[GroupStatistics]) -> list[str]:
+def _remarks(runs: Sequence[Run], groups: Sequence[GroupStatistics], options: Options) -> list[str]:
     """Plain sentences on what the numbers cannot tell."""
     remarks = []
     for status, saying in (
-        ("running", "still running: its last evaluation stands for its final score"),
-        ("stopped", "stopped before its end: its last evaluation stands for its final score"),
+        ("running", "still running"),
+        ("stopped", "stopped before its end"),
     ):
-        remarks += [f"{run.path}: {saying}" for run in runs if run.status == status]
+        remarks += [
+            f"{run.path}: {saying}; its last evaluation stands for its final score"
+            for run in runs
+            if run.status == status and run.config
+        ]
     remarks += [f"{run.path}: {run.problem}; left out" for run in runs if not run.config]
     counts = [group.num_scores() for group in groups]
     if counts and min(counts) < ENOUGH_SEEDS:
         fewest = min(counts)
         remarks.append(
-            f"{'A group has' if len(groups) > 1 else 'There is'} only {fewest} "
-            f"seed{'s' * (fewest != 1)}: too few to tell. DQN differs so much between seeds that "
-            "ten or more are needed before a difference can be believed."
+            f"{_only(fewest, len(groups))}: too few to tell. DQN differs so much between seeds "
+            "that ten or more are needed before a difference can be believed."
         )
     environments = {_environment(run) for group in groups for run in group.group.runs}
     per_group = max((len(group.scores[next(iter(group.scores))]) for group in groups), default=0)
-    if len(environments) > 1 and per_group > 1:
+    repeated = len(runs) - len({_identity(run) for run in runs})
+    if repeated:
+        remarks.append(
+            f"{repeated} of the runs repeat{'s' * (repeated == 1)} another with its settings and "
+            "seed: they add no evidence, and intervals are too narrow."
+        )
+    unscaled = sorted(environments - set(options.bounds or ()))
+    if options.bounds and "*" not in options.bounds and unscaled:
+        remarks.append(f"Not normalised, for no bounds are given: {', '.join(unscaled)}.")
+    if len(environments) > 1 and per_group > 1 and not options.bounds:
         remarks.append(
             "Scores of different environments are taken together: they mean something only "
             "when normalised (--normalize)."
         )
     return remarks
+
+
+def _only(fewest: int, num_groups: int) -> str:
+    seeds = f"only {fewest} seed{'s' * (fewest != 1)}"
+    if num_groups > 1:
+        return f"A group has {seeds}"
+    return f"There {'is' if fewest == 1 else 'are'} {seeds}"
+
+
+def _identity(run: Run) -> str:
+    """What a run computes, as text; of one that cannot be read, itself."""
+    settings = {k: v for k, v in run.config.items() if not k.startswith("tracker.")}
+    return json.dumps(settings, sort_keys=True, default=str) if settings else str(run.path)
 
 
 def as_records(comparison: Comparison) -> list[dict[str, Any]]:
@@ -221,5 +249,10 @@ def as_records(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def median_steps(statistics: GroupStatistics) -> float:
-    """Median env steps to the threshold; infinite where half of the runs never got there."""
-    return float(np.median(statistics.steps_to_threshold))
+    """Median env steps to the threshold; infinite where half of the runs never got there.
+
+    NaN where no run has evaluations and a threshold.
+    """
+    if np.isnan(statistics.steps_to_threshold).all():
+        return float("nan")
+    return float(np.nanmedian(statistics.steps_to_threshold))

@@ -5,6 +5,7 @@ Drawn on canvases of their own, not by pyplot: no window system, no global state
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ LINES = ("-", "--", ":", "-.")
 
 # More curves than this cannot be told apart; the best groups are drawn.
 MOST_GROUPS = 12
+LONGEST_LINE = 70  # of a legend
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
@@ -64,21 +66,18 @@ def _no_date(suffix: str) -> dict[str, Any]:
 
 def learning_curves(comparison: Comparison) -> Figure | None:
     """Evaluation return over env steps: mean over seeds with its interval, a panel an env."""
-    return _curve_panels(
-        comparison, lambda values: band(values, np.mean), "mean evaluation return", threshold=True
-    )
+    return _curve_panels(comparison, lambda values: band(values, np.mean), "mean evaluation return")
 
 
 def sample_efficiency(comparison: Comparison) -> Figure | None:
     """IQM of the evaluation return over env steps with its interval, a panel an environment."""
-    return _curve_panels(comparison, band, "IQM of evaluation return", threshold=True)
+    return _curve_panels(comparison, band, "IQM of evaluation return")
 
 
 def _curve_panels(
     comparison: Comparison,
     summary: Callable[..., Any],
     label: str,
-    threshold: bool,
 ) -> Figure | None:
     shown = comparison.groups[:MOST_GROUPS]
     environments = sorted(
@@ -88,6 +87,7 @@ def _curve_panels(
     panels = figure.subplots(1, len(environments), squeeze=False)[0]
     drawn = False
     for axes, environment in zip(panels, environments, strict=True):
+        level = np.nan
         for i, group in enumerate(shown):
             members = [
                 (run, points)
@@ -104,11 +104,11 @@ def _curve_panels(
             axes.fill_between(steps, low, high, color=style["color"], alpha=0.18, linewidth=0)
             level = threshold_of(members[0][0], comparison.options)
             drawn = True
-        if threshold and drawn and np.isfinite(level):
+        if np.isfinite(level):
             axes.axhline(level, color="0.5", linewidth=0.8, linestyle=(0, (2, 2)))
         axes.set(title=environment, xlabel="env steps", ylabel=label)
         axes.grid(alpha=0.3)
-    _legend(figure, panels[0], comparison)
+    _legend(figure, panels, comparison)
     return figure if drawn else None
 
 
@@ -157,7 +157,7 @@ def profiles(comparison: Comparison) -> Figure | None:
         )
     axes.set(xlabel=f"{metric} return", ylabel="share of runs above", ylim=(-0.03, 1.03))
     axes.grid(alpha=0.3)
-    _legend(figure, axes, comparison)
+    _legend(figure, [axes], comparison)
     return figure
 
 
@@ -260,11 +260,17 @@ def _style(i: int) -> dict[str, Any]:
 
 
 def _label(group: GroupStatistics) -> str:
-    return f"{group.group.name} (n={group.num_scores()})"
+    name = textwrap.fill(group.group.name, LONGEST_LINE, break_on_hyphens=False)
+    return f"{name} (n={group.num_scores()})"
 
 
-def _legend(figure: Figure, axes: Axes, comparison: Comparison) -> None:
-    handles, labels = axes.get_legend_handles_labels()
+def _legend(figure: Figure, panels: Sequence[Axes], comparison: Comparison) -> None:
+    shown = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    handles, labels = list(shown.values()), list(shown)
     left_out = len(comparison.groups) - MOST_GROUPS
     title = f"the best {MOST_GROUPS} of {len(comparison.groups)} groups" if left_out > 0 else None
     if len(handles) > 1 or title:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dqn_runner.analysis.runs import LARGEST_NUMBER, Floats, Integers, Run
+from dqn_runner.analysis.runs import Floats, Integers, Run
+from dqn_runner.tracking.metrics_file import is_number
 
 # What a run is called and where it reports to says nothing about what it computes.
 _NO_SETTINGS = ("seed", "tracker.")
@@ -86,7 +87,8 @@ def _num_groups(runs: Sequence[Run], keys: Sequence[str]) -> int:
 def _name(run: Run, keys: Sequence[str]) -> str:
     if not keys:
         return str(run.config.get("env.id", "all runs"))
-    return " ".join(f"{key}={_text(run, key)}" for key in keys if key in run.config)
+    has = [f"{key}={_text(run, key)}" for key in keys if key in run.config]
+    return " ".join(has or [f"{key}=–" for key in keys])
 
 
 def _text(run: Run, key: str) -> str:
@@ -95,8 +97,7 @@ def _text(run: Run, key: str) -> str:
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    number = isinstance(value, int | float) and abs(value) < LARGEST_NUMBER
-    return (0, float(value), "") if number else (1, 0.0, str(value))
+    return (0, float(value), "") if is_number(value) else (1, 0.0, str(value))
 
 
 def curve(run: Run, metric: str = EVALUATION) -> Curve:
@@ -109,14 +110,15 @@ def curve(run: Run, metric: str = EVALUATION) -> Curve:
 def score(run: Run, metric: str, points: Curve) -> float:
     """One number for `run`: its `final` or `best` return, or the last value of another metric.
 
-    The returns are those of result.json, over fresh episodes; of a run without one they are read
-    off its evaluations `points` so far. NaN where there is none.
+    The returns are those of result.json, over fresh episodes. Of a run without one the last of its
+    evaluations `points` stands for `final`, and nothing for `best`, which flatters as long as it
+    is not scored anew. NaN where there is none.
     """
     if metric in RETURNS:
         if run.result is not None:
             return float(run.result[metric]["mean"])
-        if len(points.values):
-            return float(points.values[-1] if metric == "final" else points.values.max())
+        if metric == "final" and len(points.values):
+            return float(points.values[-1])
         return float("nan")
     _, values = run.series(metric)
     return float(values[-1]) if len(values) else float("nan")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +13,13 @@ import numpy.typing as npt
 
 from dqn_runner.errors import ConfigError
 from dqn_runner.run_directory import RunDirectory, read_yaml
+from dqn_runner.tracking.metrics_file import is_number, parse_rows
 from dqn_runner.types import Row, flatten
 
 Status = Literal["finished", "running", "stopped", "unreadable"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-LARGEST_NUMBER = 2**53
 LONGEST_ROW = 2**16  # bytes, of which a row takes some hundred
 
 
@@ -46,21 +45,23 @@ class Run:
         return steps, np.array([row[name] for row in rows], np.float64)
 
     def last_row(self) -> Row:
-        """The last row that was logged; empty where there is none."""
-        lines = reversed(self._lines(tail=LONGEST_ROW))
+        """The last row with a time that was logged; empty where there is none."""
+        lines = reversed(self._lines('"time/elapsed_seconds"', tail=LONGEST_ROW))
         return next((row for line in lines for row in parse_rows([line])), {})
 
     def _lines(self, mention: str = "", tail: int | None = None) -> list[str]:
         """The complete lines of metrics.jsonl, or of its last `tail` bytes, that say `mention`."""
+        metrics = RunDirectory(self.path).metrics
+        if not metrics.is_file():
+            return []
         try:
-            with RunDirectory(self.path).metrics.open("rb") as file:
+            with metrics.open("rb") as file:
                 if tail is not None:
                     file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
                 text = file.read().decode(errors="replace")
         except OSError:
             return []
-        lines = text.splitlines(keepends=True)
-        return [line for line in lines if mention in line and line.endswith("\n")]
+        return [line for line in text.splitlines(keepends=True) if mention in line]
 
 
 def load_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Run]:
@@ -77,12 +78,12 @@ def find_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
     Raises FileNotFoundError for a directory that is not there.
     """
-    paths: set[Path] = set()
+    paths: dict[Path, Path] = {}  # no run twice, whatever it is called
     for directory in directories:
         if not Path(directory).is_dir():
             raise FileNotFoundError(2, "no such directory", str(directory))
-        paths |= set(_find(Path(directory)))
-    return sorted(paths)
+        paths |= {path.resolve(): path for path in _find(Path(directory))}
+    return sorted(paths.values())
 
 
 def _find(directory: Path) -> Iterator[Path]:
@@ -97,6 +98,8 @@ def _find(directory: Path) -> Iterator[Path]:
 def load_run(path: Path) -> Run:
     """The run in the directory `path`, as it is now."""
     run_dir = RunDirectory(path)
+    if not run_dir.config.is_file() and run_dir.is_locked():
+        return Run(path, "running", {}, None, "it is being built")
     if not run_dir.config.is_file():
         return Run(path, "unreadable", {}, None, "it failed before it began: no config.yaml")
     try:
@@ -106,18 +109,3 @@ def load_run(path: Path) -> Run:
         return Run(path, "unreadable", {}, None, " ".join(str(error).split()))
     status: Status = "running" if run_dir.is_locked() else "stopped"
     return Run(path, "finished" if result else status, flatten(config), result)
-
-
-def parse_rows(lines: Sequence[str]) -> list[Row]:
-    """The rows in `lines`, without those that were torn."""
-    try:
-        found = json.loads(f"[{','.join(lines)}]")  # twice as fast as one by one
-    except (ValueError, RecursionError):
-        found = [parse_rows([line]) for line in lines] if len(lines) > 1 else []
-        found = [row for rows in found for row in rows]
-    return [row for row in found if isinstance(row, dict) and is_number(row.get("env_steps"))]
-
-
-def is_number(value: object) -> bool:
-    """Whether a value read from a file can be calculated with."""
-    return isinstance(value, int | float) and abs(value) < LARGEST_NUMBER

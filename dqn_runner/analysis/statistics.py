@@ -17,6 +17,7 @@ from dqn_runner.analysis.runs import Floats, Integers
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+BATCH = 250  # resamples in memory at a time
 ENOUGH_SEEDS = 5  # below this an interval by resampling says little
 
 
@@ -40,8 +41,9 @@ AGGREGATES: dict[str, Callable[..., Floats]] = {"IQM": iqm, "mean": np.mean, "me
 
 
 def aggregate(scores: Sequence[Floats]) -> dict[str, Estimate]:
-    """IQM, mean and median over all seeds of all tasks, each with its interval."""
+    """IQM, mean and median over all seeds of the tasks that have scores, with intervals."""
     tasks = [_finite(task) for task in scores]
+    tasks = [task for task in tasks if len(task)] or tasks[:1]
 
     def statistics(*samples: Floats, axis: int) -> Floats:
         together = np.concatenate(samples, axis=axis)
@@ -97,9 +99,9 @@ def band(values: Floats, statistic: Callable[..., Floats] = iqm) -> tuple[Floats
 def steps_to(env_steps: Integers, values: Floats, threshold: float) -> float:
     """The env step of the first value at or above `threshold`; infinite where none is.
 
-    NaN without a threshold.
+    NaN without a threshold, or without values.
     """
-    if np.isnan(threshold):
+    if np.isnan(threshold) or len(values) == 0:
         return float("nan")
     reached = np.flatnonzero(values >= threshold)
     return float(env_steps[reached[0]]) if len(reached) else float("inf")
@@ -134,6 +136,7 @@ def _bootstrap(
             confidence_level=CONFIDENCE,
             method="percentile",  # scipy's default, BCa, has no answer for ten equal scores
             vectorized=True,
+            batch=BATCH,
             axis=-1,
             rng=np.random.default_rng(0),
         ).confidence_interval

@@ -41,9 +41,8 @@ def log_summary(statistics: GroupStatistics, log_dir: Path) -> None:
 def spec_of(statistics: GroupStatistics) -> SwanLabSpec:
     """Where a summary goes: to the project of its runs, beside them."""
     config = statistics.group.runs[0].config
-    mode = config.get("tracker.mode")
     return SwanLabSpec(
-        mode="offline" if mode == "disabled" else mode,
+        mode="offline",  # dqn-dashboard --upload sends it
         project=config["tracker.project"],
         workspace=config.get("tracker.workspace"),
         name=f"{statistics.group.name} ({statistics.num_scores()} seeds)"[:500],
@@ -51,5 +50,4 @@ def spec_of(statistics: GroupStatistics) -> SwanLabSpec:
         group=statistics.group.name[:500],
         job_type="summary",
         tags=[],
-        host=config.get("tracker.host"),
     )

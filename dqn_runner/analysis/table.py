@@ -13,18 +13,16 @@ import numpy as np
 from rich import box
 from rich.console import Console, Group
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from dqn_runner.analysis.comparison import Comparison, GroupStatistics, as_records, median_steps
 from dqn_runner.analysis.groups import RETURNS
 from dqn_runner.analysis.runs import load_runs
 from dqn_runner.analysis.statistics import AGGREGATES, Estimate
 
-FORMATS = ("table", "markdown", "csv", "json")
-
 
 def as_text(comparison: Comparison, style: str) -> str:
-    """The comparison in one of FORMATS, as it is written to a file or a pipe."""
+    """The comparison as it is written to a file or a pipe: a table, Markdown, CSV or JSON."""
     records = as_records(comparison)
     if style == "json":
         return json.dumps(
@@ -47,7 +45,8 @@ def as_text(comparison: Comparison, style: str) -> str:
         return file.getvalue().rstrip("\n")
     console = Console(file=io.StringIO(), width=10_000, color_system=None)
     console.print(renderable(comparison, box.MARKDOWN if style == "markdown" else None))
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = text.splitlines()
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -71,7 +70,7 @@ def renderable(comparison: Comparison, style: box.Box | None = box.SIMPLE_HEAD) 
 
 def scores_table(comparison: Comparison, style: box.Box | None) -> Table:
     """IQM, mean and median of each metric with their intervals."""
-    table = Table("group", "seeds", "return", *AGGREGATES, box=style)
+    table = Table(_whole("group"), "seeds", "return", *AGGREGATES, box=style)
     for group in comparison.groups:
         for i, (metric, estimates) in enumerate(group.estimates.items()):
             table.add_row(
@@ -86,7 +85,7 @@ def scores_table(comparison: Comparison, style: box.Box | None) -> Table:
 def cost_table(comparison: Comparison, style: box.Box | None) -> Table:
     """How much experience and time each group took."""
     reached = "median env steps to the threshold (seeds that reached it)"
-    table = Table("group", reached, "wall time", "env steps/s", box=style)
+    table = Table(_whole("group"), reached, "wall time", "env steps/s", box=style)
     for group in comparison.groups:
         table.add_row(
             escape(group.group.name),
@@ -101,10 +100,15 @@ def improvements_table(comparison: Comparison, style: box.Box | None) -> Table:
     """How likely a run of one group beats one of another."""
     metric = comparison.options.metrics[0]
     title = f"probability that a run of the first has the higher {metric} return"
-    table = Table("of this group", "over this one", title, box=style)
+    table = Table(_whole("of this group"), _whole("over this one"), title, box=style)
     for above, below, estimate in comparison.improvements:
         table.add_row(escape(above), escape(below), interval(estimate, ".2f"))
     return table
+
+
+def _whole(header: str) -> Column:
+    """A column whose text is wrapped, never cut."""
+    return Column(header, overflow="fold")
 
 
 def interval(estimate: Estimate, style: str = ",.1f") -> str:
@@ -119,11 +123,12 @@ def interval(estimate: Estimate, style: str = ",.1f") -> str:
 def steps_text(group: GroupStatistics) -> str:
     """The median env steps to the threshold, and how many seeds got there."""
     steps = group.steps_to_threshold
-    if np.isnan(steps).all():
+    tried = int((~np.isnan(steps)).sum())  # those with evaluations and a threshold
+    if tried == 0:
         return "–"
     median = median_steps(group)
     amount = f"{median:,.0f}" if math.isfinite(median) else "never"
-    return f"{amount} ({int(np.isfinite(steps).sum())} of {len(steps)})"
+    return f"{amount} ({int(np.isfinite(steps).sum())} of {tried})"
 
 
 def _number(value: float) -> str:

