@@ -24,3 +24,7 @@ class Stopped(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by signal {signal_number}")
         self.signal_number = signal_number
+
+
+class Pruned(Stopped):
+    """A search has no hope in the run: it ended at an evaluation, and nothing is to go on."""

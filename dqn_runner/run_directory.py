@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
 
 from dqn_runner.errors import RunError
+
+
+class End(NamedTuple):
+    """How a run ended that has no result: a failure, or a search that saw no hope in it."""
+
+    status: Literal["failed", "pruned"]
+    reason: str
 
 
 class RunDirectory:
@@ -25,6 +33,9 @@ class RunDirectory:
         self.videos = path / "videos"
         self.swanlab = path / "swanlab"
         self.result = path / "result.json"
+        self.ended = path / "ended.json"
+        # A search asks a run to end by putting this file there, wherever the run is at work.
+        self.prune_request = path / ".prune"
         # The system lets go of it with the process, however that ends.
         self._lock = FileLock(path / ".lock")
 
@@ -59,9 +70,27 @@ class RunDirectory:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, whole or not at all."""
-        partial = self.result.with_name(self.result.name + ".partial")
-        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.result)
+        _write(self.result, result)
+        self.ended.unlink(missing_ok=True)
+
+    def end(self, end: End) -> None:
+        """Write ended.json, for those who look after the runs of a sweep."""
+        _write(self.ended, end._asdict())
+
+    def read_end(self) -> End | None:
+        """What ended.json holds; None where the run did not end that way."""
+        if not self.ended.is_file():
+            return None
+        return End(**json.loads(self.ended.read_text(encoding="utf-8")))
+
+    def clear(self) -> None:
+        """Delete what an unfinished run left, its log aside; raises RunError while it goes on."""
+        if self.is_locked():
+            raise RunError(f"{self.path}: another process is at work in it")
+        for folder in (self.checkpoints, self.videos, self.swanlab):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.metrics, self.curve, self.ended, self.prune_request, self.config):
+            file.unlink(missing_ok=True)
 
     def read_result(self) -> dict[str, Any] | None:
         """What result.json holds; None where the run has not finished."""
@@ -69,3 +98,9 @@ class RunDirectory:
             return None
         result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return result
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)

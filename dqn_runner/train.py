@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqn_runner.errors import ConfigError, DQNRunnerError, Stopped
+from dqn_runner.errors import ConfigError, DQNRunnerError, Pruned, Stopped
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
+    from rich.console import Console
 
-    from dqn_runner.composition import Command
+    from dqn_runner.composition import Command, Job
     from dqn_runner.config import Config
+    from dqn_runner.run import Scores
 
 INFORMATIONAL = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
@@ -49,23 +51,44 @@ def command_line(arguments: list[str]) -> int:
     if is_informational(arguments):
         return show(arguments)
 
-    from dqn_runner.composition import Command, help_text
+    from dqn_runner.composition import Command
+    from dqn_runner.help_text import help_text
 
     if "--help" in arguments or "-h" in arguments:
         print(help_text(arguments))
         return 0
     command = Command(arguments)
-    check(command)
     try:
-        scores = command.launch(run_job)
+        return run_sweep(command) if command.is_sweep else run_one(command)
     except OSError as error:  # of a directory; a job keeps its own errors to itself
         raise ConfigError(f"{error.filename}: {error.strerror}") from error
-    finally:
-        if command.is_sweep:
-            from dqn_runner.analysis.table import print_results
 
+
+def run_one(command: Command) -> int:
+    """Check the one job there is, and run it."""
+    from dqn_runner.run_directory import RunDirectory
+
+    if RunDirectory(command.directory).config.exists():
+        raise ConfigError(f"hydra.run.dir={command.directory}: holds a run already")
+    check(command.jobs)
+    return 1 if command.run(run_job) is None else 0
+
+
+def run_sweep(command: Command) -> int:
+    """Check all jobs, run those that are to do, and print what came of each."""
+    from dqn_runner import launchers
+    from dqn_runner.analysis.table import print_results
+    from dqn_runner.sweep import Sweep, check_folder, is_to_do
+
+    launchers.check(command.launcher)
+    for job, config in zip(command.jobs, check(command.jobs), strict=True):
+        check_folder(job, config)
+    with Sweep(command, run_job) as sweep:
+        try:
+            sweep.run(command.jobs)
+        finally:
             print_results(command.directory)
-    return 1 if None in scores else 0
+    return 1 if any(is_to_do(job) for job in command.jobs) else 0
 
 
 def is_informational(arguments: list[str]) -> bool:
@@ -78,9 +101,9 @@ def show(arguments: list[str]) -> int:
     """Let Hydra show help, a configuration or completions."""
     import hydra
 
-    from dqn_runner.composition import VERSION_BASE, conf_dir, register_resolvers
+    from dqn_runner.composition import VERSION_BASE, conf_dir, set_up_hydra
 
-    register_resolvers()
+    set_up_hydra()
 
     def nothing(config: DictConfig) -> None:
         """Never called."""
@@ -89,43 +112,68 @@ def show(arguments: list[str]) -> int:
     return 0
 
 
-def check(command: Command) -> None:
-    """Refuse what cannot run, before any directory is made."""
+def check(jobs: Sequence[Job]) -> list[Config]:
+    """Refuse what cannot run, before any directory is made; returns the checked configurations."""
     from dqn_runner import build, config
-    from dqn_runner.run_directory import RunDirectory
 
-    if not command.is_sweep and RunDirectory(command.directory).config.exists():
-        raise ConfigError(f"hydra.run.dir={command.directory}: holds a run already")
     checked: set[str] = set()
-    for job in command.jobs:
-        parsed = config.parse(job.config)
+    configs = [config.parse(job.config) for job in jobs]
+    for parsed in configs:
         what_is_built = parsed.model_dump_json(include={"env", "device", "network", "epsilon"})
         if what_is_built not in checked:
             build.check(parsed)
             checked.add(what_is_built)
+    return configs
 
 
-def run_job(hydra_config: DictConfig) -> float | None:
-    """Hydra's task: one run. Returns its final policy's mean return, None where it failed."""
+def run_job(hydra_config: DictConfig, quiet: bool = False) -> float | None:
+    """Hydra's task: one run. Returns its final policy's mean return, None where it has none.
+
+    With `quiet`, for jobs that run side by side, all that is to be said is in the run directory.
+    """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
     from rich.console import Console
 
     from dqn_runner import config
-    from dqn_runner.run import run
+    from dqn_runner.run_directory import End, RunDirectory
 
-    console = Console(soft_wrap=True)
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)
     parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))
     parsed = with_tracker_names(parsed, hydra)
+    if quiet:
+        keep_to_the_log()
+        if parsed.torch_threads == "auto":
+            parsed = parsed.model_copy(update={"torch_threads": 1})
     try:
-        return run(parsed, path, console).final.mean
+        return start_or_go_on(parsed, path, Console(soft_wrap=True, quiet=quiet)).final.mean
+    except Pruned:
+        RunDirectory(path).end(End("pruned", "its search saw no hope in it"))
     except Exception as error:
         logging.getLogger(__name__).exception("the run failed")
-        line = str(error) if isinstance(error, DQNRunnerError) else traceback.format_exc()
-        print(f"dqn-train: error: {path}: {line.rstrip()}", file=sys.stderr)
-        return None
+        ours = isinstance(error, DQNRunnerError)
+        reason = str(error) if ours else traceback.format_exception_only(error)[-1].rstrip()
+        RunDirectory(path).end(End("failed", reason))
+        if not quiet:
+            print(f"dqn-train: error: {path}: {reason}", file=sys.stderr)
+    return None
+
+
+def keep_to_the_log() -> None:
+    """Let the log file alone have what conf/config.yaml sends to the terminal too."""
+    logging.getLogger("dqn_runner").handlers.clear()
+
+
+def start_or_go_on(parsed: Config, path: Path, console: Console) -> Scores:
+    """Run in `path`, which may hold what an interrupted or failed run of `parsed` left."""
+    from dqn_runner.run import run
+    from dqn_runner.run_directory import RunDirectory
+
+    if RunDirectory(path).config.exists():
+        # The place to continue from its checkpoint instead.
+        RunDirectory(path).clear()
+    return run(parsed, path, console)
 
 
 def with_tracker_names(parsed: Config, hydra: HydraConf) -> Config:
