@@ -103,6 +103,10 @@ class Command:
             task = [line for line in overrides if not line.startswith("hydra.")]
             return Job(_plain(config), task, self.directory / folder)
 
+    def groups(self) -> set[str]:
+        """The names of the configuration groups."""
+        return set(self._hydra.config_loader.list_groups(""))
+
     def parse(self, settings: Mapping[str, Any]) -> list[Override]:
         """Hydra's reading of settings that may have several values each."""
         with self._one_line():
@@ -206,9 +210,12 @@ def set_up_hydra() -> None:
     Other packages for Hydra may register launchers and sweepers by the names that ours have.
     """
     Plugins.instance()  # registers all there are
-    for group, entries in ConfigStore.instance().repo["hydra"].items():
-        for file in (Path(conf_dir()) / "hydra" / group).glob("*.yaml"):
-            entries.pop(file.name, None)
+    ours = Path(conf_dir()) / "hydra"
+    for file in ours.rglob("*.yaml"):
+        entries = ConfigStore.instance().repo["hydra"]
+        for part in file.relative_to(ours).parent.parts:
+            entries = entries.get(part, {})
+        entries.pop(file.name, None)
 
     def sweep_folder(differs: str) -> str:
         # One component of a path, short enough for any file system.

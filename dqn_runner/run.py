@@ -24,13 +24,13 @@ from rich.filesize import decimal
 from dqn_runner.analysis.curve import draw_curve
 from dqn_runner.build import build
 from dqn_runner.config import Config
-from dqn_runner.errors import Stopped
+from dqn_runner.errors import Pruned, Stopped
 from dqn_runner.evaluation import Evaluation
 from dqn_runner.loop import Best, Parts, checkpoint_state, train
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.seeding import draw_seed
 from dqn_runner.tracking import EndState, MetricsFile, ProgressDisplay, SwanLabTracker
-from dqn_runner.types import Progress
+from dqn_runner.types import Progress, Row
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def train_and_score(
     display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
     tracker = open_tracker(config, run_dir)
     metrics_file = MetricsFile(run_dir.metrics)
-    parts.loggers = [metrics_file, display, *([tracker] if tracker else [])]
+    parts.loggers = [metrics_file, display, *([tracker] if tracker else []), Pruning(run_dir)]
     state: EndState = "crashed"
     try:
         with display:
@@ -228,6 +228,18 @@ def shown(path: Path) -> str:
     """`path` as a person in the working directory would type it."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+class Pruning:
+    """A logger that ends the run at an evaluation when a search has asked for it."""
+
+    def __init__(self, run_dir: RunDirectory) -> None:
+        self._request = run_dir.prune_request
+
+    def log(self, row: Row) -> None:
+        """Raise Pruned if the file that asks for it is there."""
+        if "eval/episode_return_mean" in row and self._request.exists():
+            raise Pruned(signal.SIGTERM)
 
 
 class StopSignals:

@@ -89,7 +89,7 @@ class RunDirectory:
             raise RunError(f"{self.path}: another process is at work in it")
         for folder in (self.checkpoints, self.videos, self.swanlab):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics, self.curve, self.ended, self.prune_request, self.config):
+        for file in (self.metrics, self.curve, self.ended, self.config):
             file.unlink(missing_ok=True)
 
     def read_result(self) -> dict[str, Any] | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -81,6 +83,8 @@ def run_sweep(command: Command) -> int:
     from dqn_runner.sweep import Sweep, check_folder, is_to_do
 
     launchers.check(command.launcher)
+    if command.sweeper == "optuna":
+        return run_search(command)
     for job, config in zip(command.jobs, check(command.jobs), strict=True):
         check_folder(job, config)
     with Sweep(command, run_job) as sweep:
@@ -89,6 +93,15 @@ def run_sweep(command: Command) -> int:
         finally:
             print_results(command.directory)
     return 1 if any(is_to_do(job) for job in command.jobs) else 0
+
+
+def run_search(command: Command) -> int:
+    """Let Optuna propose the jobs."""
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError("hydra/sweeper=optuna: needs pip install 'dqn_runner[optuna]'")
+    from dqn_runner.search import Search
+
+    return 1 if Search(command, check).run(run_job) else 0
 
 
 def is_informational(arguments: list[str]) -> bool:
@@ -140,13 +153,13 @@ def run_job(hydra_config: DictConfig, quiet: bool = False) -> float | None:
 
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)
-    parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))
-    parsed = with_tracker_names(parsed, hydra)
     if quiet:
         keep_to_the_log()
-        if parsed.torch_threads == "auto":
-            parsed = parsed.model_copy(update={"torch_threads": 1})
     try:
+        parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))
+        parsed = with_tracker_names(parsed, hydra)
+        if quiet and parsed.torch_threads == "auto":
+            parsed = parsed.model_copy(update={"torch_threads": 1})
         return start_or_go_on(parsed, path, Console(soft_wrap=True, quiet=quiet)).final.mean
     except Pruned:
         RunDirectory(path).end(End("pruned", "its search saw no hope in it"))
@@ -170,6 +183,8 @@ def start_or_go_on(parsed: Config, path: Path, console: Console) -> Scores:
     from dqn_runner.run import run
     from dqn_runner.run_directory import RunDirectory
 
+    if RunDirectory(path).prune_request.exists():
+        raise Pruned(signal.SIGTERM)
     if RunDirectory(path).config.exists():
         # The place to continue from its checkpoint instead.
         RunDirectory(path).clear()
