@@ -100,7 +100,7 @@ class Command:
                 with read_write(config.hydra), open_dict(config.hydra.job):
                     config.hydra.job.num = number
                 folder = str(OmegaConf.select(config, JOB_FOLDER))
-            task = [line for line in overrides if not line.startswith("hydra.")]
+            task = [line for line in overrides if not re.match(r"[+~]*hydra[./]", line)]
             return Job(_plain(config), task, self.directory / folder)
 
     def groups(self) -> set[str]:

@@ -33,11 +33,11 @@ from dqn_runner.search_space import (
     search_space,
     write_experiment,
 )
+from dqn_runner.study import may_exist, open_study
 from dqn_runner.sweep import Sweep, Task, is_to_do
 from dqn_runner.types import PositiveInt, Row, Spec
 
 EVALUATION = "eval/episode_return_mean"
-ABOUT = "dqn_runner"  # the attribute of a study that says what it searches
 
 
 class SearchSpec(Spec):
@@ -60,8 +60,9 @@ class Candidate:
     """A trial of Optuna's with its jobs, one for each seed."""
 
     trial: Trial
-    jobs: list[Job]
+    jobs: list[Job]  # none where the value is known or the settings do not go together
     reported: set[int] = field(default_factory=set)
+    known_value: float | None = None
 
 
 class Search:
@@ -81,7 +82,7 @@ class Search:
                 "agent.lr=tag(log,interval(1e-5,1e-2))"
             )
         check(self._jobs(a_point(self.space), 0))
-        if self._storage_file() is None or self._storage_file().exists():  # type: ignore[union-attr]
+        if may_exist(self.spec.storage):
             self._open_study()
 
     def run(self, task: Task) -> int:
@@ -124,62 +125,16 @@ class Search:
             for seed in self._seeds
         ]
 
-    def _storage_file(self) -> Path | None:
-        scheme, _, path = self.spec.storage.partition("sqlite:///")
-        return Path(path) if not scheme and path else None
-
     def _open_study(self) -> optuna.Study:
-        """The study in the storage, created where there is none; raises ConfigError."""
-        from hydra.utils import instantiate
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        url = self.spec.storage
-        try:
-            waits = {"connect_args": {"timeout": 5}} if url.startswith("sqlite:") else {}
-            storage = optuna.storages.RDBStorage(url, engine_kwargs=waits)
-            names = {s.study_name for s in optuna.get_all_study_summaries(storage)}
-            study = optuna.create_study(
-                storage=storage,
-                study_name=self.spec.study_name,
-                direction="maximize",
-                load_if_exists=True,
-            )
-            self._claim(study, is_new=self.spec.study_name not in names)
-            study.sampler = instantiate(self._sampler(len(study.trials)))
-            study.pruner = instantiate(self.spec.pruner)
-        except ConfigError:
-            raise
-        except Exception as error:  # of the database, whichever it is, or of a sampler's settings
-            line = next(iter(str(error.__cause__ or error).strip().splitlines()), repr(error))
-            raise ConfigError(f"hydra.sweeper.storage={url}: {line}") from error
-        return study
-
-    def _sampler(self, trials: int) -> dict[str, Any]:
-        # A sampler that begins anew would draw what it has drawn before.
-        seed = self.spec.sampler.get("seed")
-        return {**self.spec.sampler, **({} if seed is None else {"seed": seed + trials})}
-
-    def _claim(self, study: optuna.Study, is_new: bool) -> None:
+        fixed = [o for o in self._command.given if not o.is_sweep_override()]
         about = {
             "space": {key: repr(distribution) for key, distribution in self.space.items()},
-            "settings": [
-                o.input_line
-                for o in self._command.given
-                if not o.is_sweep_override() and not o.is_hydra_override()
-            ],
+            "settings": [o.input_line for o in fixed if not o.is_hydra_override()],
             "seeds": self._seeds,
             "objective": self.spec.objective,
         }
-        if is_new:
-            study.set_user_attr(ABOUT, about)
-            return
-        held = study.user_attrs.get(ABOUT, {})
-        for key, wanted in about.items():
-            if held.get(key) != wanted:
-                raise ConfigError(
-                    f"hydra.sweeper.storage={self.spec.storage}: holds another search, with {key} "
-                    f"{held.get(key)}, not {wanted}; choose another hydra.sweep.dir"
-                )
+        spec = self.spec
+        return open_study(spec.storage, spec.study_name, about, spec.sampler, spec.pruner)
 
     def _interrupted(self, study: optuna.Study) -> list[Candidate]:
         """The trials that an earlier call left unfinished."""
@@ -199,12 +154,17 @@ class Search:
         for _ in range(min(left, self.spec.trials_at_a_time)):
             trial = study.ask(self.space)
             candidate = Candidate(trial, self._jobs(trial.params, trial.number))
+            candidates.append(candidate)
+            done = study.get_trials(states=(TrialState.COMPLETE,))
+            same = [t.value for t in done if t.params == trial.params]
+            if same:  # the same settings and seeds make the same runs
+                candidate.jobs, candidate.known_value = [], same[0]
+                continue
             try:
                 self._check(candidate.jobs)
             except ConfigError as error:  # of values that do not go together
                 print(f"dqn-train: error: trial={trial.number}: {error}", file=sys.stderr)
                 candidate.jobs.clear()
-            candidates.append(candidate)
         return candidates
 
     def _watch(self, candidates: Sequence[Candidate]) -> None:
@@ -228,15 +188,16 @@ class Search:
     def _tell(self, study: optuna.Study, candidate: Candidate) -> TrialState:
         """Tell Optuna how the trial ended; returns that."""
         number = candidate.trial.number
+        if candidate.known_value is not None:
+            study.tell(number, candidate.known_value)
+            return TrialState.COMPLETE
         results = [RunDirectory(job.path).read_result() for job in candidate.jobs]
         if results and all(results):
             scores = [r[self.spec.objective]["mean"] for r in results if r]
             candidate.trial.set_user_attr("scores", scores)
             study.tell(number, float(iqm(np.array(scores))))
             return TrialState.COMPLETE
-        failed = any(
-            r is None and is_to_do(job) for r, job in zip(results, candidate.jobs, strict=True)
-        )
+        failed = not results or any(is_to_do(job) for job in candidate.jobs)
         state = TrialState.FAIL if failed else TrialState.PRUNED
         study.tell(number, state=state)
         return state

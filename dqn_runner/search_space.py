@@ -59,7 +59,7 @@ def _distribution(override: Override) -> BaseDistribution:
             raise ValueError("holds no value")
         low, high, step = min(values), max(values), abs(sweep.step)
         if isinstance(sweep.range(), FloatRange):
-            return FloatDistribution(float(low), float(high), step=float(step))
+            return FloatDistribution(round(low, 12), round(high, 12), step=float(step))
         return IntDistribution(int(low), int(high), step=int(step))
     values = list(override.sweep_string_iterator())
     if not values:
