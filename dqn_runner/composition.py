@@ -29,7 +29,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dqn_runner.config_loader import JOB_FOLDER, ConfigLoader, forget
@@ -97,7 +97,7 @@ class Command:
         with self._one_line():
             config = self._compose([*overrides, *self._pinned])
             if folder is None:
-                with read_write(config.hydra), open_dict(config.hydra.job):
+                with open_dict(config.hydra.job):
                     config.hydra.job.num = number
                 folder = str(OmegaConf.select(config, JOB_FOLDER))
             task = [line for line in overrides if not re.match(r"[+~]*hydra[./]", line)]
@@ -148,7 +148,8 @@ class Command:
 
     def _compose(self, overrides: list[str]) -> DictConfig:
         config = self._hydra.compose_config(self._name, overrides, RunMode.RUN)
-        HydraConfig.instance().set_config(config)
+        # For what asks for it as ${hydra:...}; set_config would copy all of it, for each job.
+        HydraConfig.instance().cfg = config  # type: ignore[assignment]  # as set_config does
         return config
 
     @contextmanager

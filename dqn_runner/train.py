@@ -53,13 +53,16 @@ def command_line(arguments: list[str]) -> int:
     if is_informational(arguments):
         return show(arguments)
 
+    from rich.console import Console
+
     from dqn_runner.composition import Command
     from dqn_runner.help_text import help_text
 
     if "--help" in arguments or "-h" in arguments:
         print(help_text(arguments))
         return 0
-    command = Command(arguments)
+    with Console(stderr=True).status("composing"):
+        command = Command(arguments)
     try:
         return run_sweep(command) if command.is_sweep else run_one(command)
     except OSError as error:  # of a directory; a job keeps its own errors to itself

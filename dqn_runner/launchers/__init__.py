@@ -14,9 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dqn_runner.errors import ConfigError
 
-# The class, and the package that it needs, which is installed by the extra of the same name.
+# The class, and the package that it needs, which an extra installs.
 OURS = {
     "joblib": ("dqn_runner.launchers.joblib:JoblibLauncher", "joblib"),
+    "slurm": ("dqn_runner.launchers.slurm:SlurmLauncher", "submitit"),
+    "slurm_gpu": ("dqn_runner.launchers.slurm:SlurmLauncher", "submitit"),
 }
 
 
@@ -30,7 +32,8 @@ class Launcher(Protocol):
 def check(name: str) -> None:
     """Raises ConfigError where the launcher `name` needs something that is not installed."""
     if name in OURS and importlib.util.find_spec(OURS[name][1]) is None:
-        raise ConfigError(f"hydra/launcher={name}: needs pip install 'dqn_runner[{name}]'")
+        extra = name.partition("_")[0]
+        raise ConfigError(f"hydra/launcher={name}: needs pip install 'dqn_runner[{extra}]'")
 
 
 def instantiate(name: str, context: Any, task: Callable[..., Any], config: DictConfig) -> Launcher:

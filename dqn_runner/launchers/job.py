@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from hydra.core.singleton import Singleton
@@ -56,3 +59,19 @@ def execute(shared: Shared, number: int, overrides: Sequence[str]) -> Any:
         job_subdir_key="hydra.sweep.subdir",
     )
     return done.return_value
+
+
+@contextmanager
+def received_signals() -> Iterator[list[int]]:
+    """The list of the signals that have come, for a process that launches."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    former = {n: signal.signal(n, receive) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

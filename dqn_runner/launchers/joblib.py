@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -22,7 +21,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from omegaconf import DictConfig
 
 from dqn_runner.errors import ConfigError, Stopped
-from dqn_runner.launchers.job import Shared, execute, share
+from dqn_runner.launchers.job import Shared, execute, received_signals, share
 from dqn_runner.run_directory import End, RunDirectory
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -56,7 +55,7 @@ class JoblibLauncher:
         waiting = list(enumerate(job_overrides, initial_job_idx))[::-1]
         idle = [_Worker() for _ in range(min(self._most, len(waiting)))]
         running: dict[Future[None], tuple[_Worker, Sequence[str]]] = {}
-        with _signals() as received:
+        with received_signals() as received:
             try:
                 while running or (waiting and not received):
                     while idle and waiting and not received:
@@ -132,19 +131,3 @@ def _set_up() -> None:
 def _stop(number: int, frame: FrameType | None) -> None:
     """Before a run begins and after it has ended, when it does not look after signals itself."""
     raise Stopped(number)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The list of the signals that have come."""
-    received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    former = {n: signal.signal(n, receive) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
