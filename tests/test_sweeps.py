@@ -266,3 +266,35 @@ def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
         " 71%  2 of 6 done  1 running  1 failed  1 pruned  best 12.2 (seed=1)  0:01:10 left"
     )
     assert err == f"dqn-train: error: {paths[2]}: the pole has broken\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
+def test_many_jobs_in_one_process_cost_little_and_leave_nothing(command, quick, monkeypatch):
+    """Composing, SwanLab and torch's set-up included; figures and closing evaluation aside."""
+    from dqn_runner import train
+    from dqn_runner.tracking import SwanLabTracker
+
+    monkeypatch.setattr("dqn_runner.run.draw_curve", lambda *_: None)
+    monkeypatch.setattr(SwanLabTracker, "log_media", lambda *_: None)
+    seen: list[tuple[float, int, int]] = []
+
+    def run_job(config: object, quiet: bool = False) -> float | None:
+        score = original(config, quiet)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        seen.append((time.process_time(), pages * 4096, len(list(Path("/proc/self/fd").iterdir()))))
+        return score
+
+    original = train.run_job
+    monkeypatch.setattr(train, "run_job", run_job)
+    tiny = ["total_timesteps=20", "learning_starts=10", "eval.interval=null"]
+    started = time.process_time()
+    outcome = command(
+        "-m", *quick, *tiny, "eval.final_episodes=1", "tracker.mode=offline", "seed=range(300)",
+        "hydra.sweep.dir=sweep",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert (time.process_time() - started) / 300 < 0.3
+    half = seen[150:]
+    assert max(size for _, size, _ in half) - half[0][1] < 3e6
+    assert len({files for *_, files in half}) == 1
