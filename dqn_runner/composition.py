@@ -71,7 +71,9 @@ class Command:
             self.directory = Path(OmegaConf.select(base, key))
             self._pinned = [_assignment(key, self.directory)]
             choices = base.hydra.runtime.choices
-            self.launcher: str = choices.get("hydra/launcher") or "basic"
+            # A preset of a user's own says by its name which launcher it is for.
+            kind = OmegaConf.select(base, "hydra.launcher.name")
+            self.launcher: str = kind or choices.get("hydra/launcher") or "basic"
             self.sweeper: str = choices.get("hydra/sweeper") or "basic"
             self.sweeper_config: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
                 base.hydra.sweeper, resolve=True

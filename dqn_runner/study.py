@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 
 from dqn_runner.errors import ConfigError
+from dqn_runner.types import flatten
 
 ABOUT = "dqn_runner"  # the attribute of a study that says what it searches
 SECONDS_FOR_A_LOCK = 5
@@ -62,12 +63,12 @@ def _claim(study: optuna.Study, storage: str, about: dict[str, Any], is_new: boo
     if is_new:
         study.set_user_attr(ABOUT, about)
         return
-    held = study.user_attrs.get(ABOUT, {})
-    for key, wanted in about.items():
-        if held.get(key) != wanted:
+    held, wanted = flatten(study.user_attrs.get(ABOUT, {})), flatten(about)
+    for key in {**wanted, **held}:
+        if held.get(key) != wanted.get(key):
             raise ConfigError(
                 f"hydra.sweeper.storage={storage}: holds another search, with {key} "
-                f"{held.get(key)}, not {wanted}; choose another hydra.sweep.dir"
+                f"{held.get(key)}, not {wanted.get(key)}; choose another hydra.sweep.dir"
             )
 
 

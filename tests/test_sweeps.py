@@ -244,6 +244,17 @@ def test_a_signal_ends_jobs_side_by_side_in_order(process, quick, tmp_path, numb
     assert not (tmp_path / "sweep" / "seed=3").exists()
 
 
+@joblib
+def test_a_preset_of_ones_own_is_found(command, tiny, tmp_path):
+    preset = tmp_path / "own" / "hydra" / "launcher" / "two.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text("defaults: [joblib, _self_]\nn_jobs: 0\n")
+    outcome = command("--config-dir", str(tmp_path / "own"), "-m", *tiny, "hydra/launcher=two")
+    assert outcome.err == (
+        "dqn-train: error: hydra.launcher.n_jobs=0: must be -1 or greater than 0\n"
+    )
+
+
 def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("dqn_runner.tracking.sweep_display.SECONDS_BETWEEN_LINES", 0.0)
     paths = [tmp_path / f"seed={seed}" for seed in range(6)]

@@ -14,11 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from dqn_runner.errors import ConfigError
 
-# The class, and the package that it needs, which an extra installs.
+# The class, and the package that it needs, which is installed by the extra of the same name.
 OURS = {
     "joblib": ("dqn_runner.launchers.joblib:JoblibLauncher", "joblib"),
     "slurm": ("dqn_runner.launchers.slurm:SlurmLauncher", "submitit"),
-    "slurm_gpu": ("dqn_runner.launchers.slurm:SlurmLauncher", "submitit"),
 }
 
 
@@ -32,8 +31,7 @@ class Launcher(Protocol):
 def check(name: str) -> None:
     """Raises ConfigError where the launcher `name` needs something that is not installed."""
     if name in OURS and importlib.util.find_spec(OURS[name][1]) is None:
-        extra = name.partition("_")[0]
-        raise ConfigError(f"hydra/launcher={name}: needs pip install 'dqn_runner[{extra}]'")
+        raise ConfigError(f"hydra/launcher={name}: needs pip install 'dqn_runner[{name}]'")
 
 
 def instantiate(name: str, context: Any, task: Callable[..., Any], config: DictConfig) -> Launcher:
@@ -46,7 +44,7 @@ def instantiate(name: str, context: Any, task: Callable[..., Any], config: DictC
     module, _, class_name = OURS[name][0].partition(":")
     settings = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     assert isinstance(settings, dict)
-    settings.pop("_target_", None)
+    del settings["name"]
     ours: Launcher = getattr(importlib.import_module(module), class_name)(
         settings, context, task, config
     )

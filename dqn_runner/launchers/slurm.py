@@ -184,6 +184,7 @@ class SlurmJob:
         except Stopped:
             # Slurm itself queues a preempted job again; one that was cancelled is to end.
             if warned:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which queueing it again brings
                 queue_again(warned[0], None)
 
     def checkpoint(self, *arguments: Any) -> submitit.helpers.DelayedSubmission:
