@@ -1,17 +1,20 @@
-"""The DQN agent: acts ε-greedily and learns from replay."""
+"""The DQN agent: acts by its action values, with ε at random, and learns from replay."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import model_validator
 from torch import Tensor
 
 from dqn_runner.learner import Learner
 from dqn_runner.losses import Loss
 from dqn_runner.networks import FlatNetwork, QFunction
 from dqn_runner.optimizers import OptimizerSpec
+from dqn_runner.seeding import get_state, set_state
 from dqn_runner.target_update import Hard, Soft, Unit
 from dqn_runner.types import Array, Batch, PositiveFloat, PositiveInt, Probability, Spec
 
@@ -27,6 +30,24 @@ class AgentSpec(Spec):
     max_grad_norm: PositiveFloat | None
     max_grad_value: PositiveFloat | None
     optimizer: OptimizerSpec
+    # With defaults, for the config.yaml of older runs has none of them.
+    td_target: Literal["max", "sarsa"] = "max"
+    behaviour: Literal["greedy", "softmax"] = "greedy"
+    temperature: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _sarsa_looks_one_step_ahead(self) -> AgentSpec:
+        if self.td_target == "sarsa" and (self.double or self.n_step != 1):
+            raise ValueError(
+                "td_target=sarsa: needs agent.double=false and agent.n_step=1, for its target is "
+                "the value of the one action taken next"
+            )
+        return self
+
+    @property
+    def softmax_temperature(self) -> float | None:
+        """The temperature of a softmax behaviour; null where behaviour is greedy."""
+        return self.temperature if self.behaviour == "softmax" else None
 
 
 class GreedyPolicy:
@@ -40,9 +61,52 @@ class GreedyPolicy:
         action: npt.NDArray[np.int64] = self._q_function(obs).argmax(axis=1)
         return action
 
+    def seeded(self, seeds: Sequence[int]) -> GreedyPolicy:
+        """This policy: it draws nothing."""
+        return self
+
+
+class SoftmaxPolicy:
+    """Draws action a with probability proportional to exp(Q(a) / temperature), from `rng`.
+
+    Also called Boltzmann exploration (Sutton and Barto 1998, section 2.3).
+    """
+
+    def __init__(self, q_function: QFunction, temperature: float, rng: np.random.Generator) -> None:
+        self._q_function, self._temperature, self._rng = q_function, temperature, rng
+
+    def __call__(self, obs: Array) -> npt.NDArray[np.int64]:
+        """Actions [N] for encoded observations [N, *obs_shape]."""
+        q_values = self._q_function(obs).astype(np.float64)
+        logits = (q_values - q_values.max(axis=1, keepdims=True)) / self._temperature
+        # The largest of logits with Gumbel noise is distributed as their softmax (Gumbel 1954),
+        # and no exponential can overflow.
+        noisy = logits + self._rng.gumbel(size=logits.shape)
+        action: npt.NDArray[np.int64] = noisy.argmax(axis=1)
+        return action
+
+    def seeded(self, seeds: Sequence[int]) -> SoftmaxPolicy:
+        """This policy with draws that depend on `seeds` alone, those of the episodes it plays."""
+        return SoftmaxPolicy(self._q_function, self._temperature, np.random.default_rng(seeds))
+
+
+LearnedPolicy = GreedyPolicy | SoftmaxPolicy
+
+
+def make_policy(
+    q_function: QFunction, temperature: float | None, rng: np.random.Generator
+) -> LearnedPolicy:
+    """The softmax policy of a temperature, drawing from `rng`; the greedy one where it is null."""
+    if temperature is None:
+        return GreedyPolicy(q_function)
+    return SoftmaxPolicy(q_function, temperature, rng)
+
 
 class Agent:
-    """Behaviour and learning around one Q-network."""
+    """Behaviour and learning around one Q-network.
+
+    `policy` is what it has learned to do: it acts so, but for ε, and is evaluated so.
+    """
 
     def __init__(
         self,
@@ -51,20 +115,22 @@ class Agent:
         learner: Learner,
         target_update: Hard | Soft,
         rng: np.random.Generator,
+        *,
+        temperature: float | None = None,
     ) -> None:
         self.learner = learner
         self._network = network
         self._num_actions = num_actions
         self._target_update = target_update
-        self._rng = rng
-        self.greedy = GreedyPolicy(network.on_arrays(learner.state.params))
+        self._rng, self._temperature = rng, temperature
+        self.policy = self.policy_of(learner.state.params)
 
     def act(self, obs: Array, epsilon: float) -> list[int]:
         """Actions [N] for `obs` [N, *obs_shape]: random where an environment's own coin says so."""
         coins = self._rng.random(len(obs)).tolist()
         explorers = [i for i, coin in enumerate(coins) if coin < epsilon]
         all_explore = len(explorers) == len(coins)
-        action: list[int] = [0] * len(coins) if all_explore else self.greedy(obs).tolist()
+        action: list[int] = [0] * len(coins) if all_explore else self.policy(obs).tolist()
         for i in explorers:
             action[i] = int(self._rng.integers(self._num_actions))
         return action
@@ -83,10 +149,15 @@ class Agent:
         if self._target_update.copies(unit, before, now):
             self.learner.copy_target()
 
-    def snapshot(self) -> GreedyPolicy:
-        """The greedy policy as it is now, whatever is learned later."""
-        return GreedyPolicy(self._network.on_arrays(self.learner.state.params.clone()))
+    def policy_of(self, params: Tensor) -> LearnedPolicy:
+        """The policy under `params` [P], following them where they change in place."""
+        return make_policy(self._network.on_arrays(params), self._temperature, self._rng)
 
     def get_state(self) -> dict[str, Any]:
-        """What the agent has learned, as tensors and numbers."""
-        return {"updates": self.learner.updates, **self.learner.state._asdict()}
+        """What the agent has learned and where its exploration stands, as tensors and numbers."""
+        return {**self.learner.get_state(), "exploration": get_state(self._rng)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on as the agent whose state this was."""
+        self.learner.set_state(state)
+        set_state(self._rng, state["exploration"])

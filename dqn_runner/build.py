@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import psutil
 import torch
+from rich.filesize import decimal
 from torch import nn
 
 from dqn_runner import checkpoint
-from dqn_runner.agent import Agent, GreedyPolicy
-from dqn_runner.buffers import NStepAssembler, UniformBuffer
+from dqn_runner.agent import Agent, make_policy
+from dqn_runner.buffers import NStepAssembler, PhaseBuffer, SarsaAssembler, UniformBuffer
 from dqn_runner.checkpoint import Checkpoints
 from dqn_runner.compilation import CompilationError
 from dqn_runner.config import Config, read
@@ -23,7 +27,7 @@ from dqn_runner.envs import Env, Environments, ObsEncoder, action_offset, make_e
 from dqn_runner.errors import ConfigError, RunError
 from dqn_runner.evaluation import Evaluator
 from dqn_runner.learner import Learner, UpdateRule
-from dqn_runner.loop import Parts
+from dqn_runner.loop import Assembler, Parts
 from dqn_runner.networks import MLP, FlatNetwork, initialise
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.seeding import draw_seed, random_streams
@@ -37,7 +41,7 @@ SMALL_NETWORK = 1_000_000
 # Updates that repay the half minute which the first compilation of an update takes.
 WORTH_COMPILING = 25_000
 
-# What is assumed of a budget in episodes, to compare it with that.
+# What is assumed of episodes without a time limit, to compare a budget of them with that.
 STEPS_OF_AN_EPISODE = 100
 
 
@@ -46,12 +50,27 @@ def check(config: Config) -> None:
 
     Raises ConfigError for an environment, a class or a device that cannot be had.
     """
-    make_env(config.env).close()
-    resolve_device(config.device)
+    env = make_env(config.env)
+    check_memory(config, env, resolve_device(config.device))
+    env.close()
     if isinstance(config.network, Custom):
         config.network.load("network.name", "obs_shape", "num_actions")
     if isinstance(config.epsilon, Custom):
         config.epsilon.load("epsilon.name")
+
+
+def check_memory(config: Config, env: Env, device: torch.device) -> None:
+    """Raise ConfigError where the replay buffer would not fit into the memory that is free."""
+    one = config.buffer.model_copy(update={"capacity": 1})
+    row = build_buffer(config.model_copy(update={"buffer": one}), env, torch.device("cpu"))
+    needed = row.num_bytes * config.buffer.capacity
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    if needed > free:
+        raise ConfigError(
+            f"buffer.capacity={config.buffer.capacity}: takes {decimal(needed)}, and "
+            f"{decimal(free)} are free on {device}"
+        )
 
 
 def resolve_device(device: str) -> torch.device:
@@ -80,15 +99,22 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     threads = resolve_threads(config, network)
     torch.set_num_threads(threads)
     learner = build_learner(config, network)
-    buffer = UniformBuffer(config.buffer.capacity, ObsEncoder(env.observation_space).spec, device)
-    compiled = compile_learner(config, learner, buffer)
-    agent = Agent(network, num_actions(env), learner, config.target_update, streams.exploration)
+    buffer = build_buffer(config, env, device)
+    compiled = compile_learner(config, env, learner, buffer)
+    agent = Agent(
+        network,
+        num_actions(env),
+        learner,
+        config.target_update,
+        streams.exploration,
+        temperature=config.agent.softmax_temperature,
+    )
     env.close()
     parts = Parts(
         agent=agent,
-        envs=Environments(make, config.num_envs, streams.env),
+        envs=Environments(make, config.num_envs, streams.env, config.env.max_step_seconds),
         buffer=buffer,
-        assembler=NStepAssembler(config.agent.n_step, config.agent.gamma, config.num_envs),
+        assembler=build_assembler(config, agent),
         epsilon=build_epsilon(config),
         evaluator=Evaluator(make),
         replay_rng=streams.replay,
@@ -111,15 +137,28 @@ def resolve_threads(config: Config, network: FlatNetwork) -> int:
     return 1 if len(network.initial_params) < SMALL_NETWORK else os.cpu_count() or 1
 
 
-def compile_learner(config: Config, learner: Learner, buffer: UniformBuffer) -> bool:
+def build_buffer(config: Config, env: Env, device: torch.device) -> UniformBuffer:
+    """The replay buffer, with a column of next actions where the target asks for them."""
+    kind = UniformBuffer if config.phase.episodes is None else PhaseBuffer
+    obs_spec, sarsa = ObsEncoder(env.observation_space).spec, config.agent.td_target == "sarsa"
+    return kind(config.buffer.capacity, obs_spec, device, next_actions=sarsa)
+
+
+def build_assembler(config: Config, agent: Agent) -> Assembler:
+    """What makes transitions of steps, for the target that is to be learned."""
+    spec, num_envs = config.agent, config.num_envs
+    if spec.td_target == "sarsa":
+        return SarsaAssembler(spec.gamma, num_envs, agent.act)
+    return NStepAssembler(spec.n_step, spec.gamma, num_envs)
+
+
+def compile_learner(config: Config, env: Env, learner: Learner, buffer: UniformBuffer) -> bool:
     """Compile the update if `config` wants it and this machine can; returns whether it did.
 
     `auto` looks at the budget alone, not at what is cached, so that a command computes the same
     the second time as the first.
     """
-    budgets = [config.total_timesteps, (config.total_episodes or 0) * STEPS_OF_AN_EPISODE]
-    steps = min(budget for budget in budgets if budget)
-    updates = steps // config.train_frequency * config.gradient_steps
+    updates = expected_updates(config, env)
     if config.compile == "never" or (config.compile == "auto" and updates < WORTH_COMPILING):
         return False
     try:
@@ -128,6 +167,20 @@ def compile_learner(config: Config, learner: Learner, buffer: UniformBuffer) -> 
         logger.warning("the update runs uncompiled, several times slower: %s", reason)
         return False
     return True
+
+
+def expected_updates(config: Config, env: Env) -> int:
+    """How many updates the budget allows for, roughly where it counts episodes.
+
+    An episode is taken to last half of what its environment allows.
+    """
+    limit = env.spec.max_episode_steps if env.spec else None
+    steps_of_an_episode = limit // 2 if limit else STEPS_OF_AN_EPISODE
+    budgets = [config.total_timesteps, (config.total_episodes or 0) * steps_of_an_episode]
+    steps = min(budget for budget in budgets if budget)
+    if config.phase.epochs is not None:
+        return steps // config.batch_size * config.phase.epochs
+    return steps // config.train_frequency * config.gradient_steps
 
 
 def build_epsilon(config: Config) -> Callable[[int, int], float]:
@@ -147,7 +200,7 @@ def build_network(config: Config, env: Env, seed: int, device: torch.device) -> 
             build_custom = spec.load("network.name", "obs_shape", "num_actions")
             custom: nn.Module = build_custom(obs_shape=obs_shape, num_actions=num_actions(env))
             return custom
-        return MLP(obs_shape, num_actions(env), spec.hidden_sizes, spec.activation)
+        return MLP(obs_shape, num_actions(env), spec.hidden_sizes, spec.activation, spec.init)
 
     return FlatNetwork(initialise(module, seed).to(device))
 
@@ -180,7 +233,10 @@ def num_actions(env: Env) -> int:
 
 
 class LoadedPolicy:
-    """A trained greedy policy on observations as the environment gives them."""
+    """A trained policy, without ε, on observations as the environment gives them.
+
+    `on_rows` is the same on rows of encoded observations.
+    """
 
     def __init__(self, config: Config, checkpoint_path: Path) -> None:
         state = checkpoint.load(checkpoint_path)
@@ -192,22 +248,33 @@ class LoadedPolicy:
         if params.shape != network.initial_params.shape:
             raise RunError(f"{checkpoint_path}: does not fit the network of its config.yaml")
         self.config, self.env_steps = config, int(state["env_steps"])
-        self.greedy = GreedyPolicy(network.on_arrays(params))
+        temperature, rng = config.agent.softmax_temperature, np.random.default_rng(0)
+        self.on_rows = make_policy(network.on_arrays(params), temperature, rng)
 
     def __call__(self, obs: Any) -> int:
         """The environment's action for one of its observations."""
-        return int(self.greedy(self._encoder.batch([obs]))[0]) + self._offset
+        return int(self.on_rows(self._encoder.batch([obs]))[0]) + self._offset
+
+    def seeded(self, seeds: Sequence[int]) -> LoadedPolicy:
+        """This policy with draws, if it draws at all, that depend on `seeds` alone."""
+        policy = copy.copy(self)
+        policy.on_rows = self.on_rows.seeded(seeds)
+        return policy
 
 
 def load_policy(
-    run: str | os.PathLike[str], checkpoint_name: Literal["last", "best"] = "last"
+    run: str | os.PathLike[str],
+    checkpoint_name: Literal["last", "best"] = "last",
+    *,
+    trust: bool = False,
 ) -> LoadedPolicy:
     """Load the policy of a run directory, or of one of its checkpoint files, onto the CPU.
 
-    Raises ConfigError or RunError where there is no readable run.
+    Raises ConfigError or RunError where there is no readable run, or where its config.yaml names
+    code outside of this package and `trust` is false.
     """
     run_path, checkpoint_path = locate(Path(run), checkpoint_name)
-    return LoadedPolicy(read(RunDirectory(run_path).config), checkpoint_path)
+    return LoadedPolicy(read(RunDirectory(run_path).config, trust=trust), checkpoint_path)
 
 
 def locate(path: Path, checkpoint_name: str) -> tuple[Path, Path]:

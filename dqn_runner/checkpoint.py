@@ -4,39 +4,135 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from dqn_runner.errors import RunError
 
-FORMAT_VERSION = 1
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 2
+
+
+class Buffer(Protocol):
+    """A replay buffer whose transitions are numbered in the order they came."""
+
+    size: int
+    num_added: int
+
+    def get_state(self) -> dict[str, int]: ...
+
+    def set_state(self, state: dict[str, int], /) -> None: ...
+
+    def rows(self, first: int, last: int, /) -> list[Tensor]: ...
+
+    def set_rows(self, first: int, last: int, columns: list[Tensor], /) -> None: ...
+
+
+class Chunk(NamedTuple):
+    """A file of transitions number `first` to `last` (excluded), in `checkpoints/replay/`."""
+
+    first: int
+    last: int
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.first}-{self.last}.pt"
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run: `last.pt`, the one before it, and `best.pt`."""
+    """The folder `checkpoints/` of a run: `last.pt`, the one before it, and `best.pt`.
+
+    Replay is saved in chunks that are written once: a checkpoint adds those transitions that came
+    since the one before it, so that a large buffer does not hold up training.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(exist_ok=True)
+        self._folder, self._replay = folder, folder / "replay"
+        self._chunks: list[Chunk] = []
+        folder.mkdir(parents=True, exist_ok=True)
 
-    def save_last(self, state: dict[str, Any]) -> None:
-        """Save as `last.pt`; the former last becomes `previous.pt`."""
+    def save_last(self, state: dict[str, Any], buffer: Buffer) -> None:
+        """Save as `last.pt`, with what `buffer` holds; the former last becomes `previous.pt`."""
+        former, self._chunks = self._chunks, self._save_replay(buffer)
+        replay = {**buffer.get_state(), "chunks": [tuple(chunk) for chunk in self._chunks]}
         last, previous = self._folder / "last.pt", self._folder / "previous.pt"
         if last.exists():
             # Linked, not moved: at no moment is there no last.pt.
             link = self._folder / "previous.pt.partial"
             link.unlink(missing_ok=True)
             os.link(last, link)
-            _checksum(previous).write_text(_checksum(last).read_text())
+            _write(_checksum(previous), _checksum(last).read_bytes())
             os.replace(link, previous)
-        save(state, last)
+        save({**state, "replay": replay}, last)
+        keep = {chunk.name for chunk in [*former, *self._chunks]}
+        for path in self._replay.glob("*"):
+            if path.name not in keep:
+                path.unlink()
+
+    def _save_replay(self, buffer: Buffer) -> list[Chunk]:
+        oldest = buffer.num_added - buffer.size
+        chunks = [chunk for chunk in self._chunks if chunk.last > oldest]
+        first = max(oldest, chunks[-1].last if chunks else 0)
+        if first < buffer.num_added:
+            self._replay.mkdir(exist_ok=True)
+            new = Chunk(first, buffer.num_added, "")
+            content = _bytes({"columns": buffer.rows(new.first, new.last)})
+            _write(self._replay / new.name, content)
+            chunks.append(new._replace(digest=hashlib.sha256(content).hexdigest()))
+        return chunks
+
+    def load_last(self) -> dict[str, Any] | None:
+        """The last checkpoint; the one before it, with a warning, where that is damaged.
+
+        None where there is none. Raises RunError where both are damaged.
+        """
+        last, previous = self._folder / "last.pt", self._folder / "previous.pt"
+        if not last.exists() and not previous.exists():
+            return None
+        try:
+            return self._load_whole(last)
+        except RunError as error:
+            if not previous.exists():
+                raise
+            state = self._load_whole(previous)
+            logger.warning("%s; going on from previous.pt", error)
+            os.replace(last, last.with_name("damaged.pt"))
+            _write(_checksum(last), _checksum(previous).read_bytes())
+            os.link(previous, last)
+            return state
+
+    def _load_whole(self, path: Path) -> dict[str, Any]:
+        """A checkpoint, once its chunks have been found to be all there."""
+        state = load(path)
+        for chunk in _chunks(state):
+            _read(self._replay / chunk.name, chunk.digest)
+        return state
+
+    def load_replay(self, state: dict[str, Any], buffer: Buffer) -> None:
+        """Fill `buffer` as it was when `state` was saved."""
+        buffer.set_state(state["replay"])
+        oldest = buffer.num_added - buffer.size
+        for chunk in _chunks(state):
+            path = self._replay / chunk.name
+            columns = _unpack(_read(path, chunk.digest), path)["columns"]
+            skip = max(0, oldest - chunk.first)  # overwritten since
+            buffer.set_rows(chunk.first + skip, chunk.last, [c[skip:] for c in columns])
+        self._chunks = _chunks(state)
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Save as `best.pt`, over the former best."""
         save(state, self._folder / "best.pt")
+
+
+def _chunks(state: dict[str, Any]) -> list[Chunk]:
+    return [Chunk(*chunk) for chunk in state["replay"]["chunks"]]
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -44,32 +140,49 @@ def save(state: dict[str, Any], path: Path) -> None:
 
     The file beside it lists the SHA-256 of both, so that it fits whichever of them is there.
     """
-    buffer = io.BytesIO()
-    torch.save({"format_version": FORMAT_VERSION, **state}, buffer)
-    digest, checksum = hashlib.sha256(buffer.getbuffer()).hexdigest(), _checksum(path)
+    content, checksum = _bytes({"format_version": FORMAT_VERSION, **state}), _checksum(path)
+    digest = hashlib.sha256(content).hexdigest()
     former = checksum.read_text().split()[-1:] if path.exists() and checksum.exists() else []
     _write(checksum, "\n".join([*former, digest, ""]).encode())
-    _write(path, buffer.getbuffer())
+    _write(path, content)
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; raises RunError where there is none or it is damaged."""
+    checksum = _checksum(path)
+    digests = checksum.read_text().split() if checksum.is_file() else []
+    state = _unpack(_read(path, *digests), path)
+    version = state.get("format_version") if isinstance(state, dict) else None
+    if version != FORMAT_VERSION:
+        raise RunError(f"{path}: has format {version}; this version reads {FORMAT_VERSION}")
+    return state
+
+
+def _bytes(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _read(path: Path, *digests: str) -> bytes:
+    """The content of a file; raises RunError where it is missing or has none of `digests`."""
     if not path.is_file():
         raise RunError(f"{path}: no such checkpoint")
-    content, checksum = path.read_bytes(), _checksum(path)
-    if checksum.is_file():
-        digests = checksum.read_text().split()
-        if hashlib.sha256(content).hexdigest() not in digests:
-            raise RunError(f"{path}: damaged; its checksum is not the one in {checksum.name}")
+    if path.is_symlink():
+        raise RunError(f"{path}: a link, which no run writes")
+    content = path.read_bytes()
+    if digests and hashlib.sha256(content).hexdigest() not in digests:
+        raise RunError(f"{path}: damaged; its checksum is another")
+    return content
+
+
+def _unpack(content: bytes, path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(
             io.BytesIO(content), map_location="cpu", weights_only=True
         )
     except Exception as error:  # torch raises whatever its readers raise
         raise RunError(f"{path}: not a checkpoint, or a damaged one") from error
-    version = state.get("format_version") if isinstance(state, dict) else None
-    if version != FORMAT_VERSION:
-        raise RunError(f"{path}: has format {version}; this version reads {FORMAT_VERSION}")
     return state
 
 

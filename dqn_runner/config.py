@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from dqn_runner import epsilon, target_update
@@ -16,6 +15,7 @@ from dqn_runner.envs import EnvSpec
 from dqn_runner.errors import ConfigError
 from dqn_runner.loop import TrainingSpec
 from dqn_runner.networks import MLPSpec
+from dqn_runner.run_directory import read_yaml
 from dqn_runner.tracking import SwanLabSpec
 from dqn_runner.types import PositiveInt
 
@@ -41,6 +41,7 @@ TargetUpdateSpec = Annotated[target_update.Hard | target_update.Soft, Field(disc
 class Config(TrainingSpec):
     """Everything that decides what a run computes and where it is logged."""
 
+    resume: None = None  # the command line's word for going on with a run
     seed: Annotated[int, Field(ge=0)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
     torch_threads: PositiveInt | Literal["auto"]
@@ -80,12 +81,27 @@ def parse(data: Any) -> Config:
         raise ConfigError("; ".join(lines)) from error
 
 
-def read(path: Path) -> Config:
-    """Read and check a run's config.yaml; raises ConfigError where there is none."""
-    try:
-        return parse(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+def read(path: Path, *, trust: bool = False) -> Config:
+    """Read and check a run's config.yaml.
+
+    Raises ConfigError where there is none that can be used, or where it names code outside of this
+    package, which using it would import, and `trust` is false.
+    """
+    config = parse(read_yaml(path))
+    outside = [] if trust else outside_code(config)
+    if outside:
+        raise ConfigError(
+            f"{path}: names code to be imported ({', '.join(outside)}); --trust allows it"
+        )
+    return config
+
+
+def outside_code(config: Config) -> list[str]:
+    """The names in `config` by which code outside of this package would be imported."""
+    named = [part.name for part in (config.network, config.epsilon) if isinstance(part, Custom)]
+    wrappers = [w if isinstance(w, str) else str(w.get("name")) for w in config.env.wrappers]
+    environment = [config.env.id] if ":" in config.env.id else []
+    return [*environment, *wrappers, *named]
 
 
 def unknown_key(key: str, value: Any, config: Any) -> str:

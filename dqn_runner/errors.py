@@ -15,15 +15,21 @@ class RunError(DQNRunnerError):
     """A run, or a directory said to hold one, that cannot go on; the text says why."""
 
 
+class EnvironmentFailedError(RunError):
+    """An environment that raised, hung, or returned what no environment may."""
+
+
 class Stopped(BaseException):
-    """Someone asked the process to end (Ctrl-C or SIGTERM), and the run is at a safe point.
+    """Someone asked the process to end (Ctrl-C or SIGTERM).
+
+    `at_safe_point` says whether everything is consistent and can be saved.
 
     Not an Exception, so that nothing that handles failures takes it for one.
     """
 
-    def __init__(self, signal_number: int) -> None:
+    def __init__(self, signal_number: int, *, at_safe_point: bool = True) -> None:
         super().__init__(f"stopped by signal {signal_number}")
-        self.signal_number = signal_number
+        self.signal_number, self.at_safe_point = signal_number, at_safe_point
 
 
 class Pruned(Stopped):

@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="dqn-eval",
-        description="Play greedy episodes of a trained policy and record a video.",
+        description="Play episodes of a trained policy, without ε, and record a video.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-steps", type=_positive, default=None, help="end films after this many steps"
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="import the classes that the run's config.yaml names"
     )
     parser.add_argument("--version", action="version", version=f"dqn-eval {__version__}")
     return parser
@@ -83,12 +86,12 @@ def command_line(arguments: list[str]) -> int:
     from dqn_runner.seeding import draw_seed, evaluation_stream
 
     console = Console(soft_wrap=True)
-    policy = load_policy(options.run, options.checkpoint)
+    policy = load_policy(options.run, options.checkpoint, trust=options.trust)
     rng = evaluation_stream(options.seed)
     seeds = [draw_seed(rng) for _ in range(options.episodes)]
     evaluator = Evaluator(lambda: make_env(policy.config.env))
     with console.status(f"playing {options.episodes} episodes"):
-        evaluation = evaluator.evaluate(policy.greedy, seeds)
+        evaluation = evaluator.evaluate(policy.on_rows.seeded(seeds), seeds)
     evaluator.close()
     numbers = evaluation.summary()
     console.print(
@@ -121,7 +124,8 @@ def film(
         path = target.with_name(f"{target.name}_episode_{i}")
         try:
             with console.status(f"filming episode {i}"):
-                mp4, gif = record_episode(policy.config.env, policy, seed, path, max_steps)
+                act = policy.seeded([seed])
+                mp4, gif = record_episode(policy.config.env, act, seed, path, max_steps)
         except ConfigError as error:
             console.print(f"no video: {error}", highlight=False)
             break

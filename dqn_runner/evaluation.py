@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn_runner.envs import Env, ObsEncoder, action_offset
+from dqn_runner.errors import RunError
 from dqn_runner.types import Array
 
 MAX_ENVIRONMENTS = 50
@@ -64,7 +66,22 @@ class Evaluator:
         seeds: Sequence[int],
         check_stop: Callable[[], None] = never_stop,
     ) -> Evaluation:
-        """Play one episode from each seed; `check_stop` may raise between steps."""
+        """Play one episode from each seed; `check_stop` may raise between steps.
+
+        Raises RunError where an environment raises or returns a reward that is not finite.
+        """
+        try:
+            returns = self._play(policy, seeds, check_stop)
+        except Exception as error:  # whatever an environment's own code raises
+            text = " ".join(str(error).split())
+            raise RunError(f"an evaluation failed: {type(error).__name__}: {text}") from error
+        if not all(map(math.isfinite, returns)):
+            raise RunError("an evaluation failed: the environment gave a reward that is not finite")
+        return Evaluation(tuple(returns))
+
+    def _play(
+        self, policy: Policy, seeds: Sequence[int], check_stop: Callable[[], None]
+    ) -> list[float]:
         while len(self._envs) < min(len(seeds), MAX_ENVIRONMENTS):
             self._envs.append(self._make())
         encoder = ObsEncoder(self._envs[0].observation_space)
@@ -94,7 +111,7 @@ class Evaluator:
                 encoder.write(raw_obs, obs[i])
                 if terminated or truncated:
                     start_next(i)
-        return Evaluation(tuple(returns))
+        return returns
 
     def close(self) -> None:
         for env in self._envs:

@@ -7,7 +7,7 @@ eagerly, compiled or captured.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,13 +53,14 @@ def update(
     """One gradient step on the rows `indices` [B] of `storage`; returns also the TD errors [B].
 
     Mnih et al. 2015, algorithm 1, the lines from "Set y_j" on; with `rule.double`, van Hasselt
-    et al. 2016.
+    et al. 2016. Where the storage has next actions the target is SARSA's.
     """
     batch = storage.rows(indices)
     with torch.no_grad():
         online_q = rule.network(state.params, batch.next_obs) if rule.double else None
         target_q = rule.network(state.target_params, batch.next_obs)
-        target = td_target(batch.reward, batch.discount, next_state_value(target_q, online_q))
+        next_value = next_state_value(target_q, online_q, batch.next_action)
+        target = td_target(batch.reward, batch.discount, next_value)
     with torch.enable_grad():
         params = state.params.detach().requires_grad_()
         q_value = rule.network(params, batch.obs).gather(1, batch.action.unsqueeze(1)).squeeze(1)
@@ -108,7 +109,7 @@ class Learner:
     def compile(self, storage: Batch, batch_size: int) -> None:
         """From now on run the update compiled, for this storage; raises CompilationError."""
         indices = torch.zeros(batch_size, dtype=torch.int64, device=self._hyper.device)
-        example = (self._hyper, *self.state, *storage, indices)
+        example = (self._hyper, *self.state, *storage.columns, indices)
         compiler = capture if self._hyper.is_cuda else compile_ahead
         self._in_place = compiler(self._update_in_place, example)
 
@@ -126,11 +127,25 @@ class Learner:
     def update(self, storage: Batch, indices: Tensor) -> Tensor:
         """Learn from the rows `indices` [B] of `storage`; returns their TD errors [B]."""
         self.updates += 1
-        return self._in_place(self._hyper, *self.state, *storage, indices)
+        return self._in_place(self._hyper, *self.state, *storage.columns, indices)
 
     def copy_target(self) -> None:
         """Set the target network to the online one."""
         self.state.target_params.copy_(self.state.params)
+
+    def get_state(self) -> dict[str, Any]:
+        """All that learning depends on, as tensors and numbers."""
+        return {
+            "updates": self.updates,
+            "updates_at_reading": self._updates_at_reading,
+            **self.state._asdict(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take up learning where it stood; raises RuntimeError for a state of other shapes."""
+        self.updates, self._updates_at_reading = state["updates"], state["updates_at_reading"]
+        for name, tensor in self.state._asdict().items():
+            tensor.copy_(state[name])
 
     def read_metrics(self) -> dict[str, float]:
         """Means over the updates since the last reading; empty if there were none."""

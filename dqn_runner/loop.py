@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
-from dqn_runner.agent import Agent, GreedyPolicy
-from dqn_runner.buffers import NStepAssembler, UniformBuffer
+from dqn_runner.agent import Agent
+from dqn_runner.buffers import UniformBuffer
 from dqn_runner.checkpoint import Checkpoints
 from dqn_runner.envs import Environments
-from dqn_runner.evaluation import Evaluation, Evaluator
-from dqn_runner.seeding import draw_seed
-from dqn_runner.types import Episode, PositiveInt, Progress, Row, Spec
+from dqn_runner.errors import RunError
+from dqn_runner.evaluation import Evaluator
+from dqn_runner.seeding import draw_seed, get_state, set_state
+from dqn_runner.types import EnvStep, PositiveInt, Progress, Row, Spec, Transition
+
+
+class PhaseSpec(Spec):
+    """Collect `episodes` episodes, train `epochs` epochs on them, forget them, and so on.
+
+    Both null: learning goes on step by step.
+    """
+
+    episodes: PositiveInt | None
+    epochs: PositiveInt | None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> PhaseSpec:
+        if (self.episodes is None) != (self.epochs is None):
+            names = ("episodes", "epochs") if self.episodes is None else ("epochs", "episodes")
+            raise ValueError("{}=null: must be set too, as phase.{} is".format(*names))
+        return self
 
 
 class EvalSpec(Spec):
-    """Greedy evaluations: every `interval` env steps or episodes, and at the end of the run."""
+    """Evaluations without ε: every `interval` env steps or episodes, and at the end of the run."""
 
     interval: PositiveInt | None
     unit: Literal["env_step", "episode"]
@@ -52,6 +72,7 @@ class TrainingSpec(Spec):
     train_frequency: PositiveInt
     gradient_steps: PositiveInt
     batch_size: PositiveInt
+    phase: PhaseSpec = PhaseSpec(episodes=None, epochs=None)  # which older runs lack
     eval: EvalSpec
     log: LogSpec
     checkpoint: CheckpointSpec
@@ -61,6 +82,26 @@ class TrainingSpec(Spec):
         if self.total_timesteps is None and self.total_episodes is None:
             raise ValueError("total_timesteps=null: total_episodes is null too; one must be set")
         return self
+
+    @model_validator(mode="after")
+    def _has_one_rhythm(self) -> TrainingSpec:
+        only = {"learning_starts": 0, "train_frequency": 1, "gradient_steps": 1}
+        set_too = [name for name, value in only.items() if getattr(self, name) != value]
+        if self.phase.episodes is not None and set_too:
+            given = " ".join(f"{name}={getattr(self, name)}" for name in set_too)
+            needed = " and ".join(f"{name}={only[name]}" for name in set_too)
+            raise ValueError(
+                f"{given}: phase.episodes={self.phase.episodes} needs {needed}, for a phase learns "
+                "when its episodes are collected"
+            )
+        return self
+
+    def ends_phase(self, episodes_before: int, progress: Progress) -> bool:
+        """Whether a phase's episodes are complete; the budget's end completes the last phase."""
+        if self.phase.episodes is None:
+            return False
+        complete = crossings(episodes_before, progress.episodes, self.phase.episodes)
+        return bool(complete) or self.is_spent(progress)
 
     def is_spent(self, progress: Progress) -> bool:
         """Whether one of the budgets is used up."""
@@ -76,6 +117,16 @@ class Logger(Protocol):
     def log(self, row: Row, /) -> None: ...
 
 
+class Assembler(Protocol):
+    """Makes transitions of the steps taken under ε."""
+
+    def transitions(self, step: EnvStep, epsilon: float, /) -> Iterator[Transition]: ...
+
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any, /) -> None: ...
+
+
 @dataclass
 class Parts:
     """What training works with, built and seeded."""
@@ -83,22 +134,23 @@ class Parts:
     agent: Agent
     envs: Environments
     buffer: UniformBuffer
-    assembler: NStepAssembler
+    assembler: Assembler
     epsilon: Callable[[int, int], float]
     evaluator: Evaluator
     replay_rng: np.random.Generator
     evaluation_rng: np.random.Generator
     checkpoints: Checkpoints
     loggers: list[Logger]
+    best: Best | None = None
 
 
 @dataclass
 class Best:
-    """The policy with the best evaluation so far (the latest of equals)."""
+    """The parameters [P] with the best evaluation so far (the latest of equals)."""
 
     mean: float
     env_steps: int
-    policy: GreedyPolicy
+    params: Tensor
 
 
 def crossings(before: int, now: int, interval: int | None) -> int:
@@ -108,14 +160,13 @@ def crossings(before: int, now: int, interval: int | None) -> int:
 
 def train(
     spec: TrainingSpec, parts: Parts, progress: Progress, check_stop: Callable[[], None]
-) -> Best | None:
-    """Train until a budget is spent; returns the best policy evaluated on the way, if any.
+) -> None:
+    """Train until a budget is spent.
 
     `check_stop` is called between steps, where everything is consistent, and may raise.
     """
     agent, envs, buffer = parts.agent, parts.envs, parts.buffer
     meter = Meter(progress)
-    best: Best | None = None
     while not spec.is_spent(progress):
         check_stop()
         steps_before, episodes_before = progress.env_steps, progress.episodes
@@ -123,16 +174,18 @@ def train(
         progress.epsilon = parts.epsilon(progress.env_steps, progress.episodes)
         action = agent.act(envs.obs, progress.epsilon)
         step = envs.step(action)
-        for transition in parts.assembler.transitions(step):
+        for transition in parts.assembler.transitions(step, progress.epsilon):
             buffer.add(transition)
         progress.env_steps += spec.num_envs
-        progress.episodes += len(step.episodes)
-        meter.add(step.episodes)
+        for episode in step.episodes:
+            progress.finish(episode)
+            log(parts, progress, episode.metrics())
 
-        if progress.env_steps >= spec.learning_starts and len(buffer) >= spec.batch_size:
-            rounds = crossings(steps_before, progress.env_steps, spec.train_frequency)
-            for _ in range(rounds * spec.gradient_steps):
-                agent.learn(buffer.storage, buffer.sample(spec.batch_size, parts.replay_rng))
+        phase_ends = spec.ends_phase(episodes_before, progress)
+        for _ in range(updates_due(spec, len(buffer), steps_before, progress, phase_ends)):
+            agent.learn(buffer.storage, buffer.sample(spec.batch_size, parts.replay_rng))
+        if phase_ends:
+            buffer.clear()
         agent.observe_env_steps(steps_before, progress.env_steps)
 
         row: Row = {}
@@ -141,44 +194,99 @@ def train(
         now = progress.env_steps if by_env_steps else progress.episodes
         if crossings(before, now, spec.eval.interval):
             with meter.paused("evaluating"):
-                evaluation, best = evaluate(spec, parts, progress, best, check_stop)
-            row |= evaluation.metrics() | {"eval/best_return_mean": best.mean}
+                row |= evaluate(spec, parts, progress)
         if crossings(steps_before, progress.env_steps, spec.log.interval) or spec.is_spent(
             progress
         ):
             row |= meter.read(agent)
         if row:
-            row = {"env_steps": progress.env_steps, "episodes": progress.episodes} | row
-            for logger in parts.loggers:
-                logger.log(row)
+            log(parts, progress, row)
         if crossings(steps_before, progress.env_steps, spec.checkpoint.interval):
-            parts.checkpoints.save_last(checkpoint_state(agent, progress))
-    return best
+            save(parts, progress)
 
 
-def evaluate(
-    spec: TrainingSpec,
-    parts: Parts,
-    progress: Progress,
-    best: Best | None,
-    check_stop: Callable[[], None],
-) -> tuple[Evaluation, Best]:
-    """Evaluate the greedy policy on fresh episodes, and keep it where it is the best so far."""
+def updates_due(
+    spec: TrainingSpec, stored: int, steps_before: int, progress: Progress, phase_ends: bool
+) -> int:
+    """How many updates follow a step: some at each, or all of a phase's at its end."""
+    if spec.phase.epochs is not None:
+        return spec.phase.epochs * (stored // spec.batch_size) if phase_ends else 0
+    if progress.env_steps < spec.learning_starts or stored < spec.batch_size:
+        return 0
+    rounds = crossings(steps_before, progress.env_steps, spec.train_frequency)
+    return rounds * spec.gradient_steps
+
+
+def log(parts: Parts, progress: Progress, metrics: Row) -> None:
+    """Hand a row to everyone who takes rows."""
+    row = {"env_steps": progress.env_steps, "episodes": progress.episodes} | metrics
+    for logger in parts.loggers:
+        logger.log(row)
+
+
+def evaluate(spec: TrainingSpec, parts: Parts, progress: Progress) -> Row:
+    """Evaluate the policy on fresh episodes, and keep it where it is the best so far."""
     seeds = [draw_seed(parts.evaluation_rng) for _ in range(spec.eval.num_episodes)]
-    evaluation = parts.evaluator.evaluate(parts.agent.greedy, seeds, check_stop)
-    if best is None or evaluation.mean >= best.mean:
-        best = Best(evaluation.mean, progress.env_steps, parts.agent.snapshot())
-        parts.checkpoints.save_best(checkpoint_state(parts.agent, progress))
-    return evaluation, best
+    evaluation = parts.evaluator.evaluate(parts.agent.policy.seeded(seeds), seeds)
+    if parts.best is None or evaluation.mean >= parts.best.mean:
+        params = parts.agent.learner.state.params.clone()
+        parts.best = Best(evaluation.mean, progress.env_steps, params)
+        save_best(parts, progress)
+    return evaluation.metrics() | {"eval/best_return_mean": parts.best.mean}
 
 
-def checkpoint_state(agent: Agent, progress: Progress) -> dict[str, Any]:
-    """What a checkpoint holds."""
-    return {
+def save_best(parts: Parts, progress: Progress) -> None:
+    """Save what the agent has learned as best.pt."""
+    learned = {"agent": parts.agent.get_state(), "env_steps": progress.env_steps}
+    parts.checkpoints.save_best(learned)
+
+
+def save(parts: Parts, progress: Progress) -> None:
+    """Save all that it takes to go on as if nothing had happened.
+
+    Raises RunError, and leaves the last checkpoint as it is, where learning has come to nothing.
+    """
+    if not bool(torch.isfinite(parts.agent.learner.state.params).all()):
+        raise diverged(progress)
+    state = {
         "env_steps": progress.env_steps,
-        "episodes": progress.episodes,
-        "agent": agent.get_state(),
+        "progress": progress.get_state(),
+        "agent": parts.agent.get_state(),
+        "envs": parts.envs.get_state(),
+        "assembler": parts.assembler.get_state(),
+        "best": parts.best and vars(parts.best),
+        "streams": {
+            "env": get_state(parts.envs.rng),
+            "replay": get_state(parts.replay_rng),
+            "evaluation": get_state(parts.evaluation_rng),
+        },
     }
+    parts.checkpoints.save_last(state, parts.buffer)
+
+
+def restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[int]:
+    """Put everything back as it was when `state` was saved.
+
+    Returns the environments that are not where they were, for they are not deterministic.
+    """
+    progress.set_state(state["progress"])
+    parts.agent.set_state(state["agent"])
+    parts.assembler.set_state(state["assembler"])
+    parts.best = state["best"] and Best(**state["best"])
+    parts.checkpoints.load_replay(state, parts.buffer)
+    streams = state["streams"]
+    set_state(parts.envs.rng, streams["env"])
+    set_state(parts.replay_rng, streams["replay"])
+    set_state(parts.evaluation_rng, streams["evaluation"])
+    return parts.envs.set_state(state["envs"])
+
+
+def diverged(progress: Progress) -> RunError:
+    """The line for a loss or for parameters that are not numbers any more."""
+    return RunError(
+        f"learning diverged before env step {progress.env_steps}: the loss is not finite; the last "
+        "checkpoint is from before; try a smaller agent.lr, or agent.max_grad_norm"
+    )
 
 
 class Meter:
@@ -186,15 +294,9 @@ class Meter:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._episodes: list[Episode] = []
-        self._started = self._read_at = time.perf_counter()
+        self._read_at = time.perf_counter()
         self._paused_seconds = 0.0
         self._steps_at_reading = progress.env_steps
-
-    def add(self, episodes: list[Episode]) -> None:
-        """Count episodes that have just ended."""
-        self._episodes += episodes
-        self._progress.recent_returns.extend(episode.episode_return for episode in episodes)
 
     @contextlib.contextmanager
     def paused(self, activity: str) -> Iterator[None]:
@@ -208,10 +310,9 @@ class Meter:
     def read(self, agent: Agent) -> Row:
         """The metrics since the last reading."""
         row: Row = {}
-        if self._episodes:
-            row["rollout/episode_return"] = fmean(e.episode_return for e in self._episodes)
-            row["rollout/episode_length"] = fmean(e.length for e in self._episodes)
         row |= agent.learner.read_metrics()
+        if not math.isfinite(row.get("train/td_loss", 0.0)):
+            raise diverged(self._progress)
         row["train/epsilon"] = self._progress.epsilon
         self._progress.td_loss = row.get("train/td_loss", self._progress.td_loss)
         now = time.perf_counter()
@@ -219,7 +320,8 @@ class Meter:
         row["time/env_steps_per_second"] = (
             self._progress.env_steps - self._steps_at_reading
         ) / max(seconds, 1e-9)
-        row["time/elapsed_seconds"] = now - self._started
-        self._episodes, self._paused_seconds = [], 0.0
+        self._progress.elapsed_seconds += now - self._read_at
+        row["time/elapsed_seconds"] = self._progress.elapsed_seconds
+        self._paused_seconds = 0.0
         self._read_at, self._steps_at_reading = now, self._progress.env_steps
         return row

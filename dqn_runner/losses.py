@@ -19,15 +19,21 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     return reward + discount * next_value
 
 
-def next_state_value(target_q: Tensor, online_q: Tensor | None) -> Tensor:
+def next_state_value(
+    target_q: Tensor, online_q: Tensor | None = None, next_action: Tensor | None = None
+) -> Tensor:
     """Value [B] of the successor from the target network's `target_q` [B, A].
 
     Its own maximum (Mnih et al. 2015, eq. 1) or, where `online_q` [B, A] is given, its value of
-    the action that the online network prefers (double Q-learning, van Hasselt et al. 2016, eq. 4).
+    the action that the online network prefers (double Q-learning, van Hasselt et al. 2016, eq. 4)
+    or, where `next_action` [B] is, of the action really taken next (SARSA, Rummery and Niranjan
+    1994).
     """
-    if online_q is None:
-        return target_q.amax(dim=1)
-    return target_q.gather(1, online_q.argmax(dim=1, keepdim=True)).squeeze(1)
+    if next_action is None:
+        if online_q is None:
+            return target_q.amax(dim=1)
+        next_action = online_q.argmax(dim=1)
+    return target_q.gather(1, next_action.unsqueeze(1)).squeeze(1)
 
 
 def td_loss(kind: Loss, td_error: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dqn_runner.types import Array, PositiveInt, Spec
+from dqn_runner.types import Array, PositiveFloat, PositiveInt, Spec, only_what_is_set
 
 QFunction = Callable[[Array], Array]  # obs [N, *obs_shape] -> action values [N, A]
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "tanh", "sigmoid"]
@@ -37,12 +37,87 @@ _ACTIVATIONS: dict[str, tuple[type[nn.Module], Callable[[Array], Array]]] = {
 }
 
 
+class TorchInit(Spec):
+    """Weights as torch.nn.Linear draws them."""
+
+    name: Literal["torch"] = "torch"
+
+    def fill(self, weight: Tensor) -> None:
+        """Leave `weight` as it is."""
+
+
+class UniformInit(Spec):
+    """Weights uniform in [low, high)."""
+
+    name: Literal["uniform"]
+    low: FiniteFloat
+    high: FiniteFloat
+
+    @model_validator(mode="after")
+    def _is_an_interval(self) -> UniformInit:
+        if self.low >= self.high:
+            raise ValueError(f"low={self.low}: must be less than high={self.high}")
+        return self
+
+    def fill(self, weight: Tensor) -> None:
+        nn.init.uniform_(weight, self.low, self.high)
+
+
+class NormalInit(Spec):
+    """Weights normal with mean 0 and standard deviation `std`."""
+
+    name: Literal["normal"]
+    std: PositiveFloat
+
+    def fill(self, weight: Tensor) -> None:
+        nn.init.normal_(weight, std=self.std)
+
+
+class ScaledInit(Spec):
+    """Orthogonal weights (Saxe et al. 2014), or those of Glorot and Bengio 2010, times `gain`."""
+
+    name: Literal["orthogonal", "xavier_uniform", "xavier_normal"]
+    gain: PositiveFloat = 1.0
+
+    def fill(self, weight: Tensor) -> None:
+        getattr(nn.init, f"{self.name}_")(weight, gain=self.gain)
+
+
+class KaimingInit(Spec):
+    """Weights for layers that ReLU follows (He et al. 2015, eq. 10)."""
+
+    name: Literal["kaiming_uniform", "kaiming_normal"]
+
+    def fill(self, weight: Tensor) -> None:
+        getattr(nn.init, f"{self.name}_")(weight, nonlinearity="relu")
+
+
+_INITS: dict[str, type[Spec]] = {
+    "torch": TorchInit,
+    "uniform": UniformInit,
+    "normal": NormalInit,
+    "orthogonal": ScaledInit,
+    "xavier_uniform": ScaledInit,
+    "xavier_normal": ScaledInit,
+    "kaiming_uniform": KaimingInit,
+    "kaiming_normal": KaimingInit,
+}
+Init = TorchInit | UniformInit | NormalInit | ScaledInit | KaimingInit
+InitSpec = Annotated[
+    Init,
+    Field(discriminator="name"),
+    BeforeValidator(only_what_is_set(_INITS)),
+    BeforeValidator(lambda settings: {"name": "torch"} if settings is None else settings),
+]
+
+
 class MLPSpec(Spec):
     """Fully connected layers with an activation between them."""
 
     name: Literal["mlp"] = "mlp"
     hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
     activation: Activation
+    init: InitSpec = TorchInit()  # which the config.yaml of older runs lacks
 
 
 class MLP(nn.Module):
@@ -58,6 +133,7 @@ class MLP(nn.Module):
         num_actions: int,
         hidden_sizes: list[int],
         activation: Activation,
+        init: Init | None = None,
     ) -> None:
         super().__init__()
         module, self._numpy_activation = _ACTIVATIONS[activation]
@@ -66,6 +142,9 @@ class MLP(nn.Module):
         for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), module()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_actions))
+        for layer in self.layers:
+            if init is not None and isinstance(layer, nn.Linear):
+                init.fill(layer.weight)
 
     def forward(self, obs: Tensor) -> Tensor:
         q_values: Tensor = self.layers(obs.flatten(1).to(self.layers[0].weight.dtype))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from dqn_runner.types import NonNegativeFloat, PositiveFloat, Spec
+from dqn_runner.types import NonNegativeFloat, PositiveFloat, Spec, only_what_is_set
 
 Decay = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -137,20 +137,8 @@ class SGD(Spec):
 
 
 _KINDS: dict[str, type[Spec]] = {"adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "sgd": SGD}
-
-
-def _only_what_is_set(settings: object) -> object:
-    # conf/ lists the settings of every optimiser, as null where torch's default stands.
-    if not isinstance(settings, dict) or settings.get("name") not in _KINDS:
-        return settings
-    chosen = {key: value for key, value in settings.items() if value is not None}
-    takes = _KINDS[chosen["name"]].model_fields
-    for key, value in chosen.items():
-        if key not in takes:
-            raise ValueError(f"{key}={value}: {chosen['name']} takes only {', '.join(takes)}")
-    return chosen
-
-
 OptimizerSpec = Annotated[
-    Adam | AdamW | RMSprop | SGD, Field(discriminator="name"), BeforeValidator(_only_what_is_set)
+    Adam | AdamW | RMSprop | SGD,
+    Field(discriminator="name"),
+    BeforeValidator(only_what_is_set(_KINDS)),
 ]

@@ -21,15 +21,22 @@ import torch
 from rich.console import Console
 from rich.filesize import decimal
 
+from dqn_runner.agent import LearnedPolicy
 from dqn_runner.analysis.curve import draw_curve
 from dqn_runner.build import build
-from dqn_runner.config import Config
-from dqn_runner.errors import Pruned, Stopped
+from dqn_runner.config import Config, outside_code, read
+from dqn_runner.errors import ConfigError, EnvironmentFailedError, Pruned, Stopped
 from dqn_runner.evaluation import Evaluation
-from dqn_runner.loop import Best, Parts, checkpoint_state, train
+from dqn_runner.loop import Best, Parts, restore, save, save_best, train
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.seeding import draw_seed
-from dqn_runner.tracking import EndState, MetricsFile, ProgressDisplay, SwanLabTracker
+from dqn_runner.tracking import (
+    EndState,
+    MetricsFile,
+    ProgressDisplay,
+    SwanLabTracker,
+    read_metrics,
+)
 from dqn_runner.types import Progress, Row
 
 logger = logging.getLogger(__name__)
@@ -50,43 +57,93 @@ class Scores(NamedTuple):
 def run(config: Config, path: Path, console: Console) -> Scores:
     """Train as `config` says, in the new run directory `path`.
 
-    Raises RunError where `path` holds a run already and Stopped after a signal, with the last
-    checkpoint saved and the tracker closed. An exception of the environment comes through.
+    Raises RunError where `path` holds a run already or something fails, and Stopped after a
+    signal, with the last checkpoint saved and the tracker closed.
     """
-    started = time.perf_counter()
-    run_dir = RunDirectory(path)
-    with console.status("building the agent; a first compilation takes half a minute"):
-        config, parts = build(config, run_dir)
+    started, run_dir = time.perf_counter(), RunDirectory(path)
+    config, parts = assemble(config, run_dir, console)
     run_dir.start(config.plain())
-    try:
-        announce(config, parts, console)
-        progress = Progress()
-        scores = train_and_score(config, parts, run_dir, progress, console)
-        run_dir.finish(result(progress, scores, time.perf_counter() - started))
-    finally:
-        run_dir.release()
-    report(run_dir, scores, console)
+    with contextlib.closing(run_dir):
+        return carry_out(config, parts, run_dir, console, started=started)
+
+
+def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool = False) -> Scores:
+    """Go on with the run in `path` from its last checkpoint, as if nothing had happened.
+
+    `budgets` may be larger than those it had; where it had no checkpoint yet it starts over.
+    Raises what `run` raises, and ConfigError for a run that has nothing left to do.
+    """
+    started, run_dir = time.perf_counter(), RunDirectory(path)
+    config = extended(read(run_dir.config, trust=trust), budgets)
+    run_dir.claim()
+    with contextlib.closing(run_dir):
+        if run_dir.read_result() is not None and not budgets:
+            raise ConfigError(f"resume={path}: has finished; a larger total_timesteps extends it")
+        config, parts = assemble(config, run_dir, console)
+        state = parts.checkpoints.load_last()
+        run_dir.reopen(config.plain())
+        return carry_out(config, parts, run_dir, console, started=started, state=state)
+
+
+def extended(config: Config, budgets: dict[str, int]) -> Config:
+    """`config` with larger budgets; raises ConfigError for one that is not larger."""
+    for name, budget in budgets.items():
+        former = getattr(config, name)
+        if former is None or budget <= former:
+            raise ConfigError(f"{name}={budget}: must be more than the run had, {former}")
+    return config.model_copy(update=budgets)
+
+
+def assemble(config: Config, run_dir: RunDirectory, console: Console) -> tuple[Config, Parts]:
+    """Build what training works with, and say that it may take its time."""
+    with console.status("building the agent; a first compilation takes half a minute"):
+        return build(config, run_dir)
+
+
+def carry_out(
+    config: Config,
+    parts: Parts,
+    run_dir: RunDirectory,
+    console: Console,
+    *,
+    started: float,
+    state: dict[str, Any] | None = None,
+) -> Scores:
+    """Train from the beginning or from a checkpoint's `state`, score, and write the result."""
+    announce(config, parts, console)
+    progress = Progress()
+    scores = train_and_score(config, parts, run_dir, progress, console, state=state)
+    before = state["progress"]["elapsed_seconds"] if state else 0.0
+    run_dir.finish(result(progress, scores, before + time.perf_counter() - started))
+    report(config, run_dir, scores, console)
     return scores
 
 
 def train_and_score(
-    config: Config, parts: Parts, run_dir: RunDirectory, progress: Progress, console: Console
+    config: Config,
+    parts: Parts,
+    run_dir: RunDirectory,
+    progress: Progress,
+    console: Console,
+    *,
+    state: dict[str, Any] | None,
 ) -> Scores:
     """Learn under the eyes of the progress display and the trackers; close all that is open."""
     display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
-    tracker = open_tracker(config, run_dir)
     metrics_file = MetricsFile(run_dir.metrics)
+    metrics_file.cut(state["env_steps"] if state else 0)
+    tracker = open_tracker(config, run_dir)
     parts.loggers = [metrics_file, display, *([tracker] if tracker else []), Pruning(run_dir)]
-    state: EndState = "crashed"
+    end: EndState = "crashed"
     try:
         with display:
-            scores = learn(config, parts, progress)
+            scores = learn(config, parts, progress, state)
         draw_curve(run_dir.metrics, run_dir.curve)
         if tracker:
             tracker.log_media("curve", run_dir.curve, progress.env_steps)
-        state = "success"
+        end = "success"
     except Stopped:
-        state = "aborted"
+        end = "aborted"
         report_stop(run_dir, progress, console)
         raise
     finally:
@@ -94,19 +151,32 @@ def train_and_score(
         parts.evaluator.close()
         metrics_file.close()
         if tracker:
-            tracker.close(state)
+            with console.status("closing SwanLab's side of the run"):
+                tracker.close(end)
+            if tracker.url:
+                console.print(f"cloud  {tracker.url}", highlight=False, markup=False)
     return scores
 
 
-def learn(config: Config, parts: Parts, progress: Progress) -> Scores:
-    """Train, save the last checkpoint however that ends, and score what was learned."""
+def learn(config: Config, parts: Parts, progress: Progress, state: dict[str, Any] | None) -> Scores:
+    """Train, save where that ends, and score what was learned."""
     with StopSignals() as signals, flushed_denormals():
+        if state:
+            for i in restore(parts, progress, state):
+                logger.warning(
+                    "environment %d is not deterministic: it goes on with a new episode, and the "
+                    "run will not be the one it would have been",
+                    i,
+                )
         try:
-            best = train(config, parts, progress, signals.check)
-        finally:
-            parts.checkpoints.save_last(checkpoint_state(parts.agent, progress))
+            train(config, parts, progress, signals.check)
+        except (Stopped, EnvironmentFailedError) as end:
+            if not isinstance(end, Stopped) or end.at_safe_point:
+                save(parts, progress)
+            raise
+        save(parts, progress)
         progress.activity = "final evaluation"
-        return score(config, parts, progress, best, signals.check)
+        return score(config, parts, progress, signals.check)
 
 
 @contextlib.contextmanager
@@ -126,23 +196,27 @@ def score(
     config: Config,
     parts: Parts,
     progress: Progress,
-    best: Best | None,
     check_stop: Callable[[], None],
 ) -> Scores:
     """Score the final policy, and the best one anew: the episodes that chose it flatter it."""
 
-    def seeds() -> list[int]:
-        return [draw_seed(parts.evaluation_rng) for _ in range(config.eval.final_episodes)]
+    def fresh_episodes(policy: LearnedPolicy) -> Evaluation:
+        seeds = [draw_seed(parts.evaluation_rng) for _ in range(config.eval.final_episodes)]
+        return parts.evaluator.evaluate(policy.seeded(seeds), seeds, check_stop)
 
+    best = parts.best
     if best is None:
-        best = Best(float("nan"), progress.env_steps, parts.agent.greedy)
-        parts.checkpoints.save_best(checkpoint_state(parts.agent, progress))
-    final = parts.evaluator.evaluate(parts.agent.greedy, seeds(), check_stop)
-    return Scores(final, parts.evaluator.evaluate(best.policy, seeds(), check_stop), best.env_steps)
+        best = Best(float("nan"), progress.env_steps, parts.agent.learner.state.params)
+        save_best(parts, progress)
+    final = fresh_episodes(parts.agent.policy)
+    return Scores(final, fresh_episodes(parts.agent.policy_of(best.params)), best.env_steps)
 
 
 def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None:
-    """SwanLab's side of the run; none at all where its mode is disabled."""
+    """SwanLab's side of the run; none at all where its mode is disabled.
+
+    Where the run goes on, it holds the whole history anew, under the id it had.
+    """
     if config.tracker.mode == "disabled":
         return None
     if config.tracker.mode == "local":
@@ -152,7 +226,14 @@ def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None
             1000 * SECONDS_PER_LOCAL_SCALAR,
         )
     run_dir.swanlab.mkdir(exist_ok=True)
-    return SwanLabTracker(config.tracker, run_dir.swanlab, config.plain())
+    tracker = SwanLabTracker(
+        config.tracker, run_dir.swanlab, config.plain(), run_dir.forget_swanlab_run()
+    )
+    if tracker.run_id:
+        run_dir.swanlab_id.write_text(tracker.run_id + "\n")
+    for row in read_metrics(run_dir.metrics):
+        tracker.log(row)
+    return tracker
 
 
 def result(progress: Progress, scores: Scores, seconds: float) -> dict[str, Any]:
@@ -188,15 +269,16 @@ def announce(config: Config, parts: Parts, console: Console) -> None:
     budget = " or ".join(f"{amount:,} {unit}" for unit, amount in budgets.items() if amount)
     threads = f"{config.torch_threads} torch thread" + "s" * (config.torch_threads != 1)
     compiled = "compiled" if config.compile == "always" else "not compiled"
+    grows = "at most " if config.phase.episodes else ""
     console.print(
         f"[bold]{config.env.id}[/bold], seed {config.seed}, {budget}; on {config.device} with "
         f"{threads}, the update {compiled}; replay buffer of {parts.buffer.capacity:,} "
-        f"transitions takes {decimal(parts.buffer.num_bytes)}",
+        f"transitions takes {grows}{decimal(parts.buffer.num_bytes)}",
         highlight=False,
     )
 
 
-def report(run_dir: RunDirectory, scores: Scores, console: Console) -> None:
+def report(config: Config, run_dir: RunDirectory, scores: Scores, console: Console) -> None:
     """Say what came out, where it lies and how to see it."""
     for name, evaluation in (("final", scores.final), ("best", scores.best)):
         numbers = evaluation.summary()
@@ -209,7 +291,8 @@ def report(run_dir: RunDirectory, scores: Scores, console: Console) -> None:
         )
     place = shown(run_dir.path)
     console.print(f"run    {place}", highlight=False, markup=False)
-    console.print(f"replay dqn-eval {shlex.quote(place)}", highlight=False, markup=False)
+    trust = " --trust" * bool(outside_code(config))
+    console.print(f"replay dqn-eval {shlex.quote(place)}{trust}", highlight=False, markup=False)
 
 
 def report_stop(run_dir: RunDirectory, progress: Progress, console: Console) -> None:
@@ -218,7 +301,7 @@ def report_stop(run_dir: RunDirectory, progress: Progress, console: Console) -> 
     mean = f", mean return {sum(returns) / len(returns):.1f}" if returns else ""
     console.print(
         f"stopped at env step {progress.env_steps:,}, episode {progress.episodes:,}{mean}; "
-        f"the last checkpoint is in {shown(run_dir.checkpoints)}",
+        f"dqn-train resume={shlex.quote(shown(run_dir.path))} goes on",
         highlight=False,
         markup=False,
     )
@@ -268,7 +351,7 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:
-            raise Stopped(number)
+            raise Stopped(number, at_safe_point=False)
         self._received = number
 
     def check(self) -> None:

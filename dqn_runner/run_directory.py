@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, FiniteFloat
 
-from dqn_runner.errors import RunError
+from dqn_runner.errors import ConfigError, RunError
+
+# Of a config.yaml or result.json, whose own have some thousand bytes and five levels. Reading YAML
+# takes time with the square of its depth.
+LARGEST_FILE = 2**18
+DEEPEST_NESTING = 32
+
+
+class _Scores(BaseModel):
+    mean: FiniteFloat
+    std: FiniteFloat
+
+
+class _Result(BaseModel):
+    """What readers of a result.json count on."""
+
+    env_steps: int
+    wall_time_seconds: FiniteFloat
+    final: _Scores
+    best: _Scores
 
 
 class End(NamedTuple):
@@ -32,6 +53,7 @@ class RunDirectory:
         self.curve = path / "curve.png"
         self.videos = path / "videos"
         self.swanlab = path / "swanlab"
+        self.swanlab_id = self.swanlab / "run_id"
         self.result = path / "result.json"
         self.ended = path / "ended.json"
         # A search asks a run to end by putting this file there, wherever the run is at work.
@@ -42,19 +64,37 @@ class RunDirectory:
     def start(self, config: dict[str, Any]) -> None:
         """Claim the directory by writing its config.yaml; raises RunError where a run has it."""
         self.path.mkdir(parents=True, exist_ok=True)
+        self.claim()
+        if self.config.exists():
+            raise RunError(f"{self.path}: holds a run already; choose another directory")
+        _replace(self.config, _yaml(config))
+
+    def claim(self) -> None:
+        """Keep others from working here until `close`; raises RunError where one does."""
         try:
             self._lock.acquire(timeout=1.0)
         except Timeout as error:
             raise RunError(f"{self.path}: another process is at work in it") from error
-        try:
-            with self.config.open("x", encoding="utf-8") as file:
-                yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
-        except FileExistsError as error:
-            raise RunError(f"{self.path}: holds a run already; choose another directory") from error
 
-    def release(self) -> None:
+    def reopen(self, config: dict[str, Any]) -> None:
+        """Take up a run again, whose config.yaml may have changed: it is unfinished now."""
+        self.result.unlink(missing_ok=True)
+        _replace(self.config, _yaml(config))
+
+    def close(self) -> None:
         """Let others have the directory."""
         self._lock.release()
+
+    def forget_swanlab_run(self) -> str | None:
+        """Remove SwanLab's record of the training, if there is one; returns the id it had."""
+        if not self.swanlab_id.is_file():
+            return None
+        run_id = _read_text(self.swanlab_id).strip()
+        if not re.fullmatch("[0-9a-z]{1,64}", run_id):
+            return None
+        for record in self.swanlab.glob(f"run-*-{run_id}"):
+            shutil.rmtree(record)
+        return run_id
 
     def is_locked(self) -> bool:
         """Whether a process is at work in the directory."""
@@ -70,12 +110,12 @@ class RunDirectory:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, whole or not at all."""
-        _write(self.result, result)
+        _replace(self.result, json.dumps(result, indent=2) + "\n")
         self.ended.unlink(missing_ok=True)
 
     def end(self, end: End) -> None:
         """Write ended.json, for those who look after the runs of a sweep."""
-        _write(self.ended, end._asdict())
+        _replace(self.ended, json.dumps(end._asdict(), indent=2) + "\n")
 
     def read_end(self) -> End | None:
         """What ended.json holds; None where the run did not end that way."""
@@ -83,24 +123,60 @@ class RunDirectory:
             return None
         return End(**json.loads(self.ended.read_text(encoding="utf-8")))
 
-    def clear(self) -> None:
-        """Delete what an unfinished run left, its log aside; raises RunError while it goes on."""
-        if self.is_locked():
-            raise RunError(f"{self.path}: another process is at work in it")
-        for folder in (self.checkpoints, self.videos, self.swanlab):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics, self.curve, self.ended, self.config):
-            file.unlink(missing_ok=True)
-
     def read_result(self) -> dict[str, Any] | None:
-        """What result.json holds; None where the run has not finished."""
+        """What result.json holds; None where the run has not finished.
+
+        Raises ValueError for a file that holds no result.
+        """
         if not self.result.is_file():
             return None
-        result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        try:
+            result: dict[str, Any] = json.loads(_read_text(self.result))
+            _Result.model_validate(result)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.result.name} holds no result") from error
         return result
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
+def _yaml(config: dict[str, Any]) -> str:
+    text: str = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A small file of settings; raises ConfigError where it is missing, malformed or too large."""
+    try:
+        text = _read_text(path)
+        _check_shape(text)
+        settings = yaml.load(text, Loader=yaml.CSafeLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: holds no settings")
+    return settings
+
+
+def _check_shape(text: str) -> None:
+    """Raise ValueError for YAML that would take much time or memory to read."""
+    depth = 0
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("has aliases, which no run writes")  # noqa: TRY004
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST_NESTING:
+            raise ValueError("is nested too deeply")
+
+
+def _read_text(path: Path) -> str:
+    """The text of a small file; raises ValueError for a large one."""
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"larger than {LARGEST_FILE} bytes")
+    return path.read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,3 +35,13 @@ def evaluation_stream(seed: int) -> np.random.Generator:
     """A stream for evaluating after training, which no training with any seed draws from."""
     key = len(RandomStreams._fields)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(key,)))
+
+
+def get_state(rng: np.random.Generator) -> dict[str, Any]:
+    """Where a stream stands, as plain numbers and strings."""
+    return dict(rng.bit_generator.state)
+
+
+def set_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
+    """Take a stream up where it stood."""
+    rng.bit_generator.state = state

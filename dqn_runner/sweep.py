@@ -43,7 +43,8 @@ def check_folder(job: Job, config: Config) -> None:
     run_dir = RunDirectory(job.path)
     if not run_dir.config.is_file():
         return
-    held, wanted = (flatten(c.plain()) for c in (configuration.read(run_dir.config), config))
+    held = flatten(configuration.read(run_dir.config, trust=True).plain())
+    wanted = flatten(config.plain())
     for key in {**held, **wanted}:
         ours, theirs = wanted.get(key), held.get(key)
         named_by_the_run = key in ("tracker.name", "tracker.group") and ours is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import signal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dqn_runner.config import Config
     from dqn_runner.run import Scores
 
+BUDGETS = ("total_timesteps", "total_episodes")
 INFORMATIONAL = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -32,6 +34,7 @@ def main() -> None:
 
 def guarded(program: str, body: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run `body`; turn what users can mend into one line on stderr, and signals into exit codes."""
+    logging.raiseExceptions = False  # a full disk is told of once, not by the log as well
     try:
         return body(arguments)
     except DQNRunnerError as error:
@@ -52,6 +55,9 @@ def command_line(arguments: list[str]) -> int:
         return 0
     if is_informational(arguments):
         return show(arguments)
+
+    if any(argument.startswith("resume=") for argument in arguments):
+        return resume_run(arguments)
 
     from rich.console import Console
 
@@ -128,6 +134,40 @@ def show(arguments: list[str]) -> int:
     return 0
 
 
+def resume_run(arguments: list[str]) -> int:
+    """Go on with an interrupted run in its own directory; beside it budgets alone may be given."""
+    from rich.console import Console
+
+    from dqn_runner.run import resume
+
+    trust = "--trust" in arguments
+    given = dict(argument.partition("=")[::2] for argument in arguments if argument != "--trust")
+    path, budgets = Path(given.pop("resume")), {}
+    for key, value in given.items():
+        if key not in BUDGETS or not value.isdigit():
+            raise ConfigError(
+                f"{key}={value}: beside resume only a larger {' or '.join(BUDGETS)} may be given"
+            )
+        budgets[key] = int(value)
+    if not path.is_dir():
+        raise ConfigError(f"resume={path}: no such run directory")
+    log_to(path / "train.log")
+    console = Console(soft_wrap=True)
+    done = guarded_run(path, lambda: resume(path, budgets, console, trust=trust), ConfigError)
+    return 1 if done is None else 0
+
+
+def log_to(path: Path) -> None:
+    """Log as conf/config.yaml has Hydra do it: all to the run's log, warnings to stderr too."""
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[file])
+    console = logging.StreamHandler()
+    console.setLevel(logging.WARNING)
+    console.setFormatter(logging.Formatter("dqn-train: %(levelname)s: %(message)s"))
+    logging.getLogger("dqn_runner").addHandler(console)
+
+
 def check(jobs: Sequence[Job]) -> list[Config]:
     """Refuse what cannot run, before any directory is made; returns the checked configurations."""
     from dqn_runner import build, config
@@ -152,46 +192,60 @@ def run_job(hydra_config: DictConfig, quiet: bool = False) -> float | None:
     from rich.console import Console
 
     from dqn_runner import config
-    from dqn_runner.run_directory import End, RunDirectory
 
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)
     if quiet:
-        keep_to_the_log()
-    try:
+        logging.getLogger("dqn_runner").handlers.clear()  # of which conf/config.yaml tells
+
+    def body() -> Scores:
         parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))
         parsed = with_tracker_names(parsed, hydra)
         if quiet and parsed.torch_threads == "auto":
             parsed = parsed.model_copy(update={"torch_threads": 1})
-        return start_or_go_on(parsed, path, Console(soft_wrap=True, quiet=quiet)).final.mean
-    except Pruned:
-        RunDirectory(path).end(End("pruned", "its search saw no hope in it"))
-    except Exception as error:
-        logging.getLogger(__name__).exception("the run failed")
-        ours = isinstance(error, DQNRunnerError)
-        reason = str(error) if ours else traceback.format_exception_only(error)[-1].rstrip()
-        RunDirectory(path).end(End("failed", reason))
-        if not quiet:
-            print(f"dqn-train: error: {path}: {reason}", file=sys.stderr)
-    return None
+        return start_or_go_on(parsed, path, Console(soft_wrap=True, quiet=quiet))
 
-
-def keep_to_the_log() -> None:
-    """Let the log file alone have what conf/config.yaml sends to the terminal too."""
-    logging.getLogger("dqn_runner").handlers.clear()
+    return guarded_run(path, body, quiet=quiet)
 
 
 def start_or_go_on(parsed: Config, path: Path, console: Console) -> Scores:
-    """Run in `path`, which may hold what an interrupted or failed run of `parsed` left."""
-    from dqn_runner.run import run
+    """Run in `path`, or go on with what an interrupted or failed run of `parsed` left there."""
+    from dqn_runner.run import resume, run
     from dqn_runner.run_directory import RunDirectory
 
-    if RunDirectory(path).prune_request.exists():
+    run_dir = RunDirectory(path)
+    if run_dir.prune_request.exists():
         raise Pruned(signal.SIGTERM)
-    if RunDirectory(path).config.exists():
-        # The place to continue from its checkpoint instead.
-        RunDirectory(path).clear()
+    if run_dir.config.exists():  # it is what was typed: trusted as that is
+        return resume(path, {}, console, trust=True)
     return run(parsed, path, console)
+
+
+def guarded_run(
+    path: Path, body: Callable[[], Scores], *passing: type[Exception], quiet: bool = False
+) -> float | None:
+    """Run `body`; returns its final policy's mean return, None where it failed, having said why.
+
+    Exceptions of the types in `passing` come through. With `quiet`, ended.json alone says why.
+    """
+    from dqn_runner.run_directory import End, RunDirectory
+
+    try:
+        return body().final.mean
+    except passing:
+        raise
+    except Pruned:
+        RunDirectory(path).end(End("pruned", "its search saw no hope in it"))
+    except Exception as error:
+        logging.getLogger().exception("the run failed")  # to train.log; the console has the line
+        in_a_line = isinstance(error, DQNRunnerError | OSError)
+        line = str(error) if in_a_line else traceback.format_exc()
+        with contextlib.suppress(OSError):  # the disk may be full
+            RunDirectory(path).end(End("failed", line.rstrip().splitlines()[-1]))
+        if not quiet:
+            place = "" if line.startswith(str(path)) else f"{path}: "
+            print(f"dqn-train: error: {place}{line.rstrip()}", file=sys.stderr)
+    return None
 
 
 def with_tracker_names(parsed: Config, hydra: HydraConf) -> Config:

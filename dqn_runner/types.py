@@ -6,6 +6,7 @@ Letters in shapes: N environments, B batch, A actions, P parameters.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -38,11 +39,38 @@ class Spec(BaseModel):
         return section
 
 
+def only_what_is_set(kinds: Mapping[str, type[Spec]]) -> Callable[[object], object]:
+    """A validator to go before that of a section whose `name` is one of `kinds`.
+
+    conf/ lists the settings of every kind there, as null where they are not given. Raises
+    ValueError for a setting that the named kind does not take.
+    """
+
+    def checked(settings: object) -> object:
+        if not isinstance(settings, dict) or settings.get("name") not in kinds:
+            return settings
+        chosen = {key: value for key, value in settings.items() if value is not None}
+        takes = kinds[chosen["name"]].model_fields
+        for key, value in chosen.items():
+            if key not in takes:
+                raise ValueError(f"{key}={value}: {chosen['name']} takes only {', '.join(takes)}")
+        return chosen
+
+    return checked
+
+
 class Episode(NamedTuple):
     """A finished episode: its undiscounted return and its length in environment steps."""
 
     episode_return: float
     length: int
+
+    def metrics(self) -> Row:
+        """Return and length under the names that metrics have."""
+        return {
+            "rollout/episode_return": self.episode_return,
+            "rollout/episode_length": self.length,
+        }
 
 
 class EnvStep(NamedTuple):
@@ -82,6 +110,7 @@ class Transition(NamedTuple):
     reward: float
     discount: float
     next_obs: Array  # [*obs_shape]
+    next_action: int | None = None  # only where SARSA's target asks for it
 
 
 class Batch(NamedTuple):
@@ -92,10 +121,17 @@ class Batch(NamedTuple):
     reward: Tensor  # [B]
     discount: Tensor  # [B]
     next_obs: Tensor  # [B, *obs_shape]
+    next_action: Tensor | None = None  # [B] int64, only where SARSA's target asks for it
+
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """The columns that there are."""
+        columns = self[:-1]
+        return columns if self.next_action is None else (*columns, self.next_action)
 
     def rows(self, indices: Tensor) -> Batch:
         """Those rows [B] of each column."""
-        return Batch(*(column[indices] for column in self))
+        return Batch(*(column[indices] for column in self.columns))
 
 
 @dataclass
@@ -108,6 +144,21 @@ class Progress:
     td_loss: float | None = None
     recent_returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     activity: str = "training"
+    elapsed_seconds: float = 0.0  # of training, up to the last row that says so
+
+    def get_state(self) -> dict[str, Any]:
+        """The counters as plain numbers."""
+        return {**vars(self), "recent_returns": list(self.recent_returns)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Count on from there."""
+        vars(self).update(state)
+        self.recent_returns = deque(state["recent_returns"], maxlen=100)
+
+    def finish(self, episode: Episode) -> None:
+        """Count an episode that has just ended."""
+        self.episodes += 1
+        self.recent_returns.append(episode.episode_return)
 
 
 Row = dict[str, float]

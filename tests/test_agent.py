@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import nn
 
-from dqn_runner.agent import Agent, GreedyPolicy
+from dqn_runner.agent import Agent, GreedyPolicy, SoftmaxPolicy
 from dqn_runner.learner import Learner, UpdateRule
 from dqn_runner.networks import MLP, FlatNetwork, initialise
 from dqn_runner.optimizers import SGD
@@ -27,7 +27,9 @@ class Linear(nn.Module):
         return self.q(obs)
 
 
-def make_agent(target_update=None, seed=0, build=lambda: MLP((4,), A, [8], "tanh")):
+def make_agent(
+    target_update=None, seed=0, build=lambda: MLP((4,), A, [8], "tanh"), temperature=None
+):
     network = FlatNetwork(initialise(build, 1))
     target_update = target_update or Hard(interval=10, unit="update")
     soft = isinstance(target_update, Soft)
@@ -36,7 +38,8 @@ def make_agent(target_update=None, seed=0, build=lambda: MLP((4,), A, [8], "tanh
     if soft:
         numbers["tau"] = target_update.tau
     learner = Learner(rule, numbers, network.initial_params)
-    return Agent(network, A, learner, target_update, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    return Agent(network, A, learner, target_update, rng, temperature=temperature)
 
 
 def some_obs(count=N):
@@ -57,7 +60,7 @@ def some_storage():
 def deviations(epsilon, steps, seed=0):
     """Whether each action [steps, N] differs from the greedy one, and the actions themselves."""
     agent, obs = make_agent(seed=seed), some_obs()
-    greedy = agent.greedy(obs)
+    greedy = agent.policy(obs)
     actions = np.stack([agent.act(obs, epsilon) for _ in range(steps)])
     return actions != greedy, actions
 
@@ -69,7 +72,7 @@ def test_greedy_is_the_first_action_of_highest_value():
     hidden = np.tanh(obs @ weight1.reshape(8, 4).T + bias1)
     q_values = hidden @ weight2.reshape(A, 8).T + bias2
     expected = [max(range(A), key=row.__getitem__) for row in q_values.tolist()]
-    assert agent.greedy(obs).tolist() == expected
+    assert agent.policy(obs).tolist() == expected
     assert len(set(expected)) > 1
     ties = GreedyPolicy(lambda obs: np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]))
     assert ties(obs).tolist() == [1, 0]
@@ -118,7 +121,7 @@ def test_coins_are_independent_from_step_to_step():
 def test_where_an_environment_explores_its_action_is_uniform_whatever_the_coin():
     """Coin and action come from separate draws: among deviations all other actions are equal."""
     deviates, actions = deviations(0.3, 20_000)
-    greedy = make_agent().greedy(some_obs())
+    greedy = make_agent().policy(some_obs())
     for i in range(N):
         counts = np.bincount(actions[deviates[:, i], i], minlength=A)
         assert counts[greedy[i]] == 0
@@ -138,12 +141,77 @@ def test_what_is_drawn_does_not_depend_on_what_was_learned():
     agent, learned, obs = make_agent(), make_agent(), some_obs()
     for _ in range(20):
         learned.learn(some_storage(), torch.arange(30))
-    differ = agent.greedy(obs) != learned.greedy(obs)
+    differ = agent.policy(obs) != learned.policy(obs)
     assert differ.any()
     for _ in range(200):
         one, other = np.array(agent.act(obs, 0.5)), np.array(learned.act(obs, 0.5))
-        followed = (one == agent.greedy(obs)) & (other == learned.greedy(obs))
+        followed = (one == agent.policy(obs)) & (other == learned.policy(obs))
         assert (followed | (one == other)).all()
+
+
+Q_VALUES = np.array([[1.0, 2.0, 0.5, 2.0], [-3.0, 0.0, 4.0, 4.5]], np.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 5.0])
+def test_softmax_draws_in_proportion_to_the_exponentials(temperature):
+    policy = SoftmaxPolicy(lambda obs: Q_VALUES, temperature, np.random.default_rng(0))
+    actions = np.stack([policy(None) for _ in range(20_000)])
+    assert actions.shape == (20_000, 2)
+    for row, q_values in enumerate(Q_VALUES):
+        expected = 20_000 * special.softmax(q_values.astype(float) / temperature)
+        counts = np.bincount(actions[:, row], minlength=4)
+        likely = expected > 5
+        assert counts[~likely].sum() <= 40
+        expected = expected[likely] * counts[likely].sum() / expected[likely].sum()
+        assert stats.chisquare(counts[likely], expected).pvalue > 1e-4
+    assert abs(np.corrcoef(actions.T)[0, 1]) < 4.5 / np.sqrt(20_000)  # a draw for each row
+
+
+def test_softmax_stays_finite_for_values_of_any_size():
+    large = np.float32(3e38)
+    q_values = np.array([[large, -large, large], [-large, -large, -large]], np.float32)
+    policy = SoftmaxPolicy(lambda obs: q_values, 1e-3, np.random.default_rng(1))
+    with np.errstate(all="raise"):
+        actions = np.stack([policy(None) for _ in range(6000)])
+    first, second = (np.bincount(actions[:, row], minlength=3) for row in range(2))
+    assert first[1] == 0
+    assert stats.binomtest(int(first[0]), 6000).pvalue > 1e-4
+    assert stats.chisquare(second).pvalue > 1e-4
+
+
+def test_softmax_of_the_lowest_temperature_is_greedy():
+    policy = SoftmaxPolicy(lambda obs: Q_VALUES[1:], 1e-6, np.random.default_rng(2))
+    assert {int(policy(None)[0]) for _ in range(500)} == {3}
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.4, 1.0])
+def test_a_softmax_agent_mixes_random_actions_with_its_policy(epsilon):
+    """Each environment: ε uniform, and the rest of it softmax of Q over temperature."""
+    agent, obs = make_agent(temperature=0.1), some_obs()
+    q_values = agent.policy._q_function(obs).astype(float)
+    actions = np.stack([agent.act(obs, epsilon) for _ in range(8000)])
+    for i in range(N):
+        expected = epsilon / A + (1 - epsilon) * special.softmax(q_values[i] / 0.1)
+        counts = np.bincount(actions[:, i], minlength=A)
+        assert stats.chisquare(counts, 8000 * expected).pvalue > 1e-4
+
+
+def test_a_seeded_softmax_policy_depends_on_its_seeds_alone():
+    agent, obs = make_agent(temperature=0.5), some_obs(200)
+    first = agent.policy.seeded([3, 4])(obs).tolist()
+    agent.act(obs, 0.5)
+    np.random.seed(1)
+    assert agent.policy.seeded([3, 4])(obs).tolist() == first
+    copied = agent.policy_of(agent.learner.state.params.clone())
+    assert copied.seeded([3, 4])(obs).tolist() == first
+    assert agent.policy.seeded([3, 5])(obs).tolist() != first
+
+
+def test_evaluating_a_softmax_policy_does_not_move_exploration():
+    agents, obs = [make_agent(temperature=0.5) for _ in range(2)], some_obs()
+    for _ in range(10):
+        agents[1].policy.seeded([1])(obs)
+        assert agents[0].act(obs, 0.3) == agents[1].act(obs, 0.3)
 
 
 @pytest.mark.parametrize("interval", [1, 3, 5])
@@ -185,7 +253,7 @@ def test_a_soft_target_moves_at_each_update_and_never_jumps():
 
 def test_learning_returns_the_td_errors_of_the_rows():
     agent, storage = make_agent(), some_storage()
-    q_function = agent.greedy._q_function
+    q_function = agent.policy._q_function
     rows = torch.tensor([4, 0, 17])
     expected = []
     for row in rows.tolist():
@@ -200,16 +268,15 @@ BUILDS = {"mlp": lambda: MLP((4,), A, [8], "tanh"), "custom": lambda: Linear((4,
 
 
 @pytest.mark.parametrize("name", BUILDS)
-def test_the_greedy_policy_follows_learning_and_a_snapshot_does_not(name):
+def test_the_greedy_policy_follows_learning_and_that_of_a_copy_does_not(name):
     agent, obs, storage = make_agent(build=BUILDS[name]), some_obs(200), some_storage()
-    before = agent.greedy(obs).tolist()
-    snapshot = agent.snapshot()
-    assert snapshot(obs).tolist() == before
+    before = agent.policy(obs).tolist()
+    copied = agent.policy_of(agent.learner.state.params.clone())
+    assert copied(obs).tolist() == before
     for _ in range(30):
         agent.learn(storage, torch.arange(30))
-    assert snapshot(obs).tolist() == before
-    assert agent.greedy(obs).tolist() != before
-    assert agent.snapshot()(obs).tolist() == agent.greedy(obs).tolist()
+    assert copied(obs).tolist() == before
+    assert agent.policy(obs).tolist() != before
 
 
 def test_the_state_is_what_was_learned():
@@ -218,5 +285,8 @@ def test_the_state_is_what_was_learned():
         agent.learn(some_storage(), torch.arange(30))
     state = agent.get_state()
     assert state["updates"] == 3
+    other = make_agent()
+    other.set_state(state)
+    assert other.act(some_obs(), 0.5) == agent.act(some_obs(), 0.5)
     for name, tensor in agent.learner.state._asdict().items():
         assert torch.equal(state[name], tensor)

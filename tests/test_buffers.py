@@ -1,4 +1,4 @@
-"""The replay ring against a deque, and n-step assembly against whole episode records."""
+"""The replay ring against a deque, and assembled transitions against whole episode records."""
 
 from collections import deque
 
@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from dqn_runner.buffers import NStepAssembler, UniformBuffer
+from dqn_runner.buffers import NStepAssembler, PhaseBuffer, SarsaAssembler, UniformBuffer
+from dqn_runner.errors import RunError
 from dqn_runner.types import EnvStep, ObsSpec, Transition
 
 CPU = torch.device("cpu")
@@ -38,8 +39,8 @@ def test_the_ring_holds_what_a_bounded_deque_holds(spec, capacity):
         oldest = added % capacity if added > capacity else 0
         for age, expected in enumerate(reference):
             row = (oldest + age) % capacity
-            stored = [column[row].numpy() for column in buffer.storage]
-            for value, expected_value in zip(stored, expected, strict=True):
+            stored = [column[row].numpy() for column in buffer.storage.columns]
+            for value, expected_value in zip(stored, expected[:5], strict=True):
                 # Float columns are single precision.
                 assert np.array_equal(value, np.asarray(expected_value).astype(value.dtype))
 
@@ -118,6 +119,40 @@ def test_a_batch_of_rows_is_those_rows_of_each_column():
         assert float(batch.reward[b]) == np.float32(added[row].reward)
         assert float(batch.discount[b]) == np.float32(added[row].discount)
         assert np.array_equal(batch.next_obs[b].numpy(), added[row].next_obs)
+
+
+@pytest.mark.parametrize("kind", [UniformBuffer, PhaseBuffer])
+def test_next_actions_have_a_column_where_they_are_asked_for(kind):
+    without, buffer = kind(4, BOX, CPU), kind(4, BOX, CPU, next_actions=True)
+    assert without.storage.next_action is None
+    assert buffer.num_bytes == without.num_bytes + 4 * 8
+    rng = np.random.default_rng(6)
+    for next_action in (3, 0, 2):
+        buffer.add(random_transition(rng, BOX)._replace(next_action=next_action))
+    batch = buffer.storage.rows(torch.tensor([2, 0, 1]))
+    assert batch.next_action.tolist() == [2, 3, 0]
+    assert batch.next_action.dtype == torch.int64
+
+
+def test_a_phase_buffer_refuses_what_exceeds_its_limit_and_is_empty_after_clearing():
+    rng = np.random.default_rng(7)
+    buffer = PhaseBuffer(5, BOX, CPU)
+    for _ in range(2):
+        added = [random_transition(rng, BOX) for _ in range(5)]
+        for transition in added:
+            buffer.add(transition)
+        kept = [column.clone() for column in buffer.storage.columns]
+        line = r"buffer\.capacity=5: .* do not fit; .*phase\.episodes .* 40 bytes a transition"
+        with pytest.raises(RunError, match=line):
+            buffer.add(random_transition(rng, BOX))
+        assert len(buffer) == 5
+        for column, before in zip(buffer.storage.columns, kept, strict=True):
+            assert torch.equal(column, before)
+        assert buffer.storage.reward.tolist() == [np.float32(t.reward) for t in added]
+        buffer.clear()
+        assert len(buffer) == 0
+    buffer.add(random_transition(rng, BOX))
+    assert set(buffer.sample(100, rng).tolist()) == {0}
 
 
 def random_rollout(rng, num_envs, length):
@@ -220,3 +255,50 @@ def test_the_tail_of_an_episode_worked_out_by_hand(ends, last_discounts):
     assert [t.discount for t in tail] == last_discounts
     assert [t.next_obs[0] for t in tail] == [4, 4, 4]
     assert list(assembler.transitions(one_env_step(10, 1.0))) == []
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 5])
+def test_sarsa_transitions_equal_those_of_the_complete_episodes(num_envs):
+    """The next action is the next one of the episode, or one chosen at a truncated end."""
+
+    def chosen_at(obs):
+        return int(100 + 1000 * obs[0] + obs[1])
+
+    asked = []
+
+    def act(obs, epsilon):
+        assert obs.shape == (1, 3)
+        asked.append(epsilon)
+        return [chosen_at(obs[0])]
+
+    truncations = 0
+    for seed in range(5):
+        steps = random_rollout(np.random.default_rng([seed, 9]), num_envs, 80)
+        assembler = SarsaAssembler(0.9, num_envs, act)
+        transitions = [t for step in steps for t in assembler.transitions(step, 0.25)]
+        for i in range(num_envs):
+            expected = []
+            for episode in episodes_of(steps, i):
+                for k, (obs, action, reward, terminated, truncated, next_obs) in enumerate(episode):
+                    if terminated:
+                        expected.append((obs, action, reward, 0.0, next_obs, None))
+                    elif truncated:
+                        truncations += 1
+                        chosen = chosen_at(next_obs)
+                        expected.append((obs, action, reward, 0.9, next_obs, chosen))
+                    elif k + 1 < len(episode):
+                        following = episode[k + 1][1]
+                        expected.append((obs, action, reward, 0.9, next_obs, following))
+            mine = [t for t in transitions if t.obs[0] == i]
+            assert len(mine) == len(expected)
+            for transition, (obs, action, reward, discount, next_obs, next_action) in zip(
+                mine, expected, strict=True
+            ):
+                assert np.array_equal(transition.obs, obs)
+                assert np.array_equal(transition.next_obs, next_obs)
+                assert (transition.action, transition.reward) == (action, reward)
+                assert transition.discount == discount
+                # After a termination any action will do that a network has a value for.
+                assert transition.next_action == (0 if next_action is None else next_action)
+    assert asked == [0.25] * truncations
+    assert truncations > 10

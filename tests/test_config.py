@@ -28,6 +28,9 @@ OPTIMIZERS = {
     "sgd": ["weight_decay=0.01", "momentum=0.5", "nesterov=true"],
 }
 
+INITS = {"uniform": ["low=-1", "high=1"], "normal": ["std=1"], "orthogonal": ["gain=2"]}
+ONE_STEP = ["agent.double=false", "agent.n_step=1"]
+
 
 def read_yaml(path: Path) -> dict:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -45,7 +48,7 @@ def spec_classes(kind: object) -> set[type[Spec]]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_parses_and_builds(option, compose, tmp_path):
-    config = compose(option)
+    config = compose(option, *(["learning_starts=0"] if "sarsa" in option else []))
     decided, parts = build(config, RunDirectory(tmp_path))
     step = parts.envs.step(parts.agent.act(parts.envs.obs, 1.0))
     assert step.obs.shape == (1, *parts.buffer.storage.obs.shape[1:])
@@ -69,6 +72,9 @@ def test_keys_of_an_option_are_the_fields_of_its_section(option, compose):
         kinds = typing.get_args(type(section).model_fields["optimizer"].annotation)
         fields = set().union(*(kind.model_fields for kind in kinds))
         assert set(keys["optimizer"]) == fields
+    if option == "network=mlp":
+        kinds = typing.get_args(type(section).model_fields["init"].annotation)
+        assert set(keys["init"]) == set().union(*(kind.model_fields for kind in kinds))
 
 
 def test_root_keys_are_the_fields_of_the_configuration():
@@ -89,7 +95,14 @@ def test_no_key_is_dead(compose, tmp_path, monkeypatch):
     for name, settings in OPTIMIZERS.items():
         values = [f"agent.optimizer.{setting}" for setting in settings]
         runs.append(["agent.max_grad_value=1", f"agent.optimizer.name={name}", *values])
-    runs.append(["tracker.mode=offline", "total_episodes=5"])
+    for name, settings in INITS.items():
+        values = [f"network.init.{setting}" for setting in settings]
+        runs.append([f"network.init.name={name}", *values])
+    monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
+    online = ["tracker.mode=online", "tracker.host=http://127.0.0.1:9"]
+    runs.append([*online, "total_episodes=5"])
+    runs.append(["agent.behaviour=softmax", "agent.td_target=sarsa", *ONE_STEP])
+    runs.append(["phase.episodes=2", "phase.epochs=1", "learning_starts=0"])
     configs = [compose("total_timesteps=120", "eval.interval=60", *given) for given in runs]
     read: set[tuple[type, str]] = set()
 
@@ -164,6 +177,11 @@ WRONG = [
     ("tracker", "mode", "cloud", ["offline", "online", "local", "disabled"]),
     ("tracker", "project", "a b", ["pattern"]),
     ("buffer", "capacity", 10, ["at least", "batch_size=16"]),
+    ("agent", "temperature", 0.0, ["greater than 0"]),
+    ("agent", "temperature", -1.0, ["greater than 0"]),
+    ("agent", "behaviour", "boltzmann", ["greedy", "softmax"]),
+    ("agent", "td_target", "expected", ["max", "sarsa"]),
+    ("phase", "episodes", 0, ["greater than 0"]),
 ]
 
 
@@ -182,6 +200,54 @@ def test_error_line_names_key_value_and_what_is_allowed(compose, section, key, v
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith(f"{dotted}={'null' if value is None else value}")
+    for fragment in fragments:
+        assert fragment in line
+
+
+REFUSED_TOGETHER = [
+    # settings, how the line begins, and what it says must be
+    (
+        ["agent.td_target=sarsa"],
+        "agent.td_target=sarsa: ",
+        ["agent.double=false", "agent.n_step=1"],
+    ),
+    (
+        ["agent.td_target=sarsa", "agent.n_step=1"],
+        "agent.td_target=sarsa: ",
+        ["agent.double=false"],
+    ),
+    (
+        ["agent.td_target=sarsa", "agent.double=false"],
+        "agent.td_target=sarsa: ",
+        ["agent.n_step=1"],
+    ),
+    (["phase.episodes=5"], "phase.epochs=null: ", ["phase.episodes"]),
+    (["phase.epochs=5"], "phase.episodes=null: ", ["phase.epochs"]),
+    (
+        ["phase.episodes=5", "phase.epochs=1", "learning_starts=50"],
+        "learning_starts=50: ",
+        ["phase.episodes=5", "learning_starts=0"],
+    ),
+    (
+        ["phase.episodes=5", "phase.epochs=1", "learning_starts=0", "train_frequency=4"],
+        "train_frequency=4: ",
+        ["phase.episodes=5", "train_frequency=1"],
+    ),
+    (
+        ["phase.episodes=5", "phase.epochs=1", "train_frequency=4", "gradient_steps=2"],
+        "learning_starts=50 train_frequency=4 gradient_steps=2: ",
+        ["learning_starts=0", "train_frequency=1", "gradient_steps=1"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "start", "fragments"), REFUSED_TOGETHER)
+def test_settings_that_make_no_sense_together(compose, settings, start, fragments):
+    with pytest.raises(ConfigError) as caught:
+        compose(*settings)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(start)
     for fragment in fragments:
         assert fragment in line
 

@@ -13,7 +13,9 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
+import yaml
 from rich.console import Console
+from scipy import stats
 from torch import nn
 
 import dqn_runner
@@ -150,19 +152,12 @@ def test_films_can_be_cut_short(run, evaluate):
         assert film.count_frames() == 6
 
 
-def test_an_evaluation_is_logged_beside_the_training(train, evaluate):
-    store = pytest.importorskip("swanlab.sdk.internal.core_python.store")
-    record = pytest.importorskip("swanlab.proto.swanlab.record.v1.record_pb2")
+def test_an_evaluation_is_logged_beside_the_training(train, evaluate, records):
     run = train("run", f"network.hidden_sizes=[{HIDDEN}]", "tracker.mode=offline")
     (training,) = (run / "swanlab").glob("run-*/*.swanlab")
     assert evaluate(run, "--episodes", 4, "--videos", 0)[0] == 0
     (path,) = set((run / "swanlab").glob("run-*/*.swanlab")) - {training}
-    reader, stored = store.DataStoreReader(), []
-    reader.open(path)
-    for content in reader:
-        stored.append(record.Record())
-        stored[-1].ParseFromString(content)
-    reader.close()
+    stored = records(path)
     (start,) = [r.start for r in stored if r.HasField("start")]
     assert start.job_type == "evaluation"
     returns = [play(network(run / "checkpoints" / "last.pt"), s)[0] for s in seeds(0, 4)]
@@ -173,6 +168,43 @@ def test_an_evaluation_is_logged_beside_the_training(train, evaluate):
         "eval/episode_return_min": min(returns),
         "eval/episode_return_max": max(returns),
     }
+
+
+def behave(run: Path, **settings: object) -> None:
+    """Give the agent of a finished run another behaviour."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["agent"] |= settings
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_a_softmax_policy_is_evaluated_as_it_behaves(run, evaluate):
+    """Cold it is the greedy policy, hot it is a coin, and each time it plays the same."""
+    _, greedy, _ = evaluate(run, "--episodes", 30, "--videos", 0)
+    behave(run, behaviour="softmax", temperature=1e-9)
+    assert evaluate(run, "--episodes", 30, "--videos", 0)[1] == greedy
+    behave(run, temperature=1e9)
+    _, hot, _ = evaluate(run, "--episodes", 30, "--videos", 0)
+    assert evaluate(run, "--episodes", 30, "--videos", 0)[1] == hot != greedy
+    mean, low = (float(re.search(rf"{name} ([\d.]+)", hot)[1]) for name in ("mean", "min"))
+    assert 15 < mean < 32  # random actions keep the pole up for some 22 steps
+    assert low < 15
+    behave(run, behaviour="greedy")  # whatever the temperature
+    assert evaluate(run, "--episodes", 30, "--videos", 0)[1] == greedy
+
+
+def test_a_softmax_policy_draws_in_proportion_and_films_alike_each_time(run, evaluate):
+    behave(run, behaviour="softmax", temperature=2.0)
+    policy, module = dqn_runner.load_policy(run), network(run / "checkpoints" / "last.pt")
+    obs = np.array([0.1, 0.5, -0.05, -0.4], np.float32)
+    with torch.no_grad():
+        expected = 4000 * module(torch.from_numpy(obs)).double().div(2.0).softmax(dim=0).numpy()
+    counts = np.bincount([policy(obs) for _ in range(4000)], minlength=2)
+    assert stats.chisquare(counts, expected).pvalue > 1e-4
+    films = []
+    for _ in range(2):
+        assert evaluate(run, "--episodes", 1, "--videos", 1, "--max-steps", 30)[0] == 0
+        films.append((run / "videos" / "last_episode_0.gif").read_bytes())
+    assert films[0] == films[1]
 
 
 @pytest.mark.parametrize("name", ["last", "best"])

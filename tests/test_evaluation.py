@@ -90,7 +90,7 @@ def test_the_policy_sees_running_episodes_only():
 
 
 def test_check_stop_may_raise_and_the_next_evaluation_is_whole(plain_returns):
-    class StopHereError(Exception):
+    class StopHere(BaseException):
         pass
 
     calls = []
@@ -98,10 +98,10 @@ def test_check_stop_may_raise_and_the_next_evaluation_is_whole(plain_returns):
     def check_stop():
         calls.append(None)
         if len(calls) == 30:
-            raise StopHereError
+            raise StopHere
 
     evaluator = Evaluator(make_cartpole)
-    with pytest.raises(StopHereError):
+    with pytest.raises(StopHere):
         evaluator.evaluate(leaning, SEEDS, check_stop)
     assert len(calls) == 30
     assert list(evaluator.evaluate(leaning, SEEDS).returns) == plain_returns

@@ -83,7 +83,7 @@ class PlainLoop:
         """Returns TD errors and the metrics: loss, mean Q-value, gradient norm before clipping."""
         td_errors, losses, q_values = [], [], []
         for index in indices.tolist():
-            obs, action, reward, discount, next_obs = (column[index] for column in storage)
+            obs, action, reward, discount, next_obs = (column[index] for column in storage.columns)
             with torch.no_grad():
                 target_row = self.target(next_obs.unsqueeze(0))[0].tolist()
                 selector = self.online if self.double else self.target
@@ -298,11 +298,73 @@ def test_q_values_of_a_random_mdp_converge_to_value_iteration(double, loss):
     assert (identified.argmax(axis=1) == q_star.argmax(axis=1)).all()
 
 
+def test_a_sarsa_update_bootstraps_from_the_action_taken_next():
+    """TD errors row by row, for a target network that differs from the online one."""
+    network = FlatNetwork(initialise(Net, 5))
+    learner = learner_for(network, lr=0.3)
+    rng = np.random.default_rng(2)
+    storage = random_storage(4)
+    storage = storage._replace(next_action=torch.from_numpy(rng.integers(3, size=50)))
+    for _ in range(3):
+        learner.update(storage, torch.arange(50))
+    online_q = network(learner.state.params, storage.obs)
+    target_q = network(learner.state.target_params, storage.next_obs)
+    indices = torch.tensor([7, 3, 3, 49, 0])
+    expected = []
+    for index in indices.tolist():
+        next_value = target_q[index][int(storage.next_action[index])].item()
+        target = storage.reward[index].item() + storage.discount[index].item() * next_value
+        expected.append(target - online_q[index][int(storage.action[index])].item())
+    assert learner.update(storage, indices).tolist() == pytest.approx(expected, abs=1e-9)
+    maxima = target_q.amax(dim=1)[indices]
+    taken = target_q[indices, storage.next_action[indices]]
+    assert (maxima != taken).any()
+
+
+def test_sarsa_values_converge_to_those_of_the_policy_that_acts():
+    """A random MDP and policy: Q of policy evaluation by linear algebra, not of the optimum."""
+    rng, gamma = np.random.default_rng(11), 0.9
+    successor = rng.integers(5, size=(5, 2))
+    reward = rng.normal(size=(5, 2))
+    terminal = rng.random((5, 2)) < 0.2
+    policy = np.array([[1, 3], [2, 2], [4, 0], [3, 1], [0, 4]]) / 4  # quarters: four rows each
+    transition = np.zeros((10, 10))
+    for s in range(5):
+        for a in range(2):
+            if not terminal[s, a]:
+                after = successor[s, a]
+                transition[2 * s + a, 2 * after : 2 * after + 2] = policy[after]
+    q_policy = np.linalg.solve(np.eye(10) - gamma * transition, reward.flatten()).reshape(5, 2)
+    q_star = np.zeros((5, 2))
+    for _ in range(500):
+        q_star = reward + gamma * ~terminal * q_star.max(axis=1)[successor]
+    assert np.abs(q_star - q_policy).max() > 0.5
+
+    rows = [(s, a, k) for s in range(5) for a in range(2) for k in range(4)]
+    identity = torch.eye(5)
+    next_action = [int(k >= 4 * policy[successor[s, a], 0]) for s, a, k in rows]
+    storage = Batch(
+        obs=identity[[s for s, _, _ in rows]],
+        action=torch.tensor([a for _, a, _ in rows]),
+        reward=torch.tensor([reward[s, a] for s, a, _ in rows], dtype=torch.float32),
+        discount=torch.tensor([gamma * (not terminal[s, a]) for s, a, _ in rows]),
+        next_obs=identity[[successor[s, a] for s, a, _ in rows]],
+        next_action=torch.tensor(next_action),
+    )
+    network = FlatNetwork(initialise(lambda: Table(5, 2), 0))
+    learner = learner_for(network, optimizer=SGD(), lr=2.5, tau=0.5)
+    for _ in range(600):
+        learner.update(storage, torch.arange(40))
+    learned = network(learner.state.params, identity).numpy()
+    np.testing.assert_allclose(learned, q_policy, atol=1e-3)
+
+
+@pytest.mark.parametrize("target", ["double", pytest.param("sarsa", marks=pytest.mark.slow)])
 def test_the_compiled_update_agrees_with_the_eager_one_and_stays_in_its_memory(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, target
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    settings = {"double": True, "loss": "huber", "norm": 1.0, "tau": 0.05, "lr": 1e-3}
+    settings = {"double": target == "double", "loss": "huber", "norm": 1.0, "tau": 0.05, "lr": 1e-3}
 
     def learner():
         network = FlatNetwork(initialise(lambda: MLP((4,), 3, [16], "relu"), 0))
@@ -310,7 +372,9 @@ def test_the_compiled_update_agrees_with_the_eager_one_and_stays_in_its_memory(
 
     eager, compiled = learner(), learner()
     storage, rng = random_storage(0, size=200, dtype=torch.float32), np.random.default_rng(0)
-    kept = [column.clone() for column in storage]
+    if target == "sarsa":
+        storage = storage._replace(next_action=torch.from_numpy(rng.integers(3, size=200)))
+    kept = [column.clone() for column in storage.columns]
     addresses = [tensor.data_ptr() for tensor in compiled.state]
     untouched = [tensor.clone() for tensor in compiled.state]
     compiled.compile(storage, 16)
@@ -331,5 +395,5 @@ def test_the_compiled_update_agrees_with_the_eager_one_and_stays_in_its_memory(
     assert not torch.allclose(compiled.state.params, untouched[0], atol=1e-3)
     means, expected_means = compiled.read_metrics(), eager.read_metrics()
     assert means == pytest.approx(expected_means, rel=1e-3)
-    for column, expected in zip(storage, kept, strict=True):
+    for column, expected in zip(storage.columns, kept, strict=True):
         assert torch.equal(column, expected)

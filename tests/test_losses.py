@@ -1,5 +1,6 @@
 """TD targets and losses against loops over the batch."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -48,6 +49,13 @@ def test_double_q_learning_where_the_two_networks_disagree():
     target_q = torch.tensor([[10.0, -3.0], [1.0, 2.0]])
     online_q = torch.tensor([[0.0, 1.0], [5.0, 4.0]])
     assert next_state_value(target_q, online_q).tolist() == [-3.0, 1.0]
+
+
+def test_sarsa_takes_the_targets_value_of_the_action_taken_next():
+    _, _, target_q, _ = random_batch(5)
+    next_action = torch.from_numpy(np.random.default_rng(0).integers(5, size=64))
+    value = next_state_value(target_q, None, next_action)
+    assert value.tolist() == [row[a] for row, a in zip(target_q.tolist(), next_action, strict=True)]
 
 
 def test_mse_is_the_square_without_a_half():

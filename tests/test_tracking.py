@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,23 +44,22 @@ def test_a_torn_last_line_is_skipped(tmp_path, torn):
     assert read_metrics(path) == [{"env_steps": 1, "a/b": 0.25}, {"env_steps": 2}]
 
 
-def records(log_dir: Path) -> list:
-    """What SwanLab has stored under `log_dir`, read by SwanLab's own reader."""
-    store = pytest.importorskip("swanlab.sdk.internal.core_python.store")
-    record = pytest.importorskip("swanlab.proto.swanlab.record.v1.record_pb2")
-    (path,) = log_dir.glob("run-*/*.swanlab")
-    reader, stored = store.DataStoreReader(), []
-    reader.open(path)
-    for content in reader:
-        stored.append(record.Record())
-        stored[-1].ParseFromString(content)
-    reader.close()
+@pytest.fixture
+def stored(records) -> Callable[[Path], list]:
+    """The records of the one SwanLab run under a directory."""
+
+    def stored(log_dir: Path) -> list:
+        (path,) = log_dir.glob("run-*/*.swanlab")
+        return records(path)
+
     return stored
 
 
-def scalars(stored: list) -> dict[tuple[str, int], float]:
+def scalars(records: list) -> dict[tuple[str, int], float]:
     return {
-        (r.scalar.key, r.scalar.step): r.scalar.value.number for r in stored if r.HasField("scalar")
+        (r.scalar.key, r.scalar.step): r.scalar.value.number
+        for r in records
+        if r.HasField("scalar")
     }
 
 
@@ -80,15 +80,17 @@ def spec(**changes: object) -> SwanLabSpec:
         "group": None,
         "job_type": "train",
         "tags": [],
+        "host": None,
+        "time_limit": 5.0,
     }
     return SwanLabSpec(**{**given, **changes})
 
 
-def test_swanlab_holds_the_metrics_and_the_configuration_of_a_run(train):
+def test_swanlab_holds_the_metrics_and_the_configuration_of_a_run(train, stored):
     run = train("run", "tracker.mode=offline", "tracker.name=mine", "tracker.group=together",
                 "tracker.tags=[one,two]", "tracker.description=what it is for")  # fmt: skip
-    stored = records(run / "swanlab")
-    (start,) = [r.start for r in stored if r.HasField("start")]
+    kept = stored(run / "swanlab")
+    (start,) = [r.start for r in kept if r.HasField("start")]
     assert (start.project, start.name, start.group) == ("dqn_runner", "mine", "together")
     assert (start.job_type, list(start.tags)) == ("train", ["one", "two"])
     assert start.description == "what it is for"
@@ -98,7 +100,7 @@ def test_swanlab_holds_the_metrics_and_the_configuration_of_a_run(train):
         for name, value in row.items()
         if "/" in name
     }
-    assert scalars(stored) == logged
+    assert scalars(kept) == logged
     names = {name for name, _ in logged}
     assert {"train/td_loss", "eval/episode_return_mean", "time/elapsed_seconds"} <= names
     config = stored_config(run / "swanlab")
@@ -126,23 +128,42 @@ def test_swanlab_leaves_pythons_generator_alone(tmp_path, name):
     assert random.getstate() == before
 
 
-def test_swanlab_prints_nothing(tmp_path, capfd):
+def test_swanlab_prints_nothing(tmp_path, capfd, stored):
     tracker = SwanLabTracker(spec(name="n"), tmp_path, {})
     tracker.log({"env_steps": 10, "episodes": 2, "x/y": 0.5})
     tracker.close("success")
     assert capfd.readouterr() == ("", "")
     # Counters are the axis, not metrics.
-    assert scalars(records(tmp_path)) == {("x/y", 10): 0.5}
+    assert scalars(stored(tmp_path)) == {("x/y", 10): 0.5}
 
 
-def test_two_runs_of_one_process_are_two_runs(tmp_path):
+def test_rows_of_episodes_reach_swanlab_with_those_of_intervals(tmp_path, monkeypatch):
+    sent = []
+    tracker = SwanLabTracker(spec(name="n"), tmp_path, {})
+    monkeypatch.setattr(tracker._run, "log", lambda metrics, step: sent.append((step, metrics)))
+    episodes = [{"env_steps": i, "episodes": i, "rollout/episode_return": i} for i in range(250)]
+    expected = [(i, {"rollout/episode_return": i}) for i in range(250)]
+    for row in episodes[:30]:
+        tracker.log(row)
+    assert sent == []
+    tracker.log({"env_steps": 29, "episodes": 29, "time/elapsed_seconds": 1.0})
+    assert sent == [*expected[:30], (29, {"time/elapsed_seconds": 1.0})]
+    sent.clear()
+    for row in episodes[30:]:
+        tracker.log(row)
+    assert sent == expected[30:230]  # no more than a hundred are held
+    tracker.close("success")
+    assert sent == expected[30:]
+
+
+def test_two_runs_of_one_process_are_two_runs(tmp_path, stored):
     for i in range(2):
         (tmp_path / str(i)).mkdir()
         tracker = SwanLabTracker(spec(name=f"run {i}"), tmp_path / str(i), {})
         tracker.log({"env_steps": 1, "x/y": float(i)})
         tracker.close("success")
     for i in range(2):
-        assert scalars(records(tmp_path / str(i))) == {("x/y", 1): float(i)}
+        assert scalars(stored(tmp_path / str(i))) == {("x/y", 1): float(i)}
 
 
 def test_disabled_never_imports_swanlab(quick, tmp_path):

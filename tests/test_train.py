@@ -60,6 +60,10 @@ BAD_INPUT = [
     (["-m", "seed=0,1", "env=nosuch"], "env=nosuch: must be one of "),
     (["-m", "env.id=CartPole-v1,NoSuch-v0"], "env.id=NoSuch-v0: "),
     (["seed=0,1"], "seed=0,1: "),
+    (["agent.td_target=sarsa"], "agent.td_target=sarsa: "),
+    (["agent.behaviour=softmax", "agent.temperature=0"], "agent.temperature=0: "),
+    (["phase.episodes=10", "phase.epochs=3"], "learning_starts=1000: phase.episodes=10 needs "),
+    (["phase.episodes=10"], "phase.epochs=null: "),
 ]
 
 
@@ -100,7 +104,7 @@ def finished(command, quick):
 def test_a_run_directory_holds_what_the_design_says(finished):
     run, outcome = finished
     assert {path.name for path in run.iterdir()} == {
-        ".hydra", "config.yaml", "metrics.jsonl", "checkpoints", "curve.png", "swanlab",
+        ".hydra", ".lock", "config.yaml", "metrics.jsonl", "checkpoints", "curve.png", "swanlab",
         "train.log", "result.json",
     }  # fmt: skip
     # Every file that follows is there for a reader; what it holds is checked where it is made.
@@ -124,6 +128,13 @@ def _check_metrics(run: Path) -> None:
     assert "NaN" not in text
     assert "Infinity" not in text
     rows = [json.loads(line) for line in text.splitlines()]
+    ended = [row for row in rows if "rollout/episode_return" in row]
+    assert [row["episodes"] for row in ended] == list(range(1, len(ended) + 1))
+    for row in ended:
+        assert set(row) == {
+            "env_steps", "episodes", "rollout/episode_return", "rollout/episode_length",
+        }  # fmt: skip
+    rows = [row for row in rows if row not in ended]
     steps = [row["env_steps"] for row in rows]
     assert steps == [70, 100, 140, 200, 210, 280, 300]  # of the log, of the evaluation, the last
     episodes = [row["episodes"] for row in rows]
@@ -132,7 +143,7 @@ def _check_metrics(run: Path) -> None:
     evaluation.add("eval/best_return_mean")
     always = {"env_steps", "episodes"}
     clock = {"time/env_steps_per_second", "time/elapsed_seconds"}
-    logged = {"rollout/episode_return", "rollout/episode_length", "train/epsilon"} | clock
+    logged = {"train/epsilon"} | clock
     learned = {"train/td_loss", "train/q_mean", "train/grad_norm"}
     for row in rows:
         expected = set(always)
@@ -381,7 +392,7 @@ def test_help_is_instant_and_shows_groups_options_and_examples(arguments, tmp_pa
         "dqn-train -m ",
         "env            acrobot cartpole lunarlander mountaincar",
         "epsilon        exponential fixed linear multiplicative",
-        "experiment     none plain_dqn",
+        "experiment     hands_on_rl joyrl lunarlander_sarsa none plain_dqn pytorch_tutorial",
         "learning_starts: 1000",
     ):
         assert text in done.stdout

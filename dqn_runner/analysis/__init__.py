@@ -7,6 +7,7 @@ figures(comparison)["learning_curves"]
 """
 
 from dqn_runner.analysis.comparison import Comparison, Options, as_records, compare
+from dqn_runner.analysis.curve import draw_curve, show_live
 from dqn_runner.analysis.figures import figures
 from dqn_runner.analysis.groups import Curve, Group, curve, group_runs
 from dqn_runner.analysis.runs import Run, load_runs
@@ -29,10 +30,12 @@ __all__ = [
     "as_records",
     "compare",
     "curve",
+    "draw_curve",
     "figures",
     "group_runs",
     "iqm",
     "load_runs",
     "performance_profile",
     "probability_of_improvement",
+    "show_live",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dqn_runner.analysis.groups import RETURNS, Curve, Group, curve, group_runs, score
-from dqn_runner.analysis.runs import Floats, Run
+from dqn_runner.analysis.runs import Floats, Run, is_number
 from dqn_runner.analysis.statistics import (
     ENOUGH_SEEDS,
     Estimate,
@@ -102,14 +102,14 @@ def _statistics(group: Group, options: Options) -> GroupStatistics:
             by_environment.setdefault(_environment(run), []).append(value)
         scores[metric] = [np.array(values) for _, values in sorted(by_environment.items())]
     rows = [run.last_row() for run in group.runs]
-    seconds = [
+    seconds: list[Any] = [
         run.result["wall_time_seconds"] if run.result else row.get("time/elapsed_seconds")
         for run, row in zip(group.runs, rows, strict=True)
     ]
     speeds = [
         row["env_steps"] / row["time/elapsed_seconds"]
         for row in rows
-        if row.get("time/elapsed_seconds")
+        if is_number(row.get("time/elapsed_seconds")) and row["time/elapsed_seconds"]
     ]
     return GroupStatistics(
         group=group,
@@ -122,7 +122,7 @@ def _statistics(group: Group, options: Options) -> GroupStatistics:
                 for run, points in zip(group.runs, curves, strict=True)
             ]
         ),
-        wall_time_seconds=_mean([s for s in seconds if s is not None]),
+        wall_time_seconds=_mean([s for s in seconds if is_number(s)]),
         env_steps_per_second=_mean(speeds),
     )
 

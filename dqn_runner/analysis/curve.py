@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import os
+import time
 from pathlib import Path
+from typing import IO
 
+import numpy as np
+import numpy.typing as npt
+
+from dqn_runner.run_directory import RunDirectory
 from dqn_runner.tracking.metrics_file import read_metrics
 from dqn_runner.types import Row
 
 TRAINING_COLOR, EVALUATION_COLOR = "#56b4e9", "#d55e00"
+MEAN_OVER = 100  # episodes
+
+Floats = npt.NDArray[np.float64]
 
 
-def draw_curve(metrics: Path, target: Path) -> None:
-    """Draw the returns in a metrics.jsonl: training, and evaluation with its spread."""
+def draw_curve(metrics: Path, target: Path | IO[bytes]) -> None:
+    """Draw the returns in a metrics.jsonl, of training episodes and of evaluations, as a PNG."""
     # Drawn on a canvas of its own, not by pyplot: no window system, no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -20,7 +31,16 @@ def draw_curve(metrics: Path, target: Path) -> None:
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.subplots()
     steps, returns = _series(rows, "rollout/episode_return")
-    axes.plot(steps, returns, color=TRAINING_COLOR, linewidth=1.2, label="training (ε-greedy)")
+    axes.plot(
+        steps, returns, color=TRAINING_COLOR, linewidth=0.6, alpha=0.4, label="training episodes"
+    )
+    axes.plot(
+        steps,
+        moving_mean(returns, MEAN_OVER),
+        color=TRAINING_COLOR,
+        linewidth=1.8,
+        label=f"their {MEAN_OVER}-episode mean",
+    )
     steps, means = _series(rows, "eval/episode_return_mean")
     _, spreads = _series(rows, "eval/episode_return_std")
     axes.errorbar(
@@ -32,16 +52,46 @@ def draw_curve(metrics: Path, target: Path) -> None:
         markersize=4,
         capsize=2,
         linewidth=1.6,
-        label="evaluation (greedy), ± one standard deviation",
+        label="evaluation without ε, ± std",
     )
     axes.set_xlabel("env steps")
     axes.set_ylabel("episode return")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside upper center", ncols=3)
     FigureCanvasAgg(figure)
     figure.savefig(target, format="png", dpi=150)
 
 
-def _series(rows: list[Row], name: str) -> tuple[list[float], list[float]]:
+def show_live(run: str | os.PathLike[str], seconds: float = 5.0) -> None:
+    """In a notebook's cell, show the curve of a run directory anew every `seconds` until it ends.
+
+    Raises ModuleNotFoundError outside of IPython.
+    """
+    from IPython.display import Image, display
+
+    run_dir = RunDirectory(Path(run))
+
+    def picture() -> Image:
+        png = io.BytesIO()
+        draw_curve(run_dir.metrics, png)
+        return Image(data=png.getvalue(), format="png")
+
+    handle = display(picture(), display_id=True)
+    while run_dir.is_locked():
+        time.sleep(seconds)
+        handle.update(picture())
+
+
+def moving_mean(values: Floats, window: int) -> Floats:
+    """Mean [T] of the last `window` of `values` [T] up to each, of fewer where there are fewer."""
+    sums = np.concatenate([[0.0], values.cumsum()])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    means: Floats = (sums[ends] - sums[starts]) / (ends - starts)
+    return means
+
+
+def _series(rows: list[Row], name: str) -> tuple[Floats, Floats]:
     points = [(row["env_steps"], row[name]) for row in rows if name in row]
-    return [x for x, _ in points], [y for _, y in points]
+    steps, values = np.array(points, np.float64).reshape(-1, 2).T
+    return steps, values

@@ -81,7 +81,9 @@ def _curve_panels(
     threshold: bool,
 ) -> Figure | None:
     shown = comparison.groups[:MOST_GROUPS]
-    environments = sorted({run.config["env.id"] for group in shown for run in group.group.runs})
+    environments = sorted(
+        {str(run.config.get("env.id")) for group in shown for run in group.group.runs}
+    )
     figure = _figure(6.4 * len(environments), 4.4)
     panels = figure.subplots(1, len(environments), squeeze=False)[0]
     drawn = False
@@ -90,7 +92,7 @@ def _curve_panels(
             members = [
                 (run, points)
                 for run, points in zip(group.group.runs, group.curves, strict=True)
-                if run.config["env.id"] == environment and len(points.env_steps)
+                if str(run.config.get("env.id")) == environment and len(points.env_steps)
             ]
             if not members:
                 continue

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dqn_runner.analysis.runs import Floats, Integers, Run
+from dqn_runner.analysis.runs import LARGEST_NUMBER, Floats, Integers, Run
 
 # What a run is called and where it reports to says nothing about what it computes.
 _NO_SETTINGS = ("seed", "tracker.")
@@ -95,7 +95,7 @@ def _text(run: Run, key: str) -> str:
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    number = isinstance(value, int | float)
+    number = isinstance(value, int | float) and abs(value) < LARGEST_NUMBER
     return (0, float(value), "") if number else (1, 0.0, str(value))
 
 

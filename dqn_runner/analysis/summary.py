@@ -51,4 +51,5 @@ def spec_of(statistics: GroupStatistics) -> SwanLabSpec:
         group=statistics.group.name[:500],
         job_type="summary",
         tags=[],
+        host=config.get("tracker.host"),
     )

@@ -1,6 +1,7 @@
-"""Replay: assembling n-step transitions, and storing them for uniform sampling."""
+"""Replay: assembling transitions from steps, and storing them for uniform sampling."""
 
 from dqn_runner.buffers.n_step import NStepAssembler
-from dqn_runner.buffers.uniform import UniformBuffer, UniformSpec
+from dqn_runner.buffers.sarsa import SarsaAssembler
+from dqn_runner.buffers.uniform import PhaseBuffer, UniformBuffer, UniformSpec
 
-__all__ = ["NStepAssembler", "UniformBuffer", "UniformSpec"]
+__all__ = ["NStepAssembler", "PhaseBuffer", "SarsaAssembler", "UniformBuffer", "UniformSpec"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
+
+import torch
 
 from dqn_runner.types import Array, EnvStep, Transition
 
@@ -29,7 +32,7 @@ class NStepAssembler:
         self._n_step, self._gamma = n_step, gamma
         self._pending: list[deque[_Pending]] = [deque() for _ in range(num_envs)]
 
-    def transitions(self, step: EnvStep) -> Iterator[Transition]:
+    def transitions(self, step: EnvStep, epsilon: float = 0.0) -> Iterator[Transition]:
         """Yield the transitions that `step` completes, oldest first within each environment."""
         for i, pending in enumerate(self._pending):
             pending.append(_Pending(step.obs[i], step.action[i]))
@@ -43,3 +46,27 @@ class NStepAssembler:
                 yield Transition(
                     oldest.obs, oldest.action, oldest.reward, discount, step.next_obs[i]
                 )
+
+    def get_state(self) -> list[list[dict[str, Any]]]:
+        """The transitions that are not complete yet, of each environment."""
+        return [
+            [
+                {
+                    "obs": torch.tensor(waiting.obs),
+                    "action": waiting.action,
+                    "reward": waiting.reward,
+                    "discount": waiting.discount,
+                }
+                for waiting in pending
+            ]
+            for pending in self._pending
+        ]
+
+    def set_state(self, state: list[list[dict[str, Any]]]) -> None:
+        """Take up the transitions that were not complete."""
+        for pending, saved in zip(self._pending, state, strict=True):
+            pending.clear()
+            for values in saved:
+                waiting = _Pending(values["obs"].numpy(), values["action"])
+                waiting.reward, waiting.discount = values["reward"], values["discount"]
+                pending.append(waiting)

@@ -2,7 +2,12 @@
 
 from dqn_runner.tracking.metrics_file import MetricsFile, read_metrics
 from dqn_runner.tracking.progress_bar import ProgressDisplay
-from dqn_runner.tracking.swanlab_tracker import EndState, SwanLabSpec, SwanLabTracker
+from dqn_runner.tracking.swanlab_tracker import (
+    EndState,
+    SwanLabSpec,
+    SwanLabTracker,
+    group_color,
+)
 
 __all__ = [
     "EndState",
@@ -10,5 +15,6 @@ __all__ = [
     "ProgressDisplay",
     "SwanLabSpec",
     "SwanLabTracker",
+    "group_color",
     "read_metrics",
 ]

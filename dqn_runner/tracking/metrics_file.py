@@ -20,6 +20,16 @@ class MetricsFile:
         finite = {name: value for name, value in row.items() if math.isfinite(value)}
         self._file.write(json.dumps(finite) + "\n")
 
+    def cut(self, env_steps: int) -> None:
+        """Take back the rows after `env_steps`, and a torn last line."""
+        kept = 0
+        with open(self._file.name, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n") or json.loads(line)["env_steps"] > env_steps:
+                    break
+                kept += len(line)
+        self._file.truncate(kept)
+
     def close(self) -> None:
         self._file.close()
 

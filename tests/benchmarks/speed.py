@@ -127,7 +127,8 @@ def ours(env: str, steps: int, *overrides: str) -> float:
         settings = [f"env.id={env}", f"total_timesteps={WARMUP + steps}", "compile=always"]
         command([*WORK, *settings, *overrides, f"hydra.run.dir={folder}/run"])
         lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if row["env_steps"] >= WARMUP]
+    timed = [row for row in map(json.loads, lines) if "time/elapsed_seconds" in row]
+    rows = [row for row in timed if row["env_steps"] >= WARMUP]
     seconds = rows[-1]["time/elapsed_seconds"] - rows[0]["time/elapsed_seconds"]
     return float(rows[-1]["env_steps"] - rows[0]["env_steps"]) / seconds
 

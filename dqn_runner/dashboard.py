@@ -1,0 +1,176 @@
+"""dqn-dashboard: every run below a directory in SwanLab's dashboard, here or in its cloud."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+from dqn_runner.errors import ConfigError, Stopped
+from dqn_runner.train import guarded
+
+SECONDS_BETWEEN_UPDATES = 2.0
+BYTES_TO_SPARE = 2**31  # a thousand runs of a hundred rows take a tenth of a gigabyte
+
+EPILOG = """examples:
+  dqn-dashboard
+  dqn-dashboard outputs/sweeps/2026-01-31_12-00-00
+  dqn-dashboard --port 8080 --no-browser
+  dqn-dashboard outputs --upload
+"""
+
+
+def main() -> None:
+    """The console script; its exit codes are 0 and 1 of --upload, 2, 130 and 143."""
+    sys.exit(guarded("dqn-dashboard", command_line, sys.argv[1:]))
+
+
+def parser() -> argparse.ArgumentParser:
+    """What dqn-dashboard takes."""
+    from dqn_runner import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="dqn-dashboard",
+        description="Open every run below a directory in SwanLab's local dashboard.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "directory", type=Path, nargs="?", default=Path("outputs"), help="default: outputs"
+    )
+    parser.add_argument("--port", type=_port, default=0, help="default: any that is free")
+    parser.add_argument("--no-browser", action="store_true", help="print the address only")
+    parser.add_argument(
+        "--upload", action="store_true", help="send the runs to SwanLab's cloud instead, once each"
+    )
+    parser.add_argument(
+        "--host", metavar="URL", help="of a server of your own; default: the one you logged in to"
+    )
+    parser.add_argument(
+        "--time-limit", type=_seconds, default=60.0, help="seconds to send a run; default: 60"
+    )
+    parser.add_argument("--version", action="version", version=f"dqn-dashboard {__version__}")
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port}: must be from 0 to 65535")
+    return port
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: must be greater than 0")
+    return seconds
+
+
+def command_line(arguments: list[str]) -> int:
+    """Do as `arguments` say."""
+    options = parser().parse_args(arguments)
+    if not options.directory.is_dir():
+        raise ConfigError(f"{options.directory}: no such directory")
+    if options.upload:
+        return send(options.directory, options.host, options.time_limit)
+    return show(options.directory, options.port, not options.no_browser)
+
+
+def send(directory: Path, host: str | None, time_limit: float) -> int:
+    """Send what SwanLab keeps below `directory` to its cloud; returns 1 where something failed."""
+    from rich.console import Console
+
+    from dqn_runner.analysis import load_runs
+    from dqn_runner.tracking.cloud import upload
+
+    # Comparisons keep SwanLab runs too, and are no runs of ours.
+    kept = (store.parents[2] for store in directory.rglob("swanlab/run-*/run-*.swanlab"))
+    paths = sorted({*kept, *(run.path for run in load_runs([directory]))})
+    return upload(paths, host, time_limit, Console(soft_wrap=True))
+
+
+def show(directory: Path, port: int, with_browser: bool) -> int:
+    """Show the runs below `directory`, and follow them, until a signal comes.
+
+    Raises ConfigError where swanboard is missing or the port is taken.
+    """
+    check_swanboard()
+
+    from rich.console import Console
+
+    from dqn_runner.analysis.board import Board
+    from dqn_runner.analysis.board_server import listen, serve
+
+    console = Console(soft_wrap=True, highlight=False)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        listener = listen(port)
+    except OSError as error:
+        raise ConfigError(f"--port={port}: {error.strerror}") from error
+    store = tempfile.TemporaryDirectory(prefix="dqn-dashboard-", dir=store_parent())
+    with listener, store as folder:
+        board = Board(directory, Path(folder))
+        with console.status(f"reading the runs below {directory}"):
+            board.update()
+        for path, problem in board.left_out.items():
+            console.print(f"left out {path}: {problem}", markup=False)
+        address = "http://{}:{}".format(*listener.getsockname())
+
+        def announce() -> None:
+            runs = f"{len(board)} run" + "s" * (len(board) != 1)
+            console.print(f"{address} shows {runs} below {directory}; Ctrl-C ends it", markup=False)
+            if with_browser:
+                open_browser(address)
+
+        serve(Path(folder), listener, board.update, SECONDS_BETWEEN_UPDATES, announce)
+    return 0
+
+
+def store_parent() -> Path | None:
+    """Where the dashboard's copy lies: in memory where that is plenty, else as TMPDIR says.
+
+    It has a small file for each metric of each run, which a disk takes a minute to remove.
+    """
+    memory = Path("/dev/shm")
+    if "TMPDIR" in os.environ or not memory.is_dir():
+        return None
+    return memory if shutil.disk_usage(memory).free > BYTES_TO_SPARE else None
+
+
+def check_swanboard() -> None:
+    """Raise ConfigError where swanboard is not there in the version whose tables we write."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from dqn_runner.analysis.board_tables import SWANBOARD_VERSION
+
+    try:
+        found = version("swanboard")
+    except PackageNotFoundError:
+        found = "none"
+    if found != SWANBOARD_VERSION:
+        raise ConfigError(
+            f"SwanLab's dashboard needs swanboard {SWANBOARD_VERSION}, found {found}: "
+            f"pip install swanboard=={SWANBOARD_VERSION}"
+        )
+
+
+def open_browser(address: str) -> None:
+    """Open a window; where there is no screen, nothing: a browser of text would take ours."""
+    import webbrowser
+
+    has_screen = sys.platform in ("darwin", "win32") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
+    if has_screen:
+        webbrowser.open(address)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)

@@ -1,0 +1,239 @@
+"""SwanLab's cloud: processes of their own send runs to it, which no training waits for.
+
+What they send is SwanLab's offline record of a run, under the run's own id, and of that only what
+the server says it lacks. So one that failed, hung or was killed can be repeated at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dqn_runner.errors import ConfigError
+from dqn_runner.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+# After this long a run that lost its server tries again; then after twice as long, and so on.
+SECONDS_BETWEEN_ATTEMPTS = 30.0
+
+
+class Task(NamedTuple):
+    """What a sending process is given.
+
+    `store` is SwanLab's file, `metrics` our own record of the same run. With `follow` the run is
+    still going on, and `time_limit` begins at its end.
+    """
+
+    store: str
+    metrics: str
+    host: str
+    time_limit: float
+    follow: bool
+
+
+class Outcome(NamedTuple):
+    """What a sending process did: all that it should, where `problem` is empty.
+
+    `points` counts those of the run, whoever sent them; `is_lost` says that no server answered.
+    """
+
+    problem: str = ""
+    points: int = 0
+    url: str = ""
+    is_lost: bool = False
+
+
+class Server(NamedTuple):
+    """One of SwanLab's servers, and whether the user has logged in to it."""
+
+    host: str
+    has_key: bool
+
+    @property
+    def no_key(self) -> str:
+        """What a user is told who has not logged in."""
+        return f"no API key for {self.host} (`swanlab login` or SWANLAB_API_KEY gives one)"
+
+
+def find_server(host: str | None) -> Server:
+    """The server at `host`, or else the one SwanLab is set to use; asks neither it nor the user."""
+    import swanlab
+
+    settings = swanlab.Settings(**({"api_host": host} if host else {}))
+    return Server(settings.api_host, bool(settings.api_key))
+
+
+class SentFile:
+    """sent.json beside SwanLab's file: to which servers it went, and how large it was then."""
+
+    def __init__(self, store: Path) -> None:
+        self._store, self._path = store, store.with_name("sent.json")
+
+    def outcome(self, host: str) -> Outcome | None:
+        """How the whole file came to `host`; None where it has not."""
+        entry = self._read().get(host)
+        if entry is None or entry["bytes"] != self._store.stat().st_size:
+            return None
+        return Outcome(points=entry["points"], url=entry["url"])
+
+    def write(self, host: str, outcome: Outcome) -> None:
+        """Note that the whole file has come to `host`."""
+        entry = {"bytes": self._store.stat().st_size, "points": outcome.points, "url": outcome.url}
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps({**self._read(), host: entry}, indent=2) + "\n", "utf-8")
+        os.replace(partial, self._path)
+
+    def _read(self) -> dict[str, Any]:
+        if not self._path.exists():
+            return {}
+        entries: dict[str, Any] = json.loads(self._path.read_text("utf-8"))
+        return entries
+
+
+class Sending:
+    """A process at work on `task`."""
+
+    def __init__(self, task: Task) -> None:
+        self._time_limit = task.time_limit
+        # A session of its own, for Ctrl-C ends the run, and what that still logs is to be sent.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dqn_runner.tracking.sending", json.dumps(task)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+        )
+
+    def outcome(self) -> Outcome | None:
+        """What the process did; None while it is at work."""
+        return None if self._process.poll() is None else self.end()
+
+    def end(self) -> Outcome:
+        """Say that the run has ended and wait for what the process did; past its time, kill it."""
+        try:
+            text, _ = self._process.communicate(timeout=self._time_limit)
+        except subprocess.TimeoutExpired:
+            return Outcome(f"not all was sent within {self._time_limit:g} s", is_lost=True)
+        finally:
+            self._process.kill()
+            self._process.wait()
+        try:
+            return Outcome(*json.loads(text))
+        except ValueError:
+            return Outcome(f"the sending process ended with code {self._process.returncode}")
+
+
+class LiveSending:
+    """Sends a run while it goes on. What fails costs one warning, and further attempts."""
+
+    def __init__(self, store: Path, run_path: Path, host: str | None, time_limit: float) -> None:
+        self.url = ""
+        self._run_path = run_path
+        server = find_server(host)
+        metrics = RunDirectory(run_path).metrics
+        self._task = Task(str(store), str(metrics), server.host, time_limit, follow=True)
+        self._sending: Sending | None = None
+        self._next_attempt, self._pause = -math.inf, SECONDS_BETWEEN_ATTEMPTS
+        self._has_warned = False
+        if server.has_key:
+            self.check()
+        else:
+            self._fall_back(Outcome(server.no_key))
+
+    def check(self) -> None:
+        """See whether the process is at work; start it where it is time to."""
+        if self._sending is not None:
+            outcome = self._sending.outcome()
+            if outcome is not None:
+                self._fall_back(outcome)
+        elif time.monotonic() >= self._next_attempt:
+            self._sending = Sending(self._task)
+
+    def close(self) -> None:
+        """Wait until all is sent, or time is up."""
+        if self._sending is not None:
+            outcome = self._sending.end()
+            self.url = outcome.url
+            if outcome.problem:
+                self._fall_back(outcome)
+
+    def _fall_back(self, outcome: Outcome) -> None:
+        self._sending = None
+        self._next_attempt = time.monotonic() + self._pause if outcome.is_lost else math.inf
+        self._pause *= 2
+        if not self._has_warned:
+            logger.warning(
+                "tracker.mode=online: %s; the run is kept offline, and "
+                "`dqn-dashboard --upload %s` sends it later",
+                outcome.problem,
+                shlex.quote(str(self._run_path)),
+            )
+        self._has_warned = True
+
+
+def upload(run_paths: Sequence[Path], host: str | None, time_limit: float, console: Console) -> int:
+    """Send what SwanLab keeps of these runs to its server, and print what became of each.
+
+    `time_limit` is in seconds, for each run. Returns 1 where something could not be sent, else 0;
+    raises ConfigError where there is no API key.
+    """
+    server = find_server(host)
+    if not server.has_key:
+        raise ConfigError(server.no_key)
+    table = Table(box=None)
+    for title in ("run", "SwanLab run", "points", "result"):
+        table.add_column(title, overflow="fold")
+    projects: set[str] = set()
+    failed = False
+    with console.status("") as status:
+        for i, path in enumerate(run_paths, 1):
+            status.update(f"sending to {server.host}: {i} of {len(run_paths)}, {escape(str(path))}")
+            for store, result, outcome in _upload_run(path, server.host, time_limit):
+                failed |= bool(outcome.problem)
+                projects |= {outcome.url.rpartition("/runs/")[0]} - {""}
+                points = f"{outcome.points:,}" if outcome.points else ""
+                table.add_row(escape(str(path)), store, points, escape(result))
+                if outcome.is_lost:
+                    time_limit = 0.0
+    # Where it cannot ask a terminal, rich takes 80 columns and cuts what is longer.
+    wide = console if console.is_terminal else Console(file=console.file, width=1000)
+    wide.print(table)
+    for project in sorted(projects):
+        console.print(f"see {project}", highlight=False, markup=False)
+    return int(failed)
+
+
+def _upload_run(path: Path, host: str, time_limit: float) -> Iterator[tuple[str, str, Outcome]]:
+    """Name, result and outcome for each SwanLab run of a run directory; no time, no attempt."""
+    run_dir = RunDirectory(path)
+    stores = sorted(run_dir.swanlab.glob("run-*/run-*.swanlab"))
+    if not stores:
+        yield "", "nothing to send", Outcome()
+    for store in stores:
+        name = store.stem.removeprefix("run-")
+        before = SentFile(store).outcome(host)
+        if before:
+            yield name, "sent before", before
+        elif run_dir.is_locked():
+            yield name, "still running: not sent", Outcome()
+        elif time_limit == 0:
+            yield name, "failed: not tried, for the server was lost", Outcome("not tried")
+        else:
+            task = Task(str(store), str(run_dir.metrics), host, time_limit, follow=False)
+            outcome = Sending(task).end()
+            yield name, f"failed: {outcome.problem}" if outcome.problem else "sent", outcome

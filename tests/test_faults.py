@@ -1,0 +1,172 @@
+"""What goes wrong in a run ends in one line, a saved state and a non-zero code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from dqn_runner.tracking import read_metrics
+
+FAILING_STEP = 150
+
+
+class Failing(gym.Wrapper):
+    """CartPole that does something bad at one step, counted over episodes."""
+
+    def __init__(self, env, how):
+        super().__init__(env)
+        self.how, self.steps = how, 0
+
+    def step(self, action):
+        obs, reward, *rest = self.env.step(action)
+        self.steps += 1
+        if self.steps == FAILING_STEP:
+            match self.how:
+                case "raises":
+                    raise ZeroDivisionError("of its own")
+                case "hangs":
+                    time.sleep(60)
+                case "nan observation":
+                    obs = np.full_like(obs, np.nan)
+                case "wrong shape":
+                    obs = obs[:3]
+                case "a scalar":
+                    obs = np.float32(0.0)
+                case "nan reward":
+                    reward = float("nan")
+                case "infinite reward":
+                    reward = float("inf")
+        return obs, reward, *rest
+
+
+def failing(how: str) -> str:
+    return f"env.wrappers=[{{name: '{__name__}:Failing', how: {how}}}]"
+
+
+@pytest.mark.parametrize(
+    ("how", "saying"),
+    [
+        ("raises", "ZeroDivisionError: of its own"),
+        ("hangs", "TimeoutError: it took longer than env.max_step_seconds=0.2"),
+        ("nan observation", "an observation that is not finite"),
+        ("wrong shape", "ValueError: an observation of shape (3,), not (4,)"),
+        ("a scalar", "ValueError: an observation of shape (), not (4,)"),
+        ("nan reward", "a reward of nan"),
+        ("infinite reward", "a reward of inf"),
+    ],
+)
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_a_failing_environment(command, quick, how, saying, num_envs):
+    settings = ["env.max_step_seconds=0.2", "eval.interval=null", f"num_envs={num_envs}"]
+    outcome = command(*quick, *settings, "total_timesteps=600", failing(how), "hydra.run.dir=run")
+    assert outcome.code == 1
+    assert outcome.err.startswith("dqn-train: error: ")
+    assert "environment 0 failed at step" in outcome.err
+    assert saying in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not Path("run/result.json").exists()
+    # Saved as if the failing step had not begun, so that a run whose environment recovers goes on.
+    saved = torch.load("run/checkpoints/last.pt", weights_only=True)
+    assert saved["env_steps"] == (FAILING_STEP - 1) * num_envs
+    assert saved["replay"]["num_added"] <= saved["env_steps"]
+    lengths = [len(actions) for actions in saved["envs"]["actions"]]
+    finished = [r["rollout/episode_length"] for r in read_metrics(Path("run/metrics.jsonl"))
+                if "rollout/episode_length" in r]  # fmt: skip
+    assert sum(lengths) + sum(finished) == saved["env_steps"]
+    again = command("resume=run", "--trust")  # its counter begins anew, so it fails no more
+    assert again.code in (0, 1)
+    assert torch.load("run/checkpoints/last.pt")["env_steps"] > saved["env_steps"]
+
+
+def test_a_failing_evaluation(command, quick, monkeypatch):
+    from dqn_runner import evaluation
+
+    def play(*_):
+        raise ZeroDivisionError("of its own")
+
+    monkeypatch.setattr(evaluation.Evaluator, "_play", play)
+    outcome = command(*quick, "hydra.run.dir=run")
+    assert outcome.code == 1
+    assert "an evaluation failed: ZeroDivisionError: of its own" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_loss_that_is_no_number(command, quick):
+    settings = ["agent.optimizer.name=sgd", "agent.lr=1e30", "agent.max_grad_norm=null"]
+    outcome = command(*quick, *settings, "agent.loss=mse", "hydra.run.dir=run")
+    assert outcome.code == 1
+    assert "learning diverged before env step 100" in outcome.err
+    assert "try a smaller agent.lr" in outcome.err
+    assert outcome.err.count("\n") == 1
+    for row in read_metrics(Path("run/metrics.jsonl")):
+        assert all(np.isfinite(value) for value in row.values())
+
+
+def test_a_diverged_network_is_never_the_last_checkpoint(command, quick):
+    settings = ["agent.optimizer.name=sgd", "agent.lr=1e30", "agent.max_grad_norm=null"]
+    often = ["checkpoint.interval=10", "log.interval=null", "eval.interval=null"]
+    outcome = command(*quick, *settings, *often, "agent.loss=mse", "hydra.run.dir=run")
+    assert (outcome.code, "learning diverged" in outcome.err) == (1, True)
+    saved = torch.load("run/checkpoints/last.pt", weights_only=True)
+    assert torch.isfinite(saved["agent"]["params"]).all()
+
+
+def test_a_buffer_larger_than_memory_is_refused_with_its_bytes(command):
+    outcome = command("buffer.capacity=1000000000000")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("dqn-train: error: buffer.capacity=1000000000000: takes 48.0 TB")
+    assert not Path("outputs").exists()
+
+
+def test_one_failing_job_leaves_the_others_of_a_sweep_alone(command, quick):
+    outcome = command(
+        "-m", *quick, "agent.optimizer.name=sgd", "agent.max_grad_norm=null", "agent.loss=mse",
+        "agent.lr=1e30,1e-3", "hydra.sweep.dir=sweep",
+    )  # fmt: skip
+    assert outcome.code == 1
+    assert outcome.err.count("dqn-train: error: ") == 1
+    results = [path.parent.name for path in Path("sweep").glob("*/result.json")]
+    assert results == ["agent.lr=0.001"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 kB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(path)]
+    if subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_full_disk(small_disk, quick):
+    settings = [*quick, "total_timesteps=20000", "buffer.capacity=20000", "checkpoint.interval=500"]
+    done = subprocess.run(
+        [sys.executable, "-c", "from dqn_runner.train import main; main()", *settings,
+         f"hydra.run.dir={small_disk}/run"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "dqn-train: error" in line]
+    assert "No space left on device" in line
+    assert "Traceback" not in done.stderr
+    # The last checkpoint is whole.
+    from dqn_runner.checkpoint import Checkpoints
+
+    state = Checkpoints(small_disk / "run" / "checkpoints").load_last()
+    assert state["env_steps"] >= 500
+    assert json.loads((small_disk / "run" / "metrics.jsonl").read_text().splitlines()[0])

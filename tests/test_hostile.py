@@ -1,0 +1,209 @@
+"""A run directory that somebody sent: read without executing anything from it, or refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dqn_runner import load_policy
+from dqn_runner.analysis import compare, load_runs
+from dqn_runner.checkpoint import Checkpoints, load
+from dqn_runner.compare import command_line as compare_line
+from dqn_runner.errors import DQNRunnerError
+from dqn_runner.evaluate import command_line as evaluate_line
+from dqn_runner.train import guarded
+
+FUZZ = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory, compose):
+    """The directory of a short run."""
+    from rich.console import Console
+
+    from dqn_runner import run
+
+    path = tmp_path_factory.mktemp("hostile") / "honest"
+    run.run(compose(), path, Console(quiet=True))
+    (path / ".hydra").mkdir()
+    return path
+
+
+@pytest.fixture
+def sent(honest, tmp_path):
+    """A copy of it to tamper with."""
+    return Path(shutil.copytree(honest, tmp_path / "sent"))
+
+
+def change_config(path: Path, **sections: object) -> None:
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    (path / "config.yaml").write_text(yaml.safe_dump({**config, **sections}))
+
+
+class Trap:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.trace,))
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_checkpoint_executes_nothing(sent, tmp_path, capsys, name):
+    trace = tmp_path / "trace"
+    path = sent / "checkpoints" / name
+    torch.save({"format_version": 2, "env_steps": 1, "agent": Trap(trace)}, path)
+    (sent / "checkpoints" / f"{name}.sha256").unlink()
+    checkpoint = name.removesuffix(".pt")
+    code = guarded("dqn-eval", evaluate_line, [str(sent), "--checkpoint", checkpoint])
+    assert code == 2
+    assert "not a checkpoint" in capsys.readouterr().err
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Trap(trace)))  # the trap works
+    assert trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"network": {"name": "trap_module:Net"}}, "trap_module:Net"),
+        ({"epsilon": {"name": "trap_module:Schedule"}}, "trap_module:Schedule"),
+        ({"env": {"id": "trap_module:Env-v0"}}, "trap_module:Env-v0"),
+        ({"env": {"id": "CartPole-v1", "wrappers": ["trap_module:W"]}}, "trap_module:W"),
+        ({"env": {"id": "CartPole-v1", "wrappers": [{"name": "os:system"}]}}, "os:system"),
+    ],
+)
+@pytest.mark.parametrize("program", ["dqn-eval", "resume"])
+def test_a_config_imports_nothing_without_trust(sent, command, program, section, named, capsys):  # noqa: PLR0917
+    Path("trap_module.py").write_text("open('trace', 'w')\n")
+    change_config(sent, **section)
+    if program == "dqn-eval":
+        code = guarded("dqn-eval", evaluate_line, [str(sent)])
+        err = capsys.readouterr().err
+    else:
+        code, _, err = command(f"resume={sent}")
+    assert code == 2
+    assert f"names code to be imported ({named}); --trust allows it" in err
+    assert not Path("trace").exists()
+
+
+def test_links_out_of_the_directory_are_refused(sent, tmp_path, capsys):
+    checkpoint = sent / "checkpoints" / "last.pt"
+    elsewhere = tmp_path / "elsewhere.pt"
+    checkpoint.rename(elsewhere)
+    checkpoint.symlink_to(elsewhere)
+    assert guarded("dqn-eval", evaluate_line, [str(sent)]) == 2
+    assert "a link" in capsys.readouterr().err
+
+
+def test_replay_chunks_stay_inside_the_directory(sent, tmp_path):
+    path = sent / "checkpoints" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    state["replay"]["chunks"] = [("../../../outside", 5, "")]
+    torch.save(state, path)
+    path.with_name("last.pt.sha256").unlink()
+    (sent / "checkpoints" / "previous.pt").unlink()
+    with pytest.raises(DQNRunnerError):
+        Checkpoints(sent / "checkpoints").load_last()
+
+
+def test_a_bomb_of_aliases_is_refused(sent):
+    lines = ["a0: &a0 [x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    (sent / "config.yaml").write_text("\n".join(lines))
+    (run,) = load_runs([sent])
+    assert (run.status, run.config) == ("unreadable", {})
+    assert "aliases" in run.problem
+    with pytest.raises(DQNRunnerError, match="aliases"):
+        load_policy(sent)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json"])
+@pytest.mark.parametrize(
+    "content", ["[" * 200_000, "x" * (2**18 + 1), "- " * 50_000, "\x00", "[]", '"a"']
+)
+def test_huge_deep_and_odd_files_are_errors(sent, capsys, name, content):
+    (sent / name).write_text(content)
+    (run,) = load_runs([sent])
+    assert (run.status, run.config) == ("unreadable", {})
+    assert guarded("dqn-compare", compare_line, [str(sent), "--no-figures"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_folders_in_place_of_files(sent, capsys):
+    for name in ("config.yaml", "metrics.jsonl", "result.json"):
+        (sent / name).unlink()
+        (sent / name).mkdir()
+    (run,) = load_runs([sent])
+    assert run.status == "unreadable"
+    assert guarded("dqn-eval", evaluate_line, [str(sent)]) == 2
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+LINES = st.lists(
+    st.one_of(
+        st.binary(max_size=40),
+        JSON.map(lambda value: json.dumps(value).encode()),
+        st.fixed_dictionaries(
+            {}, optional={"env_steps": JSON, "eval/episode_return_mean": JSON}
+        ).map(lambda value: json.dumps(value).encode()),
+    ),
+    max_size=6,
+)
+
+
+@FUZZ
+@given(lines=LINES)
+def test_any_metrics_are_compared_or_left_out(sent, lines):
+    (sent / "result.json").unlink(missing_ok=True)
+    (sent / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    compare(load_runs([sent]))
+
+
+@FUZZ
+@given(result=JSON, config=JSON)
+def test_any_result_and_config_are_compared_or_left_out(sent, result, config):
+    (sent / "result.json").write_text(json.dumps(result))
+    compare(load_runs([sent]))
+    (sent / "config.yaml").write_text(json.dumps(config))
+    compare(load_runs([sent]))
+
+
+@FUZZ
+@given(data=st.data())
+def test_any_bytes_in_a_checkpoint_load_or_raise_our_error(sent, data):
+    path = sent / "checkpoints" / "last.pt"
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    damaged = sent / "damaged.pt"
+    damaged.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        load(damaged)
+    except DQNRunnerError:
+        return
+
+
+@FUZZ
+@given(config=JSON, key=st.sampled_from(["env", "agent", "network", "epsilon", "buffer", "seed"]))
+def test_any_config_is_read_or_refused(sent, honest, config, key):
+    shutil.copy(honest / "config.yaml", sent / "config.yaml")
+    change_config(sent, **{key: config})
+    with pytest.raises(DQNRunnerError):
+        load_policy(sent)
