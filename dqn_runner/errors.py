@@ -30,3 +30,7 @@ class Stopped(BaseException):
     def __init__(self, signal_number: int, *, at_safe_point: bool = True) -> None:
         super().__init__(f"stopped by signal {signal_number}")
         self.signal_number, self.at_safe_point = signal_number, at_safe_point
+
+
+class Pruned(Stopped):
+    """A search has no hope in the run: it ended at an evaluation, and nothing is to go on."""

@@ -25,7 +25,7 @@ from dqn_runner.agent import LearnedPolicy
 from dqn_runner.analysis.curve import draw_curve
 from dqn_runner.build import build
 from dqn_runner.config import Config, outside_code, read
-from dqn_runner.errors import ConfigError, RunError, Stopped
+from dqn_runner.errors import ConfigError, Pruned, RunError, Stopped
 from dqn_runner.evaluation import Evaluation
 from dqn_runner.loop import Best, Parts, restore, save, save_best, train
 from dqn_runner.run_directory import RunDirectory
@@ -37,7 +37,7 @@ from dqn_runner.tracking import (
     SwanLabTracker,
     read_metrics,
 )
-from dqn_runner.types import Progress
+from dqn_runner.types import Progress, Row
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def train_and_score(
         if tracker:
             stack.callback(lambda: close_tracker(tracker, end, console))
         display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
-        parts.loggers = [metrics_file, display, *([tracker] if tracker else [])]
+        parts.loggers = [metrics_file, display, *([tracker] if tracker else []), Pruning(run_dir)]
         try:
             with display:
                 scores = learn(config, parts, progress)
@@ -331,6 +331,18 @@ def shown(path: Path) -> str:
     """`path` as a person in the working directory would type it."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+class Pruning:
+    """A logger that ends the run at an evaluation when a search has asked for it."""
+
+    def __init__(self, run_dir: RunDirectory) -> None:
+        self._request = run_dir.prune_request
+
+    def log(self, row: Row) -> None:
+        """Raise Pruned if the file that asks for it is there."""
+        if "eval/episode_return_mean" in row and self._request.exists():
+            raise Pruned(signal.SIGTERM, at_safe_point=False)
 
 
 class StopSignals:

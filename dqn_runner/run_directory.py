@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
@@ -35,6 +35,13 @@ class _Result(BaseModel):
     best: _Scores
 
 
+class End(NamedTuple):
+    """How a run ended that has no result: a failure, or a search that saw no hope in it."""
+
+    status: Literal["failed", "pruned"]
+    reason: str
+
+
 class RunDirectory:
     """The paths of one run. `result.json` is there if and only if the run finished."""
 
@@ -48,6 +55,9 @@ class RunDirectory:
         self.swanlab = path / "swanlab"
         self.swanlab_id = self.swanlab / "run_id"
         self.result = path / "result.json"
+        self.ended = path / "ended.json"
+        # A search asks a run to end by putting this file there, wherever the run is at work.
+        self.prune_request = path / ".prune"
         # The system lets go of it with the process, however that ends.
         self._lock = FileLock(path / ".lock")
 
@@ -115,6 +125,17 @@ class RunDirectory:
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, whole or not at all."""
         _replace(self.result, json.dumps(result, indent=2) + "\n")
+        self.ended.unlink(missing_ok=True)
+
+    def end(self, end: End) -> None:
+        """Write ended.json, for those who look after the runs of a sweep."""
+        _replace(self.ended, json.dumps(end._asdict(), indent=2) + "\n")
+
+    def read_end(self) -> End | None:
+        """What ended.json holds; None where the run did not end that way."""
+        if not self.ended.is_file():
+            return None
+        return End(**json.loads(self.ended.read_text(encoding="utf-8")))
 
     def read_result(self) -> dict[str, Any] | None:
         """What result.json holds; None where the run has not finished.

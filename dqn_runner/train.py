@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import logging
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqn_runner.errors import ConfigError, DQNRunnerError, Stopped
+from dqn_runner.errors import ConfigError, DQNRunnerError, Pruned, Stopped
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
+    from rich.console import Console
 
-    from dqn_runner.composition import Command
+    from dqn_runner.composition import Command, Job
     from dqn_runner.config import Config
     from dqn_runner.run import Scores
 
@@ -55,23 +59,58 @@ def command_line(arguments: list[str]) -> int:
     if any(argument.startswith("resume=") for argument in arguments):
         return resume_run(arguments)
 
-    from dqn_runner.composition import Command, help_text
+    from rich.console import Console
+
+    from dqn_runner.composition import Command
+    from dqn_runner.help_text import help_text
 
     if "--help" in arguments or "-h" in arguments:
         print(help_text(arguments))
         return 0
-    command = Command(arguments)
-    check(command)
+    with Console(stderr=True).status("composing"):
+        command = Command(arguments)
     try:
-        scores = command.launch(run_job)
+        return run_sweep(command) if command.is_sweep else run_one(command)
     except OSError as error:  # of a directory; a job keeps its own errors to itself
         raise ConfigError(f"{error.filename}: {error.strerror}") from error
-    finally:
-        if command.is_sweep:
-            from dqn_runner.analysis.table import print_results
 
+
+def run_one(command: Command) -> int:
+    """Check the one job there is, and run it."""
+    from dqn_runner.run_directory import RunDirectory
+
+    if RunDirectory(command.directory).config.exists():
+        raise ConfigError(f"hydra.run.dir={command.directory}: holds a run already")
+    check(command.jobs)
+    return 1 if command.run(run_job) is None else 0
+
+
+def run_sweep(command: Command) -> int:
+    """Check all jobs, run those that are to do, and print what came of each."""
+    from dqn_runner import launchers
+    from dqn_runner.analysis.table import print_results
+    from dqn_runner.sweep import Sweep, check_folder, is_to_do
+
+    launchers.check(command.launcher)
+    if command.sweeper == "optuna":
+        return run_search(command)
+    for job, config in zip(command.jobs, check(command.jobs), strict=True):
+        check_folder(job, config)
+    with Sweep(command, run_job) as sweep:
+        try:
+            sweep.run(command.jobs)
+        finally:
             print_results(command.directory)
-    return 1 if None in scores else 0
+    return 1 if any(is_to_do(job) for job in command.jobs) else 0
+
+
+def run_search(command: Command) -> int:
+    """Let Optuna propose the jobs."""
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError("hydra/sweeper=optuna: needs pip install 'dqn_runner[optuna]'")
+    from dqn_runner.search import Search
+
+    return 1 if Search(command, check).run(run_job) else 0
 
 
 def is_informational(arguments: list[str]) -> bool:
@@ -84,9 +123,9 @@ def show(arguments: list[str]) -> int:
     """Let Hydra show help, a configuration or completions."""
     import hydra
 
-    from dqn_runner.composition import VERSION_BASE, conf_dir, register_resolvers
+    from dqn_runner.composition import VERSION_BASE, conf_dir, set_up_hydra
 
-    register_resolvers()
+    set_up_hydra()
 
     def nothing(config: DictConfig) -> None:
         """Never called."""
@@ -133,55 +172,84 @@ def log_to(path: Path) -> None:
     logging.getLogger("dqn_runner").addHandler(console)
 
 
-def check(command: Command) -> None:
-    """Refuse what cannot run, before any directory is made."""
+def check(jobs: Sequence[Job]) -> list[Config]:
+    """Refuse what cannot run, before any directory is made; returns the checked configurations."""
     from dqn_runner import build, config
-    from dqn_runner.run_directory import RunDirectory
 
-    if not command.is_sweep and RunDirectory(command.directory).config.exists():
-        raise ConfigError(f"hydra.run.dir={command.directory}: holds a run already")
     checked: set[str] = set()
-    for job in command.jobs:
-        parsed = config.parse(job.config)
+    configs = [config.parse(job.config) for job in jobs]
+    for parsed in configs:
         what_is_built = parsed.model_dump_json(include={"env", "device", "network", "epsilon"})
         if what_is_built not in checked:
             build.check(parsed)
             checked.add(what_is_built)
+    return configs
 
 
-def run_job(hydra_config: DictConfig) -> float | None:
-    """Hydra's task: one run. Returns its final policy's mean return, None where it failed."""
+def run_job(hydra_config: DictConfig, quiet: bool = False) -> float | None:
+    """Hydra's task: one run. Returns its final policy's mean return, None where it has none.
+
+    With `quiet`, for jobs that run side by side, all that is to be said is in the run directory.
+    """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
     from rich.console import Console
 
     from dqn_runner import config
-    from dqn_runner.run import run
 
-    console = Console(soft_wrap=True)
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)
-    parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))
-    parsed = with_tracker_names(parsed, hydra)
-    return guarded_run(path, lambda: run(parsed, path, console))
+    if quiet:
+        logging.getLogger("dqn_runner").handlers.clear()  # of which conf/config.yaml tells
+
+    def body() -> Scores:
+        parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))
+        parsed = with_tracker_names(parsed, hydra)
+        if quiet and parsed.torch_threads == "auto":
+            parsed = parsed.model_copy(update={"torch_threads": 1})
+        return start_or_go_on(parsed, path, Console(soft_wrap=True, quiet=quiet))
+
+    return guarded_run(path, body, quiet=quiet)
 
 
-def guarded_run(path: Path, body: Callable[[], Scores], *passing: type[Exception]) -> float | None:
+def start_or_go_on(parsed: Config, path: Path, console: Console) -> Scores:
+    """Run in `path`, or go on with what an interrupted or failed run of `parsed` left there."""
+    from dqn_runner.run import resume, run
+    from dqn_runner.run_directory import RunDirectory
+
+    run_dir = RunDirectory(path)
+    if run_dir.prune_request.exists():
+        raise Pruned(signal.SIGTERM)
+    if run_dir.config.exists():  # it is what was typed: trusted as that is
+        return resume(path, {}, console, trust=True)
+    return run(parsed, path, console)
+
+
+def guarded_run(
+    path: Path, body: Callable[[], Scores], *passing: type[Exception], quiet: bool = False
+) -> float | None:
     """Run `body`; returns its final policy's mean return, None where it failed, having said why.
 
-    Exceptions of the types in `passing` come through.
+    Exceptions of the types in `passing` come through. With `quiet`, ended.json alone says why.
     """
+    from dqn_runner.run_directory import End, RunDirectory
+
     try:
         return body().final.mean
     except passing:
         raise
+    except Pruned:
+        RunDirectory(path).end(End("pruned", "its search saw no hope in it"))
     except Exception as error:
         logging.getLogger().exception("the run failed")  # to train.log; the console has the line
         in_a_line = isinstance(error, DQNRunnerError | OSError)
         line = str(error) if in_a_line else traceback.format_exc()
-        place = "" if line.startswith(str(path)) else f"{path}: "
-        print(f"dqn-train: error: {place}{line.rstrip()}", file=sys.stderr)
-        return None
+        with contextlib.suppress(OSError):  # the disk may be full
+            RunDirectory(path).end(End("failed", line.rstrip().splitlines()[-1]))
+        if not quiet:
+            place = "" if line.startswith(str(path)) else f"{path}: "
+            print(f"dqn-train: error: {place}{line.rstrip()}", file=sys.stderr)
+    return None
 
 
 def with_tracker_names(parsed: Config, hydra: HydraConf) -> Config:

@@ -265,7 +265,7 @@ def test_a_failing_job_does_not_stop_the_others(command, quick, monkeypatch, tmp
         fails = name.startswith("100,")
         assert (folder / "result.json").exists() != fails
         (line,) = _table_lines(outcome.out, folder.name)
-        assert ("not finished" in line) == fails
+        assert ("failed" in line) == fails
         if fails:
             # What it had reached is kept, and its log tells why it ended.
             state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)

@@ -19,6 +19,7 @@ from dqn_runner.analysis.comparison import Comparison, GroupStatistics, as_recor
 from dqn_runner.analysis.groups import RETURNS
 from dqn_runner.analysis.runs import load_runs
 from dqn_runner.analysis.statistics import AGGREGATES, Estimate
+from dqn_runner.run_directory import RunDirectory
 
 
 def as_text(comparison: Comparison, style: str) -> str:
@@ -141,7 +142,8 @@ def print_results(sweep: Path) -> None:
     for run in load_runs([sweep]):
         name = escape(run.path.name)
         if run.result is None:
-            table.add_row(name, "not finished", "", "", "")
+            end = RunDirectory(run.path).read_end()
+            table.add_row(name, end.status if end else "not finished", "", "", "")
             continue
         scores = (f"{run.result[k]['mean']:.1f} ± {run.result[k]['std']:.1f}" for k in RETURNS)
         seconds = run.result["wall_time_seconds"]

@@ -1,0 +1,62 @@
+"""What `dqn-train --help` says."""
+
+from __future__ import annotations
+
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from dqn_runner.composition import create_hydra
+from dqn_runner.errors import ConfigError
+
+HELP = """\
+dqn-train: train a DQN agent, log it to SwanLab, and keep everything in one run directory
+
+usage: dqn-train [KEY=VALUE ...] [GROUP=OPTION ...] [-m] [--config-dir DIR] [--version]
+
+examples:
+  dqn-train env=cartpole agent.lr=1e-4
+  dqn-train env=lunarlander total_timesteps=300000 epsilon=linear target_update=hard
+  dqn-train -m agent.lr=1e-3,1e-4 seed=0,1,2       six runs in one folder, and a table
+
+groups, each chosen by GROUP=OPTION; --config-dir DIR adds options of your own:
+{groups}
+
+settings, each set by KEY=VALUE (agent.lr=1e-4), here with the values that would be used:
+{settings}
+
+conf/ explains each setting beside its default. --hydra-help tells what Hydra adds: --cfg shows a
+configuration, --multirun is -m, --shell-completion completes names in your shell.
+dqn-eval RUN_DIR plays a trained policy and films it.
+"""
+GROUPS = {
+    "env": "the environment; env.id=ID takes any discrete-action Gymnasium environment",
+    "agent": "learning rate, discount, n-step returns, double Q-learning, loss, optimiser",
+    "network": "the Q-network",
+    "buffer": "the replay buffer",
+    "epsilon": "how exploration decays",
+    "target_update": "how the target network follows: hard copies or soft steps",
+    "tracker": "what SwanLab is told, and its mode: offline, online, local or disabled",
+    "experiment": "settings of several groups under one name",
+}
+
+
+def help_text(arguments: list[str]) -> str:
+    """What `dqn-train --help` says, with the configuration that the other `arguments` make."""
+    parsed = get_args_parser().parse_intermixed_args(arguments)
+    hydra = create_hydra(parsed)
+    try:
+        config = hydra.compose_config(parsed.config_name or "config", parsed.overrides, RunMode.RUN)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    with open_dict(config):
+        del config["hydra"]
+    repository = hydra.config_loader.repository  # type: ignore[attr-defined]
+    groups = [
+        f"  {group:14} {' '.join(repository.get_group_options(group))}\n{'':17}{what}"
+        for group, what in GROUPS.items()
+    ]
+    settings = OmegaConf.to_yaml(config).rstrip().replace("\n", "\n  ")
+    return HELP.format(groups="\n".join(groups), settings=f"  {settings}")

@@ -1,0 +1,77 @@
+"""One job of a sweep in another process than the one that composed it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from dqn_runner.config_loader import JOB_FOLDER
+
+
+class Shared(NamedTuple):
+    """What all jobs of a sweep have in common; it can be pickled."""
+
+    context: HydraContext
+    config: DictConfig
+    task: Callable[..., Any]
+    singletons: Any
+
+    def path(self, overrides: Sequence[str]) -> Path:
+        """The run directory of the job with these overrides."""
+        (folder,) = [line.split("=", 1)[1] for line in overrides if line.startswith(JOB_FOLDER)]
+        name = folder.strip("'").replace("\\'", "'").replace("\\\\", "\\")
+        return Path(self.config.hydra.sweep.dir) / name
+
+
+def share(context: HydraContext, config: DictConfig, task: Callable[..., Any]) -> Shared:
+    """Collect it in the process that launches."""
+    return Shared(context, config, task, Singleton.get_state())
+
+
+def execute(shared: Shared, number: int, overrides: Sequence[str]) -> Any:
+    """Run the job as Hydra's own launcher does; returns what the task returned.
+
+    What Hydra keeps of a job, two whole configurations, stays in this process.
+    """
+    from dqn_runner.composition import set_up_hydra
+
+    setup_globals()
+    set_up_hydra()
+    Singleton.set_state(shared.singletons)
+    config = shared.context.config_loader.load_sweep_config(shared.config, list(overrides))
+    with open_dict(config):
+        config.hydra.job.id = f"{OmegaConf.select(config, 'hydra.job.name')}_{number}"
+        config.hydra.job.num = number
+    done = run_job(
+        hydra_context=shared.context,
+        config=config,
+        task_function=shared.task,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    return done.return_value
+
+
+@contextmanager
+def received_signals() -> Iterator[list[int]]:
+    """The list of the signals that have come, for a process that launches."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    former = {n: signal.signal(n, receive) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

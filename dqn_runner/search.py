@@ -1,0 +1,275 @@
+"""hydra/sweeper=optuna: trials that Optuna proposes, each a job for every seed.
+
+The study is opened by this process alone. What running jobs have logged is read from their
+metrics.jsonl, and a trial is pruned by a file in its run directories, which works with every
+launcher and leaves Optuna out of the jobs.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import Field, ValidationError
+from rich.console import Console
+
+from dqn_runner.analysis.statistics import iqm
+from dqn_runner.composition import Command, Job
+from dqn_runner.config import Config
+from dqn_runner.errors import ConfigError
+from dqn_runner.run_directory import RunDirectory
+from dqn_runner.search_space import (
+    a_point,
+    as_overrides,
+    search_space,
+    write_experiment,
+)
+from dqn_runner.study import may_exist, open_study
+from dqn_runner.sweep import Sweep, Task, is_to_do
+from dqn_runner.types import PositiveInt, Row, Spec
+
+EVALUATION = "eval/episode_return_mean"
+
+
+class SearchSpec(Spec):
+    """The settings of conf/hydra/sweeper/optuna.yaml."""
+
+    n_trials: PositiveInt
+    trials_at_a_time: PositiveInt
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    objective: Literal["final", "best"]
+    prune_after_seeds: PositiveInt | None
+    study_name: str
+    storage: str
+    sampler: dict[str, Any]
+    pruner: dict[str, Any]
+    space: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass
+class Candidate:
+    """A trial of Optuna's with its jobs, one for each seed."""
+
+    trial: Trial
+    jobs: list[Job]  # none where the value is known or the settings do not go together
+    reported: set[int] = field(default_factory=set)
+    known_value: float | None = None
+
+
+class Search:
+    """Asks Optuna for trials until there are `n_trials`, and tells it what came of them."""
+
+    def __init__(self, command: Command, check: Callable[[Sequence[Job]], list[Config]]) -> None:
+        """Compose and check all that can be before anything starts; raises ConfigError."""
+        self._command, self._check = command, check
+        settings = dict(command.sweeper_config)
+        self.spec = _parse(settings)
+        swept = [*command.parse(self.spec.space), *command.given]
+        self.space = search_space(swept)
+        self._seeds = self._trial_seeds(swept)
+        if not self.space:
+            raise ConfigError(
+                "hydra/sweeper=optuna: nothing to choose; name what is, for example "
+                "agent.lr=tag(log,interval(1e-5,1e-2))"
+            )
+        check(self._jobs(a_point(self.space), 0))
+        if may_exist(self.spec.storage):
+            self._open_study()
+
+    def run(self, task: Task) -> int:
+        """Search; returns how many trials have failed meanwhile."""
+        failed = 0
+        console = Console(soft_wrap=True)
+        with Sweep(self._command, task) as sweep:
+            study = self._open_study()
+            self._announce(study, console)
+            candidates = self._interrupted(study)
+            while candidates or (candidates := self._ask(study)):
+                watch = functools.partial(self._watch, candidates)
+                sweep.run([job for c in candidates for job in c.jobs], watch)
+                for candidate in candidates:
+                    state = self._tell(study, candidate)
+                    failed += state == TrialState.FAIL
+                    _report(study, candidate.trial.number, console)
+                candidates = []
+        self._report_best(study, console)
+        return failed
+
+    def _trial_seeds(self, swept: Sequence[Any]) -> list[int]:
+        seeds = self.spec.seeds
+        for override in swept:
+            if override.key_or_group == "seed":
+                values = override.sweep_string_iterator() if override.is_sweep_override() else ()
+                seeds = [int(value) for value in values] or [override.value()]
+        self.space.pop("seed", None)
+        return seeds
+
+    def _jobs(self, params: dict[str, Any], number: int) -> list[Job]:
+        fixed = [
+            o.input_line or ""
+            for o in self._command.given
+            if not o.is_sweep_override() and o.key_or_group != "seed"
+        ]
+        lines = [*fixed, *as_overrides(params)]
+        return [
+            self._command.job([*lines, f"seed={seed}"], f"trial={number},seed={seed}")
+            for seed in self._seeds
+        ]
+
+    def _open_study(self) -> optuna.Study:
+        fixed = [o for o in self._command.given if not o.is_sweep_override()]
+        about = {
+            "space": {key: repr(distribution) for key, distribution in self.space.items()},
+            "settings": [o.input_line for o in fixed if not o.is_hydra_override()],
+            "seeds": self._seeds,
+            "objective": self.spec.objective,
+        }
+        spec = self.spec
+        return open_study(spec.storage, spec.study_name, about, spec.sampler, spec.pruner)
+
+    def _interrupted(self, study: optuna.Study) -> list[Candidate]:
+        """The trials that an earlier call left unfinished."""
+        return [
+            Candidate(
+                Trial(study, trial._trial_id),
+                self._jobs(trial.params, trial.number),
+                set(trial.intermediate_values),
+            )
+            for trial in study.get_trials(states=(TrialState.RUNNING,))
+        ]
+
+    def _ask(self, study: optuna.Study) -> list[Candidate]:
+        """The next trials; none where there are enough."""
+        left = self.spec.n_trials - len(study.trials)
+        candidates: list[Candidate] = []
+        for _ in range(min(left, self.spec.trials_at_a_time)):
+            trial = study.ask(self.space)
+            candidate = Candidate(trial, self._jobs(trial.params, trial.number))
+            candidates.append(candidate)
+            done = study.get_trials(states=(TrialState.COMPLETE,))
+            same = [t.value for t in done if t.params == trial.params]
+            if same:  # the same settings and seeds make the same runs
+                candidate.jobs, candidate.known_value = [], same[0]
+                continue
+            try:
+                self._check(candidate.jobs)
+            except ConfigError as error:  # of values that do not go together
+                print(f"dqn-train: error: trial={trial.number}: {error}", file=sys.stderr)
+                candidate.jobs.clear()
+        return candidates
+
+    def _watch(self, candidates: Sequence[Candidate]) -> None:
+        """Tell Optuna of evaluations; let trials end in which it sees no hope."""
+        enough = min(self.spec.prune_after_seeds or len(self._seeds), len(self._seeds))
+        for candidate in candidates:
+            unit = (
+                "episodes" if candidate.jobs[0].config["eval"]["unit"] == "episode" else "env_steps"
+            )
+            values: dict[int, list[float]] = {}
+            for job in candidate.jobs:
+                for row in evaluations(RunDirectory(job.path).metrics):
+                    values.setdefault(int(row[unit]), []).append(row[EVALUATION])
+            for at in sorted(values):
+                if len(values[at]) >= enough and at not in candidate.reported:
+                    candidate.reported.add(at)
+                    candidate.trial.report(float(iqm(np.array(values[at]))), at)
+                    if candidate.trial.should_prune():
+                        _give_up(candidate)
+
+    def _tell(self, study: optuna.Study, candidate: Candidate) -> TrialState:
+        """Tell Optuna how the trial ended; returns that."""
+        number = candidate.trial.number
+        if candidate.known_value is not None:
+            study.tell(number, candidate.known_value)
+            return TrialState.COMPLETE
+        results = [RunDirectory(job.path).read_result() for job in candidate.jobs]
+        if results and all(results):
+            scores = [r[self.spec.objective]["mean"] for r in results if r]
+            candidate.trial.set_user_attr("scores", scores)
+            study.tell(number, float(iqm(np.array(scores))))
+            return TrialState.COMPLETE
+        failed = not results or any(is_to_do(job) for job in candidate.jobs)
+        state = TrialState.FAIL if failed else TrialState.PRUNED
+        study.tell(number, state=state)
+        return state
+
+    def _announce(self, study: optuna.Study, console: Console) -> None:
+        seeds = ", ".join(map(str, self._seeds))
+        console.print(
+            f"{self.spec.n_trials} trials, {len(study.trials)} of them from before, each with "
+            f"seeds {seeds}; searching {', '.join(self.space)}",
+            highlight=False,
+            markup=False,
+        )
+
+    def _report_best(self, study: optuna.Study, console: Console) -> None:
+        """Print the best trial as it is typed, and write it as an experiment."""
+        if not study.get_trials(states=(TrialState.COMPLETE,)):
+            console.print("no trial has finished")
+            return
+        best = study.best_trial
+        fixed = [o.input_line for o in self._command.given if _belongs_to_best(o)]
+        lines = [line for line in [*fixed, *as_overrides(best.params)] if line]
+        path = self._command.directory / "experiment" / "best.yaml"
+        overrides = self._command.parse(dict(line.split("=", 1) for line in lines))
+        write_experiment(path, overrides, self._command.groups())
+        console.print(
+            f"best of {len(study.trials)} trials is trial={best.number} with {best.value:,.1f}\n"
+            f"  dqn-train {shlex.join(lines)}\n"
+            f"  dqn-train --config-dir {shlex.quote(str(self._command.directory))} experiment=best",
+            highlight=False,
+            markup=False,
+        )
+
+
+def evaluations(metrics: Path) -> list[Row]:
+    """The rows of a metrics.jsonl, which may be growing, that hold an evaluation."""
+    try:
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines if EVALUATION in line and line.endswith("\n")]
+
+
+def _parse(settings: dict[str, Any]) -> SearchSpec:
+    try:
+        return SearchSpec.model_validate(settings)
+    except ValidationError as error:
+        found = error.errors()[0]
+        key = ".".join(str(part) for part in found["loc"])
+        raise ConfigError(f"hydra.sweeper.{key}={found['input']}: {found['msg']}") from error
+
+
+def _belongs_to_best(override: Any) -> bool:
+    swept, key = override.is_sweep_override(), override.key_or_group
+    return not swept and not override.is_hydra_override() and key != "seed"
+
+
+def _give_up(candidate: Candidate) -> None:
+    for job in candidate.jobs:
+        if is_to_do(job):
+            job.path.mkdir(parents=True, exist_ok=True)
+            RunDirectory(job.path).prune_request.touch()
+
+
+def _report(study: optuna.Study, number: int, console: Console) -> None:
+    trial: FrozenTrial = study.trials[number]
+    came_of_it = f"{trial.value:,.1f}" if trial.value is not None else trial.state.name.lower()
+    if trial.state == TrialState.PRUNED:
+        came_of_it = f"pruned at {trial.last_step:,}"
+    best = study.get_trials(states=(TrialState.COMPLETE,))
+    console.print(
+        f"trial={number}  {came_of_it}  {' '.join(as_overrides(trial.params))}"
+        + (f"  (best {study.best_value:,.1f}, trial={study.best_trial.number})" if best else ""),
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,76 @@
+"""A study of Optuna's in a storage, which is refused where it holds something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from dqn_runner.errors import ConfigError
+from dqn_runner.types import flatten
+
+ABOUT = "dqn_runner"  # the attribute of a study that says what it searches
+SECONDS_FOR_A_LOCK = 5
+
+
+def may_exist(storage: str) -> bool:
+    """Whether there may be something at the URL `storage`, which for a file can be seen."""
+    path = storage.partition("sqlite:///")[2]
+    return not path or Path(path).exists()
+
+
+def open_study(
+    storage: str,
+    name: str,
+    about: dict[str, Any],
+    sampler: dict[str, Any],
+    pruner: dict[str, Any],
+) -> optuna.Study:
+    """The study `name`, created where there is none, with a sampler and a pruner.
+
+    `about` says what is searched. Raises ConfigError where the study that is there searches
+    something else, or where the storage cannot be used.
+    """
+    from hydra.utils import instantiate
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    is_file = storage.startswith("sqlite:")
+    waits = {"connect_args": {"timeout": SECONDS_FOR_A_LOCK}} if is_file else {}
+    try:
+        backend = optuna.storages.RDBStorage(storage, engine_kwargs=waits)
+        is_new = name not in optuna.get_all_study_names(backend)
+        study = optuna.create_study(
+            storage=backend, study_name=name, direction="maximize", load_if_exists=True
+        )
+        _claim(study, storage, about, is_new)
+    except ConfigError:
+        raise
+    except Exception as error:  # of the database, whichever it is
+        raise ConfigError(f"hydra.sweeper.storage={storage}: {_line(error)}") from error
+    # A sampler that begins anew would draw what it has drawn before.
+    seed = sampler.get("seed")
+    reseeded = {} if seed is None else {"seed": seed + len(study.trials)}
+    try:
+        study.sampler = instantiate({**sampler, **reseeded})
+        study.pruner = instantiate(pruner)
+    except Exception as error:  # of the class that was named
+        raise ConfigError(f"hydra.sweeper.sampler or pruner: {_line(error)}") from error
+    return study
+
+
+def _claim(study: optuna.Study, storage: str, about: dict[str, Any], is_new: bool) -> None:
+    if is_new:
+        study.set_user_attr(ABOUT, about)
+        return
+    held, wanted = flatten(study.user_attrs.get(ABOUT, {})), flatten(about)
+    for key in {**wanted, **held}:
+        if held.get(key) != wanted.get(key):
+            raise ConfigError(
+                f"hydra.sweeper.storage={storage}: holds another search, with {key} "
+                f"{held.get(key)}, not {wanted.get(key)}; choose another hydra.sweep.dir"
+            )
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error.__cause__ or error).strip().splitlines()), repr(error))

@@ -1,0 +1,311 @@
+"""Sweeps: which jobs run, what goes on in their folders, and what is told of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dqn_runner.run_directory import End, RunDirectory
+from dqn_runner.tracking.sweep_display import SweepDisplay
+
+FAILING_ENV = """
+import os
+import signal
+
+import gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Failing(CartPoleEnv):
+    def __init__(self, how=None, **kwargs):
+        super().__init__(**kwargs)
+        self.how, self.steps = how, 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 60 and self.how == "raise":
+            raise RuntimeError("the pole has broken")
+        if self.steps == 60 and self.how == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+gym.register("Failing-v0", Failing, max_episode_steps=500)
+"""
+
+
+@pytest.fixture
+def tiny(quick, monkeypatch):
+    """Overrides that make a run last a tenth of a second; the curve would take longer."""
+    monkeypatch.setattr("dqn_runner.run.draw_curve", lambda *_: None)
+    return (*quick, "total_timesteps=120", "eval.num_episodes=1", "eval.final_episodes=1")
+
+
+@pytest.fixture
+def failing(tmp_path):
+    """Overrides for an environment that breaks as `+env.kwargs.how` says."""
+    (tmp_path / "failing_env.py").write_text(FAILING_ENV)
+    return "env.id=failing_env:Failing-v0"
+
+
+def _times(sweep: Path) -> dict[str, int]:
+    """When each run of the sweep finished."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in sweep.glob("*/result.json")}
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """What lies in the folder, but for locks, which come and go."""
+    return {
+        str(path): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def _finish(child: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str, str]:
+    out, err = child.communicate(timeout=seconds)
+    return child.returncode, out, err
+
+
+def test_the_same_command_again_runs_what_is_left(command, tiny):
+    sweep = Path("sweep")
+    arguments = ["-m", *tiny, "hydra.sweep.dir=sweep"]
+    assert command(*arguments, "seed=range(0,3)").code == 0
+    before = _times(sweep)
+    assert set(before) == {"seed=0", "seed=1", "seed=2"}
+    # seed=1 was interrupted in mid-run: it has no result, and rows that are not to be mixed.
+    rows = (sweep / "seed=1" / "metrics.jsonl").read_text()
+    (sweep / "seed=1" / "result.json").unlink()
+    outcome = command(*arguments, "seed=range(0,4)")
+    assert outcome.code == 0, outcome.err
+    after = _times(sweep)
+    assert set(after) == {"seed=0", "seed=1", "seed=2", "seed=3"}
+    assert {name for name in before if before[name] != after[name]} == {"seed=1"}
+    again = (sweep / "seed=1" / "metrics.jsonl").read_text()
+    assert _without_clock(again) == _without_clock(rows)
+    assert all(f"seed={seed} " in outcome.out for seed in range(4))  # the table has all of them
+    assert outcome.out.count("\nreplay ") == 2
+    # Everything is done.
+    outcome = command(*arguments, "seed=range(0,4)")
+    assert outcome.code == 0
+    assert _times(sweep) == after
+
+
+def _without_clock(text: str) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def test_another_configuration_is_not_mixed_in(command, tiny):
+    arguments = ["-m", *tiny, "hydra.sweep.dir=sweep", "seed=0,1"]
+    assert command(*arguments).code == 0
+    Path("sweep/seed=1/result.json").unlink()  # finished or not does not matter
+    for arguments_again in ([*arguments, "agent.lr=0.5"], [*arguments, "seed=2,1", "agent.lr=0.5"]):
+        before = _contents(Path("sweep"))
+        outcome = command(*arguments_again)
+        assert outcome.code == 2
+        assert re.fullmatch(
+            r"dqn-train: error: sweep/seed=[01]: holds a run with agent\.lr=0\.001, not 0\.5; "
+            "choose another hydra.sweep.dir\n",
+            outcome.err,
+        )
+        assert _contents(Path("sweep")) == before
+
+
+def test_what_a_run_decides_for_itself_is_no_difference(command, tiny):
+    """config.yaml holds cpu where the command says auto, and the name the run got in SwanLab."""
+    auto = ["device=auto", "compile=auto", "torch_threads=auto"]
+    arguments = ["-m", *tiny, *auto, "hydra.sweep.dir=sweep", "seed=0,1"]
+    assert command(*arguments).code == 0
+    before = _times(Path("sweep"))
+    assert yaml.safe_load(Path("sweep/seed=0/config.yaml").read_text())["device"] != "auto"
+    assert command(*arguments).code == 0
+    assert _times(Path("sweep")) == before
+
+
+def test_two_commands_in_one_folder_do_not_disturb_each_other(command, tiny):
+    folder = Path("sweep")
+    folder.mkdir()
+    with RunDirectory(folder)._lock:
+        outcome = command("-m", *tiny, "seed=0,1", "hydra.sweep.dir=sweep")
+    assert outcome.code == 2
+    line = "hydra.sweep.dir=sweep: another process is at work in it"
+    assert outcome.err == f"dqn-train: error: {line}\n"
+    assert [path.name for path in folder.iterdir() if path.name != ".lock"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["seed=range(0,0)"], "seed=range(0,0): holds no value"),
+        (["seed=range(3,0)"], "seed=range(3,0): holds no value"),
+        (["seed=range(0,5,0)"], "seed=range(0,5,0): "),
+        (["seed=range(a,b)"], "seed=range(a,b): "),
+        (["seed=range(0"], "seed=range(0: "),
+        (["seed=range(-2,1)"], "seed=-2: "),
+        (["epsilon=glob(z*)"], "epsilon=glob(z*): holds no value"),
+        (["agent.lr=interval(0.1,0.2)"], "agent.lr=interval(0.1,0.2): a range without steps"),
+        (["agent.lrr=1,2"], "agent.lrr="),
+        (["hydra/launcher=nosuch"], "hydra/launcher=nosuch: must be one of "),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs=0: "),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=x"], "hydra.launcher.n_jobs=x: "),
+        (["hydra/launcher=joblib", "+hydra.launcher.jobs=2"], "hydra.launcher.jobs=2: no such key"),
+    ],
+)
+def test_bad_sweeps_are_refused_in_a_line(command, tiny, arguments, line):
+    outcome = command("-m", *tiny, *arguments)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"dqn-train: error: {line}")
+    assert len(outcome.err.splitlines()) == 1
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_missing_extra_is_named(command, tiny, monkeypatch):
+    monkeypatch.setitem(
+        __import__("dqn_runner.launchers").launchers.OURS, "joblib", ("nosuch:x", "no_such_package")
+    )
+    outcome = command("-m", *tiny, "hydra/launcher=joblib", "seed=0,1")
+    assert outcome.code == 2
+    assert outcome.err == (
+        "dqn-train: error: hydra/launcher=joblib: needs pip install 'dqn_runner[joblib]'\n"
+    )
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_folders_that_would_share_a_name_are_told_apart(command, tiny):
+    long = ["a" * 150 + "/x", "a" * 150 + ":x"]
+    swept = f"tracker.description={','.join(repr(name) for name in long)}"
+    outcome = command("-m", *tiny, swept, "hydra.sweep.dir=sweep")
+    assert outcome.code == 0, outcome.err
+    assert len(_times(Path("sweep"))) == 2
+
+
+joblib = pytest.mark.skipif(
+    __import__("importlib.util").util.find_spec("joblib") is None, reason="needs dqn_runner[joblib]"
+)
+
+
+@joblib
+def test_jobs_side_by_side_fail_alone(process, tiny, failing, tmp_path):
+    swept = ["+env.kwargs.how=null,raise,die", "seed=0,1"]
+    arguments = ["-m", "hydra/launcher=joblib", *tiny, failing, *swept, "hydra.launcher.n_jobs=2"]
+    with process(*arguments, "hydra.sweep.dir=sweep") as child:
+        code, out, err = _finish(child)
+    assert code == 1
+    assert "Traceback" not in out
+    for seed in (0, 1):
+        done, raised, died = (
+            tmp_path / "sweep" / f"+env.kwargs.how={how},seed={seed}"
+            for how in ("null", "raise", "die")
+        )
+        assert (done / "result.json").exists()
+        config = yaml.safe_load((done / "config.yaml").read_text())
+        assert config["torch_threads"] == 1
+        assert f"sweep/{raised.name}: " in err
+        assert "the pole has broken" in RunDirectory(raised).read_end().reason
+        assert f"sweep/{died.name}: its process was killed" in err
+        for failed in (raised, died):
+            assert not (failed / "result.json").exists()
+            assert re.search(rf"{re.escape(failed.name)} +failed", out)
+    assert err.count("the pole has broken") == 2
+
+
+@joblib
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_jobs_side_by_side_in_order(process, quick, tmp_path, number, code):
+    arguments = ["-m", *quick, "total_timesteps=100_000_000", "seed=1,2,3"]
+    two = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep"]
+    with process(*arguments, *two) as child:
+        runs = [tmp_path / "sweep" / f"seed={seed}" for seed in (1, 2)]
+        deadline = time.monotonic() + 60
+        while not all((run / "metrics.jsonl").exists() for run in runs):
+            assert child.poll() is None, child.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)
+        child.send_signal(number)
+        returned, out, err = _finish(child)
+    assert returned == code
+    assert err == ""
+    for run in runs:
+        state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert state["env_steps"] >= rows[-1]["env_steps"] > 0
+        assert not RunDirectory(run).is_locked()
+        assert re.search(rf"{run.name} +not finished", out)
+    assert not (tmp_path / "sweep" / "seed=3").exists()
+
+
+@joblib
+def test_a_preset_of_ones_own_is_found(command, tiny, tmp_path):
+    preset = tmp_path / "own" / "hydra" / "launcher" / "two.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text("defaults: [joblib, _self_]\nn_jobs: 0\n")
+    outcome = command("--config-dir", str(tmp_path / "own"), "-m", *tiny, "hydra/launcher=two")
+    assert outcome.err == (
+        "dqn-train: error: hydra.launcher.n_jobs=0: must be -1 or greater than 0\n"
+    )
+
+
+def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dqn_runner.tracking.sweep_display.SECONDS_BETWEEN_LINES", 0.0)
+    paths = [tmp_path / f"seed={seed}" for seed in range(6)]
+    for path in paths[:5]:
+        path.mkdir()
+    for path, mean in zip(paths[:2], (3.5, 12.25), strict=True):
+        RunDirectory(path).finish({"final": {"mean": mean}})
+    RunDirectory(paths[2]).end(End("failed", "the pole has broken"))
+    RunDirectory(paths[3]).end(End("pruned", "no hope"))
+    going_on = RunDirectory(paths[4])
+    going_on.start({"total_timesteps": 400, "total_episodes": None})
+    going_on.metrics.write_text('{"env_steps": 100, "episodes": 3}\n{"env_steps": 20')
+    display = SweepDisplay(paths, visible=True)
+    display._started = time.monotonic() - 170  # for 4.25 of 6 jobs
+    with display:
+        pass
+    going_on.release()
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == (
+        " 71%  2 of 6 done  1 running  1 failed  1 pruned  best 12.2 (seed=1)  0:01:10 left"
+    )
+    assert err == f"dqn-train: error: {paths[2]}: the pole has broken\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
+def test_many_jobs_in_one_process_cost_little_and_leave_nothing(command, quick, monkeypatch):
+    """Composing, SwanLab and torch's set-up included; figures and closing evaluation aside."""
+    from dqn_runner import train
+    from dqn_runner.tracking import SwanLabTracker
+
+    monkeypatch.setattr("dqn_runner.run.draw_curve", lambda *_: None)
+    monkeypatch.setattr(SwanLabTracker, "log_media", lambda *_: None)
+    seen: list[tuple[float, int, int]] = []
+
+    def run_job(config: object, quiet: bool = False) -> float | None:
+        score = original(config, quiet)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        seen.append((time.process_time(), pages * 4096, len(list(Path("/proc/self/fd").iterdir()))))
+        return score
+
+    original = train.run_job
+    monkeypatch.setattr(train, "run_job", run_job)
+    tiny = ["total_timesteps=20", "learning_starts=10", "eval.interval=null"]
+    started = time.process_time()
+    outcome = command(
+        "-m", *quick, *tiny, "eval.final_episodes=1", "tracker.mode=offline", "seed=range(300)",
+        "hydra.sweep.dir=sweep",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert (time.process_time() - started) / 300 < 0.3
+    half = seen[150:]
+    assert max(size for _, size, _ in half) - half[0][1] < 3e6
+    assert len({files for *_, files in half}) == 1
