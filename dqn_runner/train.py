@@ -59,14 +59,16 @@ def command_line(arguments: list[str]) -> int:
     if any(argument.startswith("resume=") for argument in arguments):
         return resume_run(arguments)
 
+    if "--help" in arguments or "-h" in arguments:
+        from dqn_runner.help_text import help_text
+
+        print(help_text(arguments))
+        return 0
+
     from rich.console import Console
 
     from dqn_runner.composition import Command
-    from dqn_runner.help_text import help_text
 
-    if "--help" in arguments or "-h" in arguments:
-        print(help_text(arguments))
-        return 0
     with Console(stderr=True).status("composing"):
         command = Command(arguments)
     try:
