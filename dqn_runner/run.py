@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +29,7 @@ from dqn_runner.evaluation import Evaluation
 from dqn_runner.loop import Best, Parts, restore, save, save_best, train
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.seeding import draw_seed
+from dqn_runner.stop_signals import StopSignals
 from dqn_runner.tracking import (
     EndState,
     MetricsFile,
@@ -343,38 +343,3 @@ class Pruning:
         """Raise Pruned if the file that asks for it is there."""
         if "eval/episode_return_mean" in row and self._request.exists():
             raise Pruned(signal.SIGTERM, at_safe_point=False)
-
-
-class StopSignals:
-    """Turns Ctrl-C and SIGTERM into a request that the loop sees between two steps.
-
-    A second Ctrl-C does not wait.
-    """
-
-    def __init__(self) -> None:
-        self._received: int | None = None
-        self._former: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._former[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
-            raise Stopped(number, at_safe_point=False)
-        self._received = number
-
-    def check(self) -> None:
-        """Raise Stopped if a signal has come."""
-        if self._received is not None:
-            raise Stopped(self._received)
