@@ -330,6 +330,7 @@ def test_runs_that_are_going_on_or_have_nothing_are_left_alone(server, tmp_path)
     going_on, empty = logged_run(tmp_path / "on", rows=2), tmp_path / "empty"
     empty.mkdir()
     holder = RunDirectory(going_on)
+    holder.claim_new()
     holder.start({})
     code, rows = upload(going_on, empty, host=server.url)
     holder.close()

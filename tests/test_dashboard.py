@@ -95,6 +95,7 @@ def opened(directory: Path, temporary: Path, *arguments: str) -> Iterator[Dashbo
 def write_run(path: Path, group: str, rows: list[dict[str, float]], **config: Any) -> RunDirectory:
     """A run as dqn-train leaves it when it is killed."""
     run_dir = RunDirectory(path)
+    run_dir.claim_new()
     run_dir.start({"tracker": {"name": path.name, "group": group}, **config})
     run_dir.close()
     append(run_dir, *rows)
@@ -269,6 +270,7 @@ def test_it_ends_cleanly_and_leaves_nothing(outputs, tmp_path, number, code):
 def test_a_running_run_is_followed_until_it_finishes(tmp_path):
     folder = tmp_path / "outputs"
     first = RunDirectory(folder / "first")
+    first.claim_new()
     first.start({"seed": 0, "tracker": {"group": None, "name": "first"}})
     append(first, row(10))
     with opened(folder, tmp_path / "temporary") as dashboard:
@@ -290,7 +292,7 @@ def test_a_running_run_is_followed_until_it_finishes(tmp_path):
         dashboard.wait(lambda: dashboard.points("first", "train/td_loss") == expected)
 
         score = {"mean": 412.0, "std": 3.0}
-        first.finish({"wall_time_seconds": 90.0, "final": score, "best": score})
+        first.finish({"env_steps": 40, "wall_time_seconds": 90.0, "final": score, "best": score})
         first.close()
         dashboard.wait(lambda: dashboard.runs()["first"]["status"] == FINISHED)
         config = dashboard.runs()["first"]["config"]

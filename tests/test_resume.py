@@ -248,7 +248,10 @@ def test_a_kill_at_any_operation_of_a_checkpoint(start, monkeypatch, tmp_path):
             kill_at_operation(patch, number)
             with pytest.raises(Killed):
                 start(name, "total_timesteps=200", "buffer.capacity=64")
-        go_on(tmp_path / name)
+        if (tmp_path / name / "config.yaml").exists():
+            go_on(tmp_path / name)
+        else:  # killed before it began
+            start(name, "total_timesteps=200", "buffer.capacity=64")
         assert_same_runs(tmp_path / name, reference)
 
 

@@ -261,17 +261,20 @@ def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
     for path in paths[:5]:
         path.mkdir()
     for path, mean in zip(paths[:2], (3.5, 12.25), strict=True):
-        RunDirectory(path).finish({"final": {"mean": mean}})
+        score = {"mean": mean, "std": 0.0}
+        times = {"env_steps": 400, "wall_time_seconds": 1.0}
+        RunDirectory(path).finish({**times, "final": score, "best": score})
     RunDirectory(paths[2]).end(End("failed", "the pole has broken"))
     RunDirectory(paths[3]).end(End("pruned", "no hope"))
     going_on = RunDirectory(paths[4])
+    going_on.claim_new()
     going_on.start({"total_timesteps": 400, "total_episodes": None})
     going_on.metrics.write_text('{"env_steps": 100, "episodes": 3}\n{"env_steps": 20')
     display = SweepDisplay(paths, visible=True)
     display._started = time.monotonic() - 170  # for 4.25 of 6 jobs
     with display:
         pass
-    going_on.release()
+    going_on.close()
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == (
         " 71%  2 of 6 done  1 running  1 failed  1 pruned  best 12.2 (seed=1)  0:01:10 left"
