@@ -106,6 +106,7 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
 
     from dqn_runner.analysis.board import Board
     from dqn_runner.analysis.board_server import listen, serve
+    from dqn_runner.stop_signals import StopSignals
 
     console = Console(soft_wrap=True, highlight=False)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -129,7 +130,15 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
             if with_browser:
                 open_browser(address)
 
-        serve(Path(folder), listener, board.update, SECONDS_BETWEEN_UPDATES, announce)
+        with StopSignals() as signals:  # which no library can swallow, as it can an exception
+            serve(
+                Path(folder),
+                listener,
+                board.update,
+                SECONDS_BETWEEN_UPDATES,
+                ready=announce,
+                check_stop=signals.check,
+            )
     return 0
 
 

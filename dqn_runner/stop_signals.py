@@ -8,6 +8,9 @@ from typing import Any
 
 from dqn_runner.errors import Stopped
 
+# A terminal that goes away; Windows has none.
+HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
+
 
 class StopSignals:
     """Turns Ctrl-C and SIGTERM into a request that the loop sees between two steps.
@@ -20,8 +23,9 @@ class StopSignals:
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._former[number] = signal.signal(number, self._receive)
+        for number in (signal.SIGINT, signal.SIGTERM, *HANGUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                self._former[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(

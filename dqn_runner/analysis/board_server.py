@@ -13,6 +13,7 @@ from typing import Any
 LOOPBACK = "127.0.0.1"
 LONGEST_REQUEST = 2**24  # bytes: the page names every run in one address
 SECONDS_TO_ANSWER = 1
+SECONDS_BETWEEN_CHECKS = 0.1
 
 
 def listen(port: int) -> socket.socket:
@@ -32,11 +33,13 @@ def serve(
     listener: socket.socket,
     update: Callable[[], None],
     seconds: float,
+    *,
     ready: Callable[[], None],
+    check_stop: Callable[[], None],
 ) -> None:
-    """Serve the dashboard in `store` and call `update` every so many seconds, until interrupted.
+    """Serve the dashboard in `store` and call `update` every so many seconds.
 
-    `ready` is called once, when the first page can be asked for.
+    `ready` is called once, when the first page can be asked for; `check_stop` often, and may raise.
     """
     import uvicorn
 
@@ -58,7 +61,9 @@ def serve(
             time.sleep(0.01)
         ready()
         while thread.is_alive():
-            time.sleep(seconds)
+            for _ in range(round(seconds / SECONDS_BETWEEN_CHECKS)):
+                check_stop()
+                time.sleep(SECONDS_BETWEEN_CHECKS)
             update()
     finally:
         server.should_exit = True
