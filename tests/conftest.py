@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+# In the background of a shell Ctrl-C is ignored, also by whatever the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Each test may override these; the later override wins.
 QUICK = (
