@@ -213,6 +213,15 @@ def test_plain_lines_where_there_is_no_terminal(clock):
     assert "\x1b" not in line
 
 
+def test_the_time_left_of_a_run_that_goes_on(clock):
+    out, progress = io.StringIO(), Progress(env_steps=500)
+    with ProgressDisplay(progress, 1000, None, Console(file=out, width=120)) as display:
+        progress.env_steps = 600
+        clock[0] = 20.0  # for a hundred steps
+        display.log({"env_steps": 600})
+    assert out.getvalue().rstrip().endswith("80 s left")
+
+
 @pytest.mark.parametrize(
     ("total_timesteps", "total_episodes", "shown"),
     [

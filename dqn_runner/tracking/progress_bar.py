@@ -42,6 +42,7 @@ class ProgressDisplay:
         self._total_timesteps, self._total_episodes = total_timesteps, total_episodes
         self._console = console
         self._last_line = self._started = time.monotonic()
+        self._fraction_before = self._fraction()  # of a run that goes on
         self._speed = 0.0
         self._bar = RichProgress(
             TextColumn("{task.fields[activity]}"),
@@ -86,7 +87,8 @@ class ProgressDisplay:
         if self._live is None and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             fraction = self._fraction()
-            left = (now - self._started) * (1 - fraction) / fraction if fraction else 0.0
+            done = fraction - self._fraction_before
+            left = (now - self._started) * (1 - fraction) / done if done else 0.0
             self._console.print(
                 f"{fraction:4.0%}  {self._status()}  {left:.0f} s left", highlight=False
             )
