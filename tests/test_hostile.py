@@ -272,5 +272,11 @@ def test_any_state_is_restored_or_refused(sent, value, key):
 def test_any_config_is_read_or_refused(sent, honest, config, key):
     shutil.copy(honest / "config.yaml", sent / "config.yaml")
     change_config(sent, **{key: config})
-    with pytest.raises(DQNRunnerError):
+    try:
+        seed = read(sent / "config.yaml").seed
+    except DQNRunnerError:
+        with pytest.raises(DQNRunnerError):
+            load_policy(sent)
+    else:  # a whole number, which only a seed may be
+        assert (key, seed) == ("seed", config)
         load_policy(sent)
