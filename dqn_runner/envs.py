@@ -157,7 +157,7 @@ class Environments:
                 raw_obs, _ = self._envs[i].reset(seed=seed)
             self._encoder.write(raw_obs, obs[i])
         except Exception as error:  # whatever an environment's own code raises
-            raise self._failure(i, f"reset: {_reason(error)}") from error
+            raise self._failure(i, f"reset: {reason(error)}") from error
         if not np.isfinite(obs[i]).all():
             raise self._failure(i, "reset: an observation that is not finite")
 
@@ -194,7 +194,7 @@ class Environments:
             self._encoder.write(raw_obs, next_obs)
             reward = float(reward)
         except Exception as error:  # whatever an environment's own code raises
-            raise self._failure(i, f"step: {_reason(error)}") from error
+            raise self._failure(i, f"step: {reason(error)}") from error
         if not math.isfinite(reward):
             raise self._failure(i, f"step: a reward of {reward}")
         self._actions[i].append(action)
@@ -277,6 +277,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, former)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What an environment raised, in a line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

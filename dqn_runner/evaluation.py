@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dqn_runner.envs import Env, ObsEncoder, action_offset, limited
+from dqn_runner.envs import Env, ObsEncoder, action_offset, limited, reason
 from dqn_runner.errors import RunError
 from dqn_runner.types import Array
 
@@ -73,8 +73,7 @@ class Evaluator:
         try:
             returns = self._play(policy, seeds, check_stop)
         except Exception as error:  # whatever an environment's own code raises
-            text = " ".join(str(error).split())
-            raise RunError(f"an evaluation failed: {type(error).__name__}: {text}") from error
+            raise RunError(f"an evaluation failed: {reason(error)}") from error
         if not all(map(math.isfinite, returns)):
             raise RunError("an evaluation failed: the environment gave a reward that is not finite")
         return Evaluation(tuple(returns))

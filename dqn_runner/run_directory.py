@@ -73,7 +73,7 @@ class RunDirectory:
 
     def start(self, config: dict[str, Any]) -> None:
         """Write the run's config.yaml, with which it begins."""
-        _replace(self.config, _yaml(config))
+        write_whole(self.config, _yaml(config))
 
     def claim_new(self) -> None:
         """Claim the directory for a new run; raises RunError where it holds one."""
@@ -93,7 +93,7 @@ class RunDirectory:
     def reopen(self, config: dict[str, Any]) -> None:
         """Take up a run again, whose config.yaml may have changed: it is unfinished now."""
         self.result.unlink(missing_ok=True)
-        _replace(self.config, _yaml(config))
+        write_whole(self.config, _yaml(config))
 
     def close(self) -> None:
         """Let others have the directory."""
@@ -124,12 +124,12 @@ class RunDirectory:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, whole or not at all."""
-        _replace(self.result, json.dumps(result, indent=2) + "\n")
+        write_whole(self.result, json.dumps(result, indent=2) + "\n")
         self.ended.unlink(missing_ok=True)
 
     def end(self, end: End) -> None:
         """Write ended.json, for those who look after the runs of a sweep."""
-        _replace(self.ended, json.dumps(end._asdict(), indent=2) + "\n")
+        write_whole(self.ended, json.dumps(end._asdict(), indent=2) + "\n")
 
     def read_end(self) -> End | None:
         """What ended.json holds; None where the run did not end that way."""
@@ -157,7 +157,7 @@ def _yaml(config: dict[str, Any]) -> str:
     return text
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")

@@ -8,12 +8,10 @@ launcher and leaves Optuna out of the jobs.
 from __future__ import annotations
 
 import functools
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -35,9 +33,8 @@ from dqn_runner.search_space import (
 )
 from dqn_runner.study import may_exist, open_study
 from dqn_runner.sweep import Sweep, Task, is_to_do
-from dqn_runner.types import PositiveInt, Row, Spec
-
-EVALUATION = "eval/episode_return_mean"
+from dqn_runner.tracking.metrics_file import EVALUATION, read_metrics
+from dqn_runner.types import PositiveInt, Spec, first_problem
 
 
 class SearchSpec(Spec):
@@ -176,7 +173,7 @@ class Search:
             )
             values: dict[int, list[float]] = {}
             for job in candidate.jobs:
-                for row in evaluations(RunDirectory(job.path).metrics):
+                for row in read_metrics(RunDirectory(job.path).metrics, EVALUATION):
                     values.setdefault(int(row[unit]), []).append(row[EVALUATION])
             for at in sorted(values):
                 if len(values[at]) >= enough and at not in candidate.reported:
@@ -231,22 +228,11 @@ class Search:
         )
 
 
-def evaluations(metrics: Path) -> list[Row]:
-    """The rows of a metrics.jsonl, which may be growing, that hold an evaluation."""
-    try:
-        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines if EVALUATION in line and line.endswith("\n")]
-
-
 def _parse(settings: dict[str, Any]) -> SearchSpec:
     try:
         return SearchSpec.model_validate(settings)
     except ValidationError as error:
-        found = error.errors()[0]
-        key = ".".join(str(part) for part in found["loc"])
-        raise ConfigError(f"hydra.sweeper.{key}={found['input']}: {found['msg']}") from error
+        raise ConfigError(f"hydra.sweeper.{first_problem(error)}") from error
 
 
 def _belongs_to_best(override: Any) -> bool:

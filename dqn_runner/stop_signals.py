@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from dqn_runner.errors import Stopped
 
 # A terminal that goes away; Windows has none.
 HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
+
+
+@contextmanager
+def caught(receive: Callable[[int], object]) -> Iterator[None]:
+    """Have `receive` called with the number of each stop signal that is not ignored."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        receive(number)
+
+    former = {
+        number: signal.signal(number, handle)
+        for number in (signal.SIGINT, signal.SIGTERM, *HANGUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # as nohup has it
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 class StopSignals:
@@ -20,24 +41,16 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._received: int | None = None
-        self._former: dict[int, Any] = {}
+        self._catching = caught(self._receive)
 
     def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM, *HANGUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-                self._former[number] = signal.signal(number, self._receive)
+        self._catching.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
+    def __exit__(self, *error: Any) -> None:
+        self._catching.__exit__(*error)
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int) -> None:
         if self._received is not None:
             raise Stopped(number, at_safe_point=False)
         self._received = number

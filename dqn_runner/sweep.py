@@ -105,8 +105,3 @@ class Sweep:
 def _overrides(job: Job, directory: Path) -> list[str]:
     folder = str(job.path.relative_to(directory)).replace("\\", "\\\\").replace("'", "\\'")
     return [*job.overrides, f"{JOB_FOLDER}='{folder}'"]
-
-
-def all_ended(jobs: Sequence[Job]) -> bool:
-    """Whether every job has finished or was pruned."""
-    return not any(is_to_do(job) for job in jobs)

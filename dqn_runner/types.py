@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,13 @@ def only_what_is_set(kinds: Mapping[str, type[Spec]]) -> Callable[[object], obje
         return chosen
 
     return checked
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong with a section, as `key=value: what is allowed`."""
+    found = error.errors()[0]
+    key = ".".join(str(part) for part in found["loc"])
+    return f"{key}={found['input']}: {found['msg']}"
 
 
 class Episode(NamedTuple):

@@ -91,7 +91,7 @@ def compare(runs: Sequence[Run], options: Options | None = None) -> Comparison:
         for a, b in pairs
         if _environments(a.group) & _environments(b.group)
     ]
-    return Comparison(options, groups, improvements, list(_remarks(runs, groups, options)))
+    return Comparison(options, groups, improvements, _remarks(runs, groups, options))
 
 
 def _statistics(group: Group, options: Options) -> GroupStatistics:

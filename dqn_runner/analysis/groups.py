@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dqn_runner.analysis.runs import Floats, Integers, Run
-from dqn_runner.tracking.metrics_file import is_number
+from dqn_runner.tracking.metrics_file import EVALUATION, is_number
 
 # What a run is called and where it reports to says nothing about what it computes.
 _NO_SETTINGS = ("seed", "tracker.")
-
-EVALUATION = "eval/episode_return_mean"
 
 RETURNS = ("final", "best")  # the scores in result.json
 

@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from dqn_runner.errors import ConfigError
 from dqn_runner.run_directory import RunDirectory, read_yaml
-from dqn_runner.tracking.metrics_file import is_number, parse_rows
+from dqn_runner.tracking.metrics_file import is_number, parse_rows, read_lines, read_metrics
 from dqn_runner.types import Row, flatten
 
 Status = Literal["finished", "running", "stopped", "unreadable"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-LONGEST_ROW = 2**16  # bytes, of which a row takes some hundred
+TAIL = 2**16  # bytes, of which a row takes some hundred
 
 
 @dataclass(frozen=True)
@@ -40,28 +40,16 @@ class Run:
 
     def series(self, name: str) -> tuple[Integers, Floats]:
         """Env steps [T] and values [T] of the metric `name`, in the order they were logged."""
-        rows = [row for row in parse_rows(self._lines(f'"{name}"')) if is_number(row.get(name))]
+        metrics = RunDirectory(self.path).metrics
+        rows = [row for row in read_metrics(metrics, f'"{name}"') if is_number(row.get(name))]
         steps = np.array([row["env_steps"] for row in rows], np.int64)
         return steps, np.array([row[name] for row in rows], np.float64)
 
     def last_row(self) -> Row:
         """The last row with a time that was logged; empty where there is none."""
-        lines = reversed(self._lines('"time/elapsed_seconds"', tail=LONGEST_ROW))
-        return next((row for line in lines for row in parse_rows([line])), {})
-
-    def _lines(self, mention: str = "", tail: int | None = None) -> list[str]:
-        """The complete lines of metrics.jsonl, or of its last `tail` bytes, that say `mention`."""
         metrics = RunDirectory(self.path).metrics
-        if not metrics.is_file():
-            return []
-        try:
-            with metrics.open("rb") as file:
-                if tail is not None:
-                    file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
-                text = file.read().decode(errors="replace")
-        except OSError:
-            return []
-        return [line for line in text.splitlines(keepends=True) if mention in line]
+        lines = reversed(read_lines(metrics, '"time/elapsed_seconds"', TAIL))
+        return next((row for line in lines for row in parse_rows([line])), {})
 
 
 def load_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Run]:

@@ -38,6 +38,8 @@ def instantiate(name: str, context: Any, task: Callable[..., Any], config: DictC
     """The launcher `name`, set up; raises ConfigError for settings that it does not have."""
     from hydra.core.plugins import Plugins
 
+    from dqn_runner.launchers.job import share
+
     if name not in OURS:
         launcher: Launcher = Plugins.instance().instantiate_launcher(context, task, config)
         return launcher
@@ -45,7 +47,6 @@ def instantiate(name: str, context: Any, task: Callable[..., Any], config: DictC
     settings = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     assert isinstance(settings, dict)
     del settings["name"]
-    ours: Launcher = getattr(importlib.import_module(module), class_name)(
-        settings, context, task, config
-    )
+    shared = share(context, config, task)
+    ours: Launcher = getattr(importlib.import_module(module), class_name)(settings, shared)
     return ours

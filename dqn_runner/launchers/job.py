@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 from hydra.core.singleton import Singleton
@@ -15,6 +13,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dqn_runner.config_loader import JOB_FOLDER
+from dqn_runner.stop_signals import caught
 
 
 class Shared(NamedTuple):
@@ -65,13 +64,5 @@ def execute(shared: Shared, number: int, overrides: Sequence[str]) -> Any:
 def received_signals() -> Iterator[list[int]]:
     """The list of the signals that have come, for a process that launches."""
     received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    former = {n: signal.signal(n, receive) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with caught(received.append):
         yield received
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -9,19 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import FrameType
 from typing import Any
 
 import joblib
-from hydra.types import HydraContext
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
-from omegaconf import DictConfig
 
 from dqn_runner.errors import ConfigError, Stopped
-from dqn_runner.launchers.job import Shared, execute, received_signals, share
+from dqn_runner.launchers.job import Shared, execute, received_signals
 from dqn_runner.run_directory import End, RunDirectory
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -35,20 +33,14 @@ class JoblibLauncher:
     let those that run save their checkpoints, and raise Stopped.
     """
 
-    def __init__(
-        self,
-        settings: dict[str, Any],
-        context: HydraContext,
-        task: Callable[..., Any],
-        config: DictConfig,
-    ) -> None:
+    def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
         n_jobs = settings.pop("n_jobs", -1)
         for key, value in settings.items():
             raise ConfigError(f"hydra.launcher.{key}={value}: no such key; there is n_jobs")
         if type(n_jobs) is not int or n_jobs == 0 or n_jobs < -1:
             raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: must be -1 or greater than 0")
         self._most = joblib.cpu_count() if n_jobs == -1 else n_jobs
-        self._shared = share(context, config, task)
+        self._shared = shared
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
         """Run a job for each list of overrides; returns when all have ended."""

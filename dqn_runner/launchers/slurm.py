@@ -13,20 +13,18 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import submitit
-from hydra.types import HydraContext
-from omegaconf import DictConfig
 from pydantic import Field, ValidationError
 
 from dqn_runner.errors import ConfigError, Stopped
-from dqn_runner.launchers.job import Shared, execute, received_signals, share
+from dqn_runner.launchers.job import Shared, execute, received_signals
 from dqn_runner.run_directory import End, RunDirectory
-from dqn_runner.types import PositiveInt, Spec
+from dqn_runner.types import PositiveInt, Spec, first_problem
 
 SECONDS_BETWEEN_LOOKS = 2.0
 LOOKS_WITHOUT_TRACE = 3  # a task is in neither list for a moment when it is queued again
@@ -56,23 +54,14 @@ class SlurmLauncher:
     Ctrl-C and SIGTERM cancel what is left, whose runs save their checkpoints, and raise Stopped.
     """
 
-    def __init__(
-        self,
-        settings: dict[str, Any],
-        context: HydraContext,
-        task: Callable[..., Any],
-        config: DictConfig,
-    ) -> None:
+    def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
         try:
             self._spec = SlurmSpec.model_validate(settings)
         except ValidationError as error:
-            found = error.errors()[0]
-            key = ".".join(str(part) for part in found["loc"])
-            message = f"hydra.launcher.{key}={found['input']}: {found['msg']}"
-            raise ConfigError(message) from error
+            raise ConfigError(f"hydra.launcher.{first_problem(error)}") from error
         if shutil.which("sbatch") is None:
             raise ConfigError("hydra/launcher=slurm: there is no sbatch on this machine")
-        self._shared = share(context, config, task)
+        self._shared = shared
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
         """Run a job for each list of overrides; returns when all have ended."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shlex
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dqn_runner.errors import ConfigError
-from dqn_runner.run_directory import RunDirectory
+from dqn_runner.run_directory import RunDirectory, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +92,7 @@ class SentFile:
     def write(self, host: str, outcome: Outcome) -> None:
         """Note that the whole file has come to `host`."""
         entry = {"bytes": self._store.stat().st_size, "points": outcome.points, "url": outcome.url}
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps({**self._read(), host: entry}, indent=2) + "\n", "utf-8")
-        os.replace(partial, self._path)
+        write_whole(self._path, json.dumps({**self._read(), host: entry}, indent=2) + "\n")
 
     def _read(self) -> dict[str, Any]:
         if not self._path.exists():

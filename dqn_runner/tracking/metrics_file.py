@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from dqn_runner.types import Row
 
+EVALUATION = "eval/episode_return_mean"
 LARGEST_NUMBER = 2**53
 
 
@@ -38,11 +40,27 @@ class MetricsFile:
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl, without lines that were torn; none where there is no file."""
+def read_metrics(path: Path, mention: str = "", tail: int | None = None) -> list[Row]:
+    """The rows of a metrics.jsonl, which may be growing, without lines that were torn."""
+    return parse_rows(read_lines(path, mention, tail))
+
+
+def read_lines(path: Path, mention: str = "", tail: int | None = None) -> list[str]:
+    """The lines of a metrics.jsonl, or of its last `tail` bytes, that say `mention`.
+
+    None where there is no file that can be read.
+    """
     if not path.is_file():
         return []
-    return parse_rows(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True))
+    try:
+        with path.open("rb") as file:
+            start = 0 if tail is None else max(0, file.seek(0, os.SEEK_END) - tail)
+            file.seek(start)
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    lines = text.splitlines(keepends=True)[bool(start) :]  # the first is cut off there
+    return [line for line in lines if mention in line]
 
 
 def parse_rows(lines: Sequence[str]) -> list[Row]:

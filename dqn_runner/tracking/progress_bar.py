@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
@@ -71,12 +70,7 @@ class ProgressDisplay:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live:
             self._live.stop()
 

@@ -5,9 +5,7 @@ Directories tell the same wherever the runs are: in this process, in others, on 
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import sys
 import threading
 import time
@@ -15,13 +13,13 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from dqn_runner.run_directory import RunDirectory
+from dqn_runner.run_directory import RunDirectory, read_yaml
+from dqn_runner.tracking.metrics_file import EVALUATION, read_metrics
 from dqn_runner.types import Row
 
 logger = logging.getLogger(__name__)
@@ -154,24 +152,16 @@ class _Run:
         if not rows:
             return 0.0
         if self._budgets is None:
-            config = yaml.load(self.directory.config.read_bytes(), yaml.CSafeLoader)
+            config = read_yaml(self.directory.config)
             budgets = {"env_steps": "total_timesteps", "episodes": "total_episodes"}
             self._budgets = {row: config[key] for row, key in budgets.items() if config[key]}
         return min(1.0, max(rows[-1][key] / budget for key, budget in self._budgets.items()))
 
     def evaluation(self) -> float | None:
         """The mean return of its last evaluation, if that is not long ago."""
-        name = "eval/episode_return_mean"
-        return next((row[name] for row in reversed(self._rows()) if name in row), None)
+        rows = reversed(self._rows())
+        return next((row[EVALUATION] for row in rows if EVALUATION in row), None)
 
     def _rows(self) -> list[Row]:
         """The last rows of its metrics."""
-        try:
-            with self.directory.metrics.open("rb") as file:
-                start = max(0, file.seek(0, os.SEEK_END) - TAIL)
-                file.seek(start)
-                lines = file.read().split(b"\n")
-        except OSError:
-            return []
-        # The first may be cut off, the last is what follows the last newline.
-        return [json.loads(line) for line in lines[bool(start) : -1]]
+        return read_metrics(self.directory.metrics, tail=TAIL)
