@@ -181,7 +181,9 @@ def check(jobs: Sequence[Job]) -> list[Config]:
     checked: set[str] = set()
     configs = [config.parse(job.config) for job in jobs]
     for parsed in configs:
-        what_is_built = parsed.model_dump_json(include={"env", "device", "network", "epsilon"})
+        what_is_built = parsed.model_dump_json(
+            include={"env", "device", "network", "epsilon", "buffer"}
+        )
         if what_is_built not in checked:
             build.check(parsed)
             checked.add(what_is_built)

@@ -130,6 +130,13 @@ def test_a_buffer_larger_than_memory_is_refused_with_its_bytes(command):
     assert not Path("outputs").exists()
 
 
+def test_a_buffer_larger_than_memory_is_refused_before_a_sweep_begins(command, quick):
+    outcome = command("-m", *quick, "buffer.capacity=1000,1000000000000", "hydra.sweep.dir=sweep")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("dqn-train: error: buffer.capacity=1000000000000: takes 48.0 TB")
+    assert not Path("sweep").exists()
+
+
 def test_one_failing_job_leaves_the_others_of_a_sweep_alone(command, quick):
     outcome = command(
         "-m", *quick, "agent.optimizer.name=sgd", "agent.max_grad_norm=null", "agent.loss=mse",
