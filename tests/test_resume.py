@@ -40,6 +40,12 @@ KINDS = {
         "agent.td_target=sarsa", "agent.double=false", "agent.n_step=1", "phase.episodes=3",
         "phase.epochs=2", "learning_starts=0",
     ],
+    "mountaincar": ["env=mountaincar", "num_envs=4", "target_update=hard"],
+    "hands_on_rl": ["experiment=hands_on_rl"],
+    "joyrl": ["experiment=joyrl"],
+    "pytorch_tutorial": ["experiment=pytorch_tutorial"],
+    "lunarlander_sarsa": ["experiment=lunarlander_sarsa", "learning_starts=0", "phase.episodes=2"],
+    "swanlab_cartpole": ["experiment=swanlab_cartpole", "eval.interval=2"],
     "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],
 }  # fmt: skip
 COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
@@ -235,23 +241,23 @@ def kill_at_operation(patch, number: int) -> list[str]:
     return done
 
 
-def test_a_kill_at_any_operation_of_a_checkpoint(start, monkeypatch, tmp_path):
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 5])
+def test_a_kill_at_any_operation_of_a_checkpoint(start, monkeypatch, tmp_path, every):
     reference = start("reference", "total_timesteps=200", "buffer.capacity=64")
     with monkeypatch.context() as patch:
         done = kill_at_operation(patch, 10**9)
         start("counted", "total_timesteps=200", "buffer.capacity=64")
     assert set(done) == set(OPERATIONS)
-    # From the third checkpoint on they are all alike; every fifth is tried.
-    for number in range(1, len(done) + 1, 5):
+    for number in range(1, len(done) + 1, every):
         name = f"killed at {number}"
         with monkeypatch.context() as patch:
             kill_at_operation(patch, number)
             with pytest.raises(Killed):
                 start(name, "total_timesteps=200", "buffer.capacity=64")
-        if (tmp_path / name / "config.yaml").exists():
-            go_on(tmp_path / name)
-        else:  # killed before it began
+        if not (tmp_path / name / "config.yaml").exists():  # killed before it began
             start(name, "total_timesteps=200", "buffer.capacity=64")
+        elif not (tmp_path / name / "result.json").exists():  # else killed when all was done
+            go_on(tmp_path / name)
         assert_same_runs(tmp_path / name, reference)
 
 
@@ -414,7 +420,7 @@ def settings_of(kind: str, quick: tuple[str, ...]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_kill_minus_nine_at_random_moments(tmp_path, quick, kind):
-    """Up to six kills each of nine kinds of runs."""
+    """Up to six kills of each kind of run."""
     survive_kills(tmp_path, settings_of(kind, quick), random.Random(kind), kills=6)
 
 

@@ -44,7 +44,30 @@ SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=2000 State=UNKNOWN
-PartitionName=debug Nodes={host} Default=YES State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=debug Nodes={host} Default=YES State=UP PriorityTier=1 GraceTime=20
+PartitionName=graceless Nodes={host} State=UP PriorityTier=1
+PartitionName=urgent Nodes={host} State=UP PriorityTier=2
+"""
+SLOW_ENV = """
+import time
+
+import gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Slow(CartPoleEnv):
+    def __init__(self, seconds=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.seconds = seconds
+
+    def step(self, action):
+        time.sleep(self.seconds)
+        return super().step(action)
+
+
+gym.register("Slow-v0", Slow, max_episode_steps=500)
 """
 
 
@@ -131,20 +154,61 @@ def test_jobs_run_on_the_cluster_into_the_same_folders(slurm, process, quick, tm
 
 
 @pytest.mark.slow
-def test_a_job_that_is_warned_saves_and_is_queued_again(slurm, process, quick, tmp_path):
+@pytest.mark.parametrize("why", ["warned", "preempted", "at once", "out of time"])
+def test_a_job_that_must_go_is_queued_again_and_goes_on(slurm, process, quick, tmp_path, why):
+    """It saves a checkpoint, its only one, and the run is what it would have been undisturbed."""
+    steps = 9000 if why == "out of time" else 3000
+    run = tmp_path / "sweep" / "seed=1"
+    arguments = ["-m", *quick, f"total_timesteps={steps}", "checkpoint.interval=null"]
+    arguments += ["eval.interval=null", "seed=range(1,2)", "env.id=slow_env:Slow-v0"]
+    limits = {
+        "at once": ["hydra.launcher.partition=graceless"],
+        "out of time": ["hydra.launcher.time=1", "hydra.launcher.warning=40"],
+    }.get(why, [])
+    (tmp_path / "slow_env.py").write_text(SLOW_ENV)
+    there = ["hydra/launcher=slurm", *limits, "+env.kwargs.seconds=0.003", "hydra.sweep.dir=sweep"]
+    with process(*arguments, *there) as child:
+        _wait_for(lambda: _first_row(run), child)
+        job = _squeue("%A")[0]
+        if why == "warned":
+            subprocess.run(["scancel", "--signal=USR2", job], check=True)
+        elif why in ("preempted", "at once"):
+            urgent = ["sbatch", "--partition=urgent", "--ntasks=2", "--wrap=sleep 1"]
+            subprocess.run(urgent, check=True, cwd=tmp_path)
+        _wait_for(lambda: _restarts(job) >= 1, child, 100)
+        _wait_for((run / "checkpoints" / "last.pt").exists, child)
+        first_row = _first_row(run)
+        _, err = child.communicate(timeout=200)
+    assert (child.returncode, err) == (0, "")
+    assert _first_row(run) == first_row
+    with process(*arguments, "+env.kwargs.seconds=0", "hydra.sweep.dir=here") as child:
+        child.communicate(timeout=200)
+    undisturbed = tmp_path / "here" / "seed=1"
+    assert _rows(run) == _rows(undisturbed)
+
+
+def _first_row(run: Path) -> str:
+    """With the time it took, which no other run repeats."""
+    path = run / "metrics.jsonl"
+    return path.read_text().partition("\n")[0] if path.exists() else ""
+
+
+def _rows(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+@pytest.mark.slow
+def test_to_stop_cancels_what_is_left(slurm, process, quick, tmp_path):
     run = tmp_path / "sweep" / "seed=1"
     arguments = ["-m", "hydra/launcher=slurm", *quick, "total_timesteps=100_000_000"]
     with process(*arguments, "seed=range(1,2)", "hydra.sweep.dir=sweep") as child:
         _wait_for((run / "metrics.jsonl").exists, child)
-        job = _squeue("%A")[0]
-        subprocess.run(["scancel", "--signal=USR2", job], check=True)
-        _wait_for(lambda: _restarts(job) >= 1, child)
-        assert (run / "checkpoints" / "last.pt").exists()
-        _wait_for(lambda: "RUNNING" in _squeue("%T"), child)
         child.terminate()
         child.communicate(timeout=100)
     assert child.returncode == 143
     assert _squeue("%T") == []
+    assert (run / "checkpoints" / "last.pt").exists()
     assert not (run / "result.json").exists()
 
 

@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dqn_runner.errors import ConfigError
 
-# The class, and the package that it needs, which is installed by the extra of the same name.
+# The class, and the packages that it needs, which the extra of the same name installs.
 OURS = {
     "joblib": ("dqn_runner.launchers.joblib:JoblibLauncher", "joblib"),
     "slurm": ("dqn_runner.launchers.slurm:SlurmLauncher", "submitit"),
+    "ray": ("dqn_runner.launchers.ray:RayLauncher", "ray", "grpc"),
 }
 
 
@@ -30,7 +31,8 @@ class Launcher(Protocol):
 
 def check(name: str) -> None:
     """Raises ConfigError where the launcher `name` needs something that is not installed."""
-    if name in OURS and importlib.util.find_spec(OURS[name][1]) is None:
+    _, *packages = OURS.get(name, ("",))
+    if not all(importlib.util.find_spec(package) for package in packages):
         raise ConfigError(f"hydra/launcher={name}: needs pip install 'dqn_runner[{name}]'")
 
 

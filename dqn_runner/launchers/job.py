@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from hydra.core.singleton import Singleton
@@ -13,7 +14,11 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dqn_runner.config_loader import JOB_FOLDER
+from dqn_runner.errors import Stopped
+from dqn_runner.run_directory import End, RunDirectory
 from dqn_runner.stop_signals import caught
+
+KILLED = "its process was killed; was there enough memory?"
 
 
 class Shared(NamedTuple):
@@ -29,6 +34,12 @@ class Shared(NamedTuple):
         (folder,) = [line.split("=", 1)[1] for line in overrides if line.startswith(JOB_FOLDER)]
         name = folder.strip("'").replace("\\'", "'").replace("\\\\", "\\")
         return Path(self.config.hydra.sweep.dir) / name
+
+    def record_failure(self, overrides: Sequence[str], reason: str) -> None:
+        """Say in the job's run directory why it failed, where it could not do so itself."""
+        run_dir = RunDirectory(self.path(overrides))
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        run_dir.end(End("failed", reason))
 
 
 def share(context: HydraContext, config: DictConfig, task: Callable[..., Any]) -> Shared:
@@ -58,6 +69,11 @@ def execute(shared: Shared, number: int, overrides: Sequence[str]) -> Any:
         job_subdir_key="hydra.sweep.subdir",
     )
     return done.return_value
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """A signal's handler before a run begins and after it ended, when it has none of its own."""
+    raise Stopped(number)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from types import FrameType
 from typing import Any
 
 import joblib
@@ -19,8 +18,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from dqn_runner.errors import ConfigError, Stopped
-from dqn_runner.launchers.job import Shared, execute, received_signals
-from dqn_runner.run_directory import End, RunDirectory
+from dqn_runner.launchers.job import KILLED, Shared, execute, received_signals, stop
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -71,12 +69,10 @@ class JoblibLauncher:
             future.result()
         except BrokenProcessPool:
             worker.close()
-            reason = "its process was killed; was there enough memory?"
-            RunDirectory(self._shared.path(overrides)).end(End("failed", reason))
+            self._shared.record_failure(overrides, KILLED)
             return _Worker()
         except Exception as error:  # of Hydra, before or after the run
-            reason = f"{type(error).__name__}: {error}"
-            RunDirectory(self._shared.path(overrides)).end(End("failed", reason))
+            self._shared.record_failure(overrides, f"{type(error).__name__}: {error}")
         return worker
 
 
@@ -117,9 +113,4 @@ def _work(shared: Shared, number: int, overrides: Sequence[str]) -> None:
 def _set_up() -> None:
     # Ctrl-C reaches all processes of a terminal's group; the launcher alone decides what it means.
     os.setpgrp()
-    signal.signal(signal.SIGTERM, _stop)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Before a run begins and after it has ended, when it does not look after signals itself."""
-    raise Stopped(number)
+    signal.signal(signal.SIGTERM, stop)

@@ -22,8 +22,8 @@ import submitit
 from pydantic import Field, ValidationError
 
 from dqn_runner.errors import ConfigError, Stopped
-from dqn_runner.launchers.job import Shared, execute, received_signals
-from dqn_runner.run_directory import End, RunDirectory
+from dqn_runner.launchers.job import Shared, execute, received_signals, stop
+from dqn_runner.run_directory import RunDirectory
 from dqn_runner.types import PositiveInt, Spec, first_problem
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -123,12 +123,12 @@ class SlurmLauncher:
             run_dir = RunDirectory(self._shared.path(job_overrides[i]))
             has_left = queued is not None and jobs[i].job_id not in queued
             absent[i] = absent[i] + 1 if has_left else 0
-            if jobs[i].paths.result_pickle.exists() or absent[i] >= LOOKS_WITHOUT_TRACE:
+            if run_dir.result.exists() or run_dir.ended.exists():
                 del absent[i]
-                if not run_dir.result.exists() and run_dir.read_end() is None:
-                    run_dir.path.mkdir(parents=True, exist_ok=True)
-                    reason = f"its Slurm job {jobs[i].job_id} ended; see {jobs[i].paths.stderr}"
-                    run_dir.end(End("failed", reason))
+            elif absent[i] >= LOOKS_WITHOUT_TRACE:
+                del absent[i]
+                reason = f"its Slurm job {jobs[i].job_id} ended; see {jobs[i].paths.stderr}"
+                self._shared.record_failure(job_overrides[i], reason)
 
     @staticmethod
     def _cancel(jobs: Sequence[submitit.Job[None]], left: dict[int, int]) -> None:
@@ -150,6 +150,16 @@ def _queued(jobs: Sequence[submitit.Job[None]]) -> set[str] | None:
     return set(answer.stdout.split())
 
 
+def _is_preempted() -> bool:
+    """Whether this job has some time left until Slurm takes its place from it.
+
+    Slurm queues a preempted job again when that time is over, unless it has ended by itself.
+    """
+    command = ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return "JobState=RUNNING" in shown and "PreemptTime=None" not in shown
+
+
 class SlurmJob:
     """What a node runs; it can be started again with the same arguments."""
 
@@ -163,18 +173,15 @@ class SlurmJob:
             warned.append(number)
             os.kill(os.getpid(), signal.SIGTERM)
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            raise Stopped(number)
-
         signal.signal(signal.SIGTERM, stop)  # before the run looks after it itself
         signal.signal(warning, warn)
         try:
             execute(shared, number, overrides)
         except Stopped:
-            # Slurm itself queues a preempted job again; one that was cancelled is to end.
-            if warned:
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which queueing it again brings
-                queue_again(warned[0], None)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which queueing it again brings, too
+            # One that was cancelled is to end.
+            if warned or _is_preempted():
+                queue_again(warning, None)
 
     def checkpoint(self, *arguments: Any) -> submitit.helpers.DelayedSubmission:
         """What to submit when the job is queued again."""

@@ -1,0 +1,173 @@
+"""Jobs as tasks of Ray, on a cluster that is running or on a Ray of its own on this machine.
+
+A job whose process or node is lost is started again, elsewhere if need be, and goes on from its
+last checkpoint. Run directories must be on storage that all nodes share.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import grpc
+import ray
+from pydantic import Field, ValidationError
+from rich.console import Console
+
+from dqn_runner.errors import ConfigError, Stopped
+from dqn_runner.launchers.job import KILLED, Shared, execute, received_signals, stop
+from dqn_runner.types import PositiveFloat, PositiveInt, Spec, first_problem
+
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_CONNECT = 5.0
+# Jobs get their settings by it and return nothing; Ray would take a third of the memory.
+OBJECT_STORE_BYTES = 2**27
+TOKEN_HINT = "; where it wants a token, set RAY_AUTH_MODE=token"
+
+
+class RaySpec(Spec):
+    """The settings of conf/hydra/launcher/ray.yaml."""
+
+    address: str | None
+    cpus: PositiveFloat
+    gpus: Annotated[float, Field(ge=0)]
+    memory_gb: PositiveInt | None
+    retries: Annotated[int, Field(ge=0)]
+    options: dict[str, Any]
+
+
+class RayLauncher:
+    """Gives all jobs to Ray, which starts as many at once as it has room for.
+
+    Ctrl-C and SIGTERM let those that run save their checkpoints, and raise Stopped.
+    """
+
+    def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
+        """Connect, for as long as this process lives; raises ConfigError where that fails."""
+        try:
+            self._spec = RaySpec.model_validate(settings)
+        except ValidationError as error:
+            raise ConfigError(f"hydra.launcher.{first_problem(error)}") from error
+        self._shared = shared
+        self._task = _task(self._spec)
+        with Console(stderr=True).status("connecting to Ray"):
+            _connect(self._spec.address)
+        self._check_room()
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
+        """Run a job for each list of overrides; returns when all have ended."""
+        shared = ray.put(self._shared)
+        jobs = {
+            self._task.remote(shared, number, overrides, os.getcwd()): overrides
+            for number, overrides in enumerate(job_overrides, initial_job_idx)
+        }
+        cancelled = 0
+        with received_signals() as received:
+            while jobs:
+                ended, _ = ray.wait(list(jobs), timeout=SECONDS_BETWEEN_LOOKS)
+                for job in ended:
+                    self._after(job, jobs.pop(job))
+                for _ in received[cancelled:]:  # a second one does not wait
+                    for job in jobs:
+                        ray.cancel(job)
+                cancelled = len(received)
+        if received:
+            raise Stopped(received[0])
+
+    def _check_room(self) -> None:
+        """Raises ConfigError for jobs that would wait forever; a cluster may yet grow for them."""
+        spec = self._spec
+        rooms = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(r.get("CPU", 0) >= spec.cpus and r.get("GPU", 0) >= spec.gpus for r in rooms):
+            return
+        asked = f"cpus={spec.cpus:g} gpus={spec.gpus:g}"
+        problem = f"hydra.launcher: a job asks for {asked}, which no node has"
+        if spec.address is None:
+            raise ConfigError(problem)
+        print(f"dqn-train: warning: {problem}; jobs wait for one that has", file=sys.stderr)
+
+    def _after(self, job: Any, overrides: Sequence[str]) -> None:
+        """Record how a job ended that cannot do so itself."""
+        try:
+            ray.get(job)
+        except ray.exceptions.TaskCancelledError:
+            pass
+        except ray.exceptions.WorkerCrashedError:
+            self._shared.record_failure(overrides, KILLED)
+        except ray.exceptions.RayError as error:  # of Ray or of Hydra, outside of the run
+            cause = getattr(error, "cause", None) or error
+            self._shared.record_failure(overrides, f"{type(cause).__name__}: {_in_a_line(cause)}")
+
+
+def _task(spec: RaySpec) -> Any:
+    given = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_retries": spec.retries}
+    if spec.memory_gb is not None:
+        given["memory"] = spec.memory_gb * 2**30
+    try:
+        return ray.remote(_work).options(
+            **{**given, "name": "dqn-train", "retry_exceptions": [_EvictedError], **spec.options}
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"hydra.launcher.options: {_in_a_line(error)}") from error
+
+
+def _connect(address: str | None) -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    silent = {"log_to_driver": False, "configure_logging": False}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        if address is None:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **silent,
+            )
+        else:
+            _check_answer(address)
+            ray.init(address=address, **silent)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        hint = "" if address is None or "RAY_AUTH_MODE" in os.environ else TOKEN_HINT
+        raise ConfigError(f"hydra.launcher.address={address}: {_in_a_line(error)}{hint}") from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # Ray sets its own
+
+
+def _check_answer(address: str) -> None:
+    """Raises ConnectionError where no Ray answers; Ray itself would try for minutes."""
+    place = urlsplit(address if "//" in address else f"//{address}").netloc
+    if ":" not in place or os.environ.get("RAY_USE_TLS") == "1":
+        return
+    with grpc.insecure_channel(place, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(SECONDS_TO_CONNECT)
+        except grpc.FutureTimeoutError as error:
+            raise ConnectionError(f"no Ray answers there in {SECONDS_TO_CONNECT:g} s") from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+class _EvictedError(Exception):
+    """The node asks the job to end, while nobody has cancelled it: Ray is to start it elsewhere."""
+
+
+def _work(shared: Shared, number: int, overrides: Sequence[str], directory: str) -> None:
+    """What a node runs; it can be started again with the same arguments."""
+    os.chdir(directory)
+    handlers = {sig: signal.signal(sig, stop) for sig in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        execute(shared, number, overrides)
+    except Stopped as stopped:
+        if stopped.signal_number != signal.SIGINT:  # as which cancelling comes
+            raise _EvictedError from None
+    finally:
+        for sig, handler in handlers.items():
+            signal.signal(sig, handler)

@@ -1,0 +1,265 @@
+"""hydra/launcher=ray: on a Ray of its own, and on a cluster of two nodes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+
+ray = pytest.importorskip("ray", reason="needs dqn_runner[ray]")
+
+# Where a job runs, and in which process; slow, so that there is time to see it.
+OBSERVED_ENV = """
+import os
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import ray
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Observed(CartPoleEnv):
+    def __init__(self, seconds=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.seconds = seconds
+        if ray.is_initialized():  # and not where settings are checked
+            node = ray.get_runtime_context().get_node_id()
+            with Path("seen.txt").open("a") as file:
+                file.write(f"{node} {os.getpid()}\\n")
+
+    def step(self, action):
+        time.sleep(self.seconds)
+        if Path("deadly.txt").exists():
+            os.kill(os.getpid(), 9)
+        return super().step(action)
+
+
+gym.register("Observed-v0", Observed, max_episode_steps=500)
+"""
+LONG = ("total_timesteps=100_000_000", "checkpoint.interval=100")
+
+
+class Cluster(NamedTuple):
+    """Two nodes with one CPU each."""
+
+    address: str
+    client_address: str
+    second: psutil.Popen
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _ray(*arguments: str) -> psutil.Popen:
+    common = ["--block", "--num-cpus=1", "--min-worker-port=0", "--max-worker-port=0"]
+    return psutil.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, *common],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def _end(process: psutil.Popen) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in [*process.children(recursive=True), process]:
+            child.kill()
+    process.wait(20)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A running Ray that dqn-train has no part in."""
+    for name, value in {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    host, port, client_port = ray.util.get_node_ip_address(), _free_port(), _free_port()
+    address = f"{host}:{port}"
+    first = _ray(
+        "--head", f"--port={port}", f"--ray-client-server-port={client_port}",
+        "--include-dashboard=false",
+    )  # fmt: skip
+    second = None
+    try:
+        _wait_for(lambda: _nodes(address) == 1)
+        second = _ray(f"--address={address}")
+        _wait_for(lambda: _nodes(address) == 2)
+        yield Cluster(address, f"ray://{host}:{client_port}", second)
+    finally:
+        for process in (second, first):
+            if process is not None:
+                _end(process)
+
+
+def _nodes(address: str) -> int:
+    """How many nodes the cluster has."""
+    code = "import sys, ray; ray.init(sys.argv[1]); print(sum(n['Alive'] for n in ray.nodes()))"
+    host, _, port = address.partition(":")
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+    except OSError:
+        return 0
+    command = [sys.executable, "-c", code, address]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return int(answer.stdout or 0)
+
+
+@pytest.fixture
+def observed(tmp_path: Path, quick: tuple[str, ...]) -> tuple[str, ...]:
+    """Overrides for an environment of the user's own, which writes down where it is."""
+    (tmp_path / "observed_env.py").write_text(OBSERVED_ENV)
+    return ("-m", "hydra/launcher=ray", *quick, "env.id=observed_env:Observed-v0")
+
+
+def _seen(folder: Path) -> list[list[str]]:
+    path = folder / "seen.txt"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["address", "client_address"])
+def test_jobs_run_on_all_nodes_into_the_same_folders(cluster, process, observed, tmp_path, field):
+    at = f"hydra.launcher.address={getattr(cluster, field)}"
+    arguments = [*observed, at, "+env.kwargs.seconds=0.02", "seed=0,1", "hydra.sweep.dir=sweep"]
+    with process(*arguments) as child:
+        out, err = child.communicate(timeout=200)
+    assert (child.returncode, err) == (0, "")
+    nodes = Counter(node for node, _ in _seen(tmp_path))
+    assert len(nodes) == 2
+    for seed in range(2):
+        folder = tmp_path / "sweep" / f"seed={seed}"
+        assert json.loads((folder / "result.json").read_text())["env_steps"] == 300
+        assert f"seed={seed} " in out
+    # What has finished is not run again.
+    with process(*arguments) as child:
+        child.communicate(timeout=100)
+    assert child.returncode == 0
+    assert Counter(node for node, _ in _seen(tmp_path)) == nodes
+
+
+@pytest.mark.slow
+def test_a_lost_worker_or_node_costs_no_result(cluster, process, observed, tmp_path):
+    """A worker told to go, one killed, a node gone: the runs are what they would have been."""
+    arguments = [*observed, "total_timesteps=800", "checkpoint.interval=50", "eval.interval=null"]
+    at = f"hydra.launcher.address={cluster.address}"
+    slowly = [*arguments, at, "+env.kwargs.seconds=0.02", "seed=3,4", "hydra.sweep.dir=sweep"]
+    with process(*slowly) as child:
+        runs = [tmp_path / "sweep" / f"seed={seed}" for seed in (3, 4)]
+        _wait_for(lambda: all((r / "checkpoints" / "last.pt").exists() for r in runs), child)
+        victim, started = int(_seen(tmp_path)[0][1]), len(_seen(tmp_path))
+        os.kill(victim, signal.SIGTERM)  # it saves, and may be the one to go on
+        _wait_for(lambda: len(_seen(tmp_path)) > started, child)
+        for pid in {pid for _, pid in _seen(tmp_path)[started:]}:
+            os.kill(int(pid), signal.SIGKILL)
+        started = len(_seen(tmp_path))
+        _wait_for(lambda: len(_seen(tmp_path)) > started, child)
+        _end(cluster.second)
+        first_rows = [(r / "metrics.jsonl").read_text().splitlines()[0] for r in runs]
+        _, err = child.communicate(timeout=200)
+    assert (child.returncode, err) == (0, "")
+    assert len({pid for _, pid in _seen(tmp_path)}) >= 3
+    # They have gone on and not begun again: the times in them are still the same.
+    assert first_rows == [(r / "metrics.jsonl").read_text().splitlines()[0] for r in runs]
+    here = ["hydra/launcher=basic", "+env.kwargs.seconds=0", "seed=3,4", "hydra.sweep.dir=here"]
+    with process(*arguments, *here) as child:
+        child.communicate(timeout=200)
+    for run in runs:
+        undisturbed = tmp_path / "here" / run.name
+        assert _rows(run) == _rows(undisturbed)
+        assert _final(run) == _final(undisturbed)
+
+
+def _rows(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def _final(run: Path) -> object:
+    return json.loads((run / "result.json").read_text())["final"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_lets_runs_save_and_cancels_the_rest(cluster, process, observed, tmp_path):
+    arguments = [*observed, *LONG, "seed=range(0,5)", "hydra.sweep.dir=sweep"]
+    with process(*arguments, f"hydra.launcher.address={cluster.address}") as child:
+        _wait_for(lambda: len(list(tmp_path.glob("sweep/*/metrics.jsonl"))) == 2, child)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=100)
+    assert (child.returncode, err) == (130, "")
+    assert out.count("not finished") == 2
+    assert len(list(tmp_path.glob("sweep/*/checkpoints/last.pt"))) == 2
+    assert list(tmp_path.glob("sweep/*/ended.json")) == []
+
+
+@pytest.mark.slow
+def test_a_ray_of_its_own_is_gone_afterwards(process, observed, tmp_path):
+    """A job whose process is killed each time is named, and the others run."""
+    (tmp_path / "deadly.txt").touch()
+    arguments = [*observed, "hydra.launcher.retries=1", "hydra.sweep.dir=sweep"]
+    with process(*arguments, "seed=range(0,1)") as child:
+        _, err = child.communicate(timeout=200)
+    assert child.returncode == 1
+    assert err == (
+        "dqn-train: error: sweep/seed=0: its process was killed; was there enough memory?\n"
+    )
+    assert len({pid for _, pid in _seen(tmp_path)}) == 2
+    (tmp_path / "deadly.txt").unlink()
+    with process(*arguments, "seed=0,1") as child:
+        _, err = child.communicate(timeout=200)
+    assert (child.returncode, err) == (0, "")
+    assert len(list(tmp_path.glob("sweep/*/result.json"))) == 2
+    _wait_for(lambda: not any(psutil.pid_exists(int(pid)) for _, pid in _seen(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("address=127.0.0.1:1", "address=127.0.0.1:1: no Ray answers there in 5 s"),
+        ("address=ray://127.0.0.1:1", "address=ray://127.0.0.1:1: no Ray answers there in 5 s"),
+        ("address=nonsense", "address=nonsense: Invalid address format: nonsense"),
+        ("cpus=0", "cpus=0: Input should be greater than 0"),
+        ("gpus=-1", "gpus=-1: Input should be greater than or equal to 0"),
+        ("options.nosuch=1", "options: Invalid option keyword nosuch"),
+    ],
+)
+def test_bad_settings_are_told_before_anything_is_made(command, quick, monkeypatch, setting, line):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    outcome = command("-m", "hydra/launcher=ray", *quick, f"++hydra.launcher.{setting}", "seed=0,1")
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"dqn-train: error: hydra.launcher.{line}")
+    assert len(outcome.err.splitlines()) == 1
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_job_that_no_node_has_room_for_is_told(process, quick, tmp_path):
+    arguments = ["-m", "hydra/launcher=ray", *quick, "hydra.launcher.gpus=99", "seed=0,1"]
+    with process(*arguments) as child:
+        _, err = child.communicate(timeout=100)
+    assert child.returncode == 2
+    assert err == (
+        "dqn-train: error: hydra.launcher: a job asks for cpus=1 gpus=99, which no node has\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def _wait_for(condition: Callable[[], object], child: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert child is None or child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
