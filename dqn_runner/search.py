@@ -57,9 +57,9 @@ class Candidate:
     """A trial of Optuna's with its jobs, one for each seed."""
 
     trial: Trial
-    jobs: list[Job]  # none where the value is known or the settings do not go together
+    jobs: list[Job]  # none where another trial has the same or the settings do not go together
     reported: set[int] = field(default_factory=set)
-    known_value: float | None = None
+    same_as: int | None = None  # the number of an earlier trial, which ends before this one
 
 
 class Search:
@@ -136,31 +136,33 @@ class Search:
     def _interrupted(self, study: optuna.Study) -> list[Candidate]:
         """The trials that an earlier call left unfinished."""
         return [
-            Candidate(
-                Trial(study, trial._trial_id),
-                self._jobs(trial.params, trial.number),
-                set(trial.intermediate_values),
-            )
+            self._candidate(study, Trial(study, trial._trial_id), set(trial.intermediate_values))
             for trial in study.get_trials(states=(TrialState.RUNNING,))
         ]
+
+    def _candidate(self, study: optuna.Study, trial: Trial, reported: set[int]) -> Candidate:
+        """The trial with its jobs; none where they would make the same runs as those of another."""
+        same = [
+            other.number
+            for other in study.get_trials(states=(TrialState.COMPLETE, TrialState.RUNNING))
+            if other.number < trial.number and other.params == trial.params
+        ]
+        if same:
+            return Candidate(trial, [], reported, same_as=same[0])
+        return Candidate(trial, self._jobs(trial.params, trial.number), reported)
 
     def _ask(self, study: optuna.Study) -> list[Candidate]:
         """The next trials; none where there are enough."""
         left = self.spec.n_trials - len(study.trials)
         candidates: list[Candidate] = []
         for _ in range(min(left, self.spec.trials_at_a_time)):
-            trial = study.ask(self.space)
-            candidate = Candidate(trial, self._jobs(trial.params, trial.number))
+            candidate = self._candidate(study, study.ask(self.space), set())
             candidates.append(candidate)
-            done = study.get_trials(states=(TrialState.COMPLETE,))
-            same = [t.value for t in done if t.params == trial.params]
-            if same:  # the same settings and seeds make the same runs
-                candidate.jobs, candidate.known_value = [], same[0]
-                continue
             try:
                 self._check(candidate.jobs)
             except ConfigError as error:  # of values that do not go together
-                print(f"dqn-train: error: trial={trial.number}: {error}", file=sys.stderr)
+                number = candidate.trial.number
+                print(f"dqn-train: error: trial={number}: {error}", file=sys.stderr)
                 candidate.jobs.clear()
         return candidates
 
@@ -168,11 +170,10 @@ class Search:
         """Tell Optuna of evaluations; let trials end in which it sees no hope."""
         enough = min(self.spec.prune_after_seeds or len(self._seeds), len(self._seeds))
         for candidate in candidates:
-            unit = (
-                "episodes" if candidate.jobs[0].config["eval"]["unit"] == "episode" else "env_steps"
-            )
             values: dict[int, list[float]] = {}
             for job in candidate.jobs:
+                in_episodes = job.config["eval"]["unit"] == "episode"
+                unit = "episodes" if in_episodes else "env_steps"
                 for row in read_metrics(RunDirectory(job.path).metrics, EVALUATION):
                     values.setdefault(int(row[unit]), []).append(row[EVALUATION])
             for at in sorted(values):
@@ -185,9 +186,12 @@ class Search:
     def _tell(self, study: optuna.Study, candidate: Candidate) -> TrialState:
         """Tell Optuna how the trial ended; returns that."""
         number = candidate.trial.number
-        if candidate.known_value is not None:
-            study.tell(number, candidate.known_value)
-            return TrialState.COMPLETE
+        if candidate.same_as is not None:
+            same = study.trials[candidate.same_as]
+            study.tell(
+                number, same.value if same.state == TrialState.COMPLETE else None, same.state
+            )
+            return same.state
         results = [RunDirectory(job.path).read_result() for job in candidate.jobs]
         if results and all(results):
             scores = [r[self.spec.objective]["mean"] for r in results if r]

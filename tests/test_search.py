@@ -104,16 +104,27 @@ def test_the_same_command_again_goes_on(command, searching):
     assert finished() == after
 
 
-def test_the_same_settings_are_not_run_twice(command, searching):
+@pytest.mark.parametrize("at_a_time", [1, 3])
+def test_the_same_settings_are_not_run_twice(command, searching, at_a_time):
     kept = [o for o in searching if o not in SPACE]
     arguments = [*kept, SPACE[0], "agent.lr=1e-3,1e-2", "batch_size=16", "seed=0"]
-    outcome = command(*arguments, "hydra.sweeper.n_trials=5")
-    assert outcome.code == 0, outcome.err
+    together = f"hydra.sweeper.trials_at_a_time={at_a_time}"
+    outcome = command(*arguments, "hydra.sweeper.n_trials=5", together)
+    assert (outcome.code, outcome.err) == (0, "")
     trials = study().trials
     assert len(trials) == 5
     assert len(finished()) == len({trial.params["agent.lr"] for trial in trials}) <= 2
     values = {(trial.params["agent.lr"], trial.value) for trial in trials}
     assert len(values) == len(finished())
+    # Nor when an interrupted call goes on with two that have the same.
+    first, same = (study_with_trials := study()).trials[0], 5
+    study_with_trials.enqueue_trial(first.params)
+    study_with_trials.ask({key: first.distributions[key] for key in first.params})
+    before = finished()
+    outcome = command(*arguments, "hydra.sweeper.n_trials=6", together)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert finished() == before
+    assert study().trials[same].value == first.value
 
 
 def test_a_hopeless_trial_is_pruned_cleanly(command, searching):
