@@ -6,11 +6,9 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 import yaml
@@ -286,7 +284,7 @@ def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
-def test_many_jobs_in_one_process_cost_little_and_leave_nothing(command, quick, monkeypatch):
+def test_a_thousand_jobs_in_one_process_cost_little_and_leave_nothing(command, quick, monkeypatch):
     """Composing, SwanLab and torch's set-up included; figures and closing evaluation aside."""
     from dqn_runner import train
     from dqn_runner.tracking import SwanLabTracker
@@ -306,44 +304,11 @@ def test_many_jobs_in_one_process_cost_little_and_leave_nothing(command, quick, 
     tiny = ["total_timesteps=20", "learning_starts=10", "eval.interval=null"]
     started = time.process_time()
     outcome = command(
-        "-m", *quick, *tiny, "eval.final_episodes=1", "tracker.mode=offline", "seed=range(300)",
+        "-m", *quick, *tiny, "eval.final_episodes=1", "tracker.mode=offline", "seed=range(1000)",
         "hydra.sweep.dir=sweep",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    assert (time.process_time() - started) / 300 < 0.3
-    half = seen[150:]
+    assert (time.process_time() - started) / 1000 < 0.3
+    half = seen[500:]
     assert max(size for _, size, _ in half) - half[0][1] < 3e6
     assert len({files for *_, files in half}) == 1
-
-
-@pytest.mark.slow
-def test_a_thousand_tiny_jobs_cost_little_each_and_leak_nothing(tmp_path, quick):
-    """In one process, with SwanLab; figures and the closing evaluation aside."""
-    tiny = ["total_timesteps=20", "eval.num_episodes=1", "eval.final_episodes=1"]
-    code = "import dqn_runner.run as r, dqn_runner.train as t; r.draw_curve = lambda *_: None"
-    arguments = ["-m", *quick, *tiny, "tracker.mode=offline", "seed=range(0,1000)"]
-    with open(tmp_path / "output.txt", "w") as output:
-        child = psutil.Popen(
-            [sys.executable, "-c", f"{code}; t.main()", *arguments, "hydra.sweep.dir=sweep"],
-            cwd=tmp_path, stdout=output, stderr=output,
-        )  # fmt: skip
-    seen = {}
-    with child:
-        for number in (100, 900):
-            result = tmp_path / "sweep" / f"seed={number}" / "result.json"
-            while not result.exists():
-                assert child.poll() is None, (tmp_path / "output.txt").read_text()[-2000:]
-                time.sleep(0.1)
-            seen[number] = child.memory_info().rss, child.num_fds(), child.num_threads()
-        while len(_times(tmp_path / "sweep")) < 1000:
-            assert child.poll() is None, (tmp_path / "output.txt").read_text()[-2000:]
-            time.sleep(0.1)
-        cpu = child.cpu_times()
-        assert child.wait(60) == 0
-    wall = time.time() - child.create_time()
-    print(f"{(cpu.user + cpu.system) / 1000:.3f} s of CPU and {wall / 1000:.3f} s a job; {seen}")
-    # Of CPU, which other tests beside this one do not slow down by much.
-    assert (cpu.user + cpu.system) / 1000 < 0.3
-    assert seen[900][0] < 1.03 * seen[100][0]
-    assert seen[900][1] <= seen[100][1] + 2
-    assert seen[900][2] <= seen[100][2] + 2
