@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import shlex
 import signal
 import sys
 import traceback
@@ -88,14 +89,23 @@ def run_one(command: Command) -> int:
 
 
 def run_sweep(command: Command) -> int:
-    """Check all jobs, run those that are to do, and print what came of each."""
+    """Run the sweep by the sweeper that was chosen; where it is stopped, say how to go on."""
     from dqn_runner import launchers
+
+    launchers.check(command.launcher)
+    try:
+        return run_search(command) if command.sweeper == "optuna" else run_grid(command)
+    except Stopped:
+        directory = shlex.quote(str(command.directory))
+        print(f"stopped; the same command with hydra.sweep.dir={directory} goes on")
+        raise
+
+
+def run_grid(command: Command) -> int:
+    """Check all jobs, run those that are to do, and print what came of each."""
     from dqn_runner.analysis.table import print_results
     from dqn_runner.sweep import Sweep, check_folder, is_to_do
 
-    launchers.check(command.launcher)
-    if command.sweeper == "optuna":
-        return run_search(command)
     for job, config in zip(command.jobs, check(command.jobs), strict=True):
         check_folder(job, config)
     with Sweep(command, run_job) as sweep:

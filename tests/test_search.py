@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:builtin type")  # of Box2D
 optuna = pytest.importorskip("optuna", reason="needs dqn_runner[optuna]")
 
 from dqn_runner.composition import Command  # noqa: E402
+from dqn_runner.errors import Stopped  # noqa: E402
 from dqn_runner.run_directory import RunDirectory  # noqa: E402
 from dqn_runner.search_space import search_space  # noqa: E402
 
@@ -102,6 +104,25 @@ def test_the_same_command_again_goes_on(command, searching):
     assert len({json.dumps(trial.params) for trial in trials}) == 4
     assert command(*arguments, "hydra.sweeper.n_trials=4").code == 0
     assert finished() == after
+
+
+def test_a_stopped_search_goes_on_with_the_trial_it_was_in(command, searching, monkeypatch):
+    def stop(*_: object, **__: object) -> None:
+        raise Stopped(signal.SIGINT)
+
+    arguments = [*searching, "hydra.sweeper.n_trials=1", "seed=0"]
+    with monkeypatch.context() as patch:
+        patch.setattr("dqn_runner.run.train", stop)
+        outcome = command(*arguments)
+    assert outcome.code == 130
+    assert outcome.out.endswith("stopped; the same command with hydra.sweep.dir=search goes on\n")
+    (before,) = study().trials
+    assert before.state.name == "RUNNING"
+    outcome = command(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    (after,) = study().trials
+    assert after.state.name == "COMPLETE"
+    assert (after.number, after.params) == (before.number, before.params)
 
 
 @pytest.mark.parametrize("at_a_time", [1, 3])

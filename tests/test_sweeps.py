@@ -241,6 +241,7 @@ def test_a_signal_ends_jobs_side_by_side_in_order(process, quick, tmp_path, numb
         assert state["env_steps"] >= rows[-1]["env_steps"] > 0
         assert not RunDirectory(run).is_locked()
         assert re.search(rf"{run.name} +not finished", out)
+    assert out.endswith("stopped; the same command with hydra.sweep.dir=sweep goes on\n")
     assert not (tmp_path / "sweep" / "seed=3").exists()
 
 
