@@ -230,8 +230,8 @@ def test_a_job_that_is_killed_is_named(slurm, process, quick, tmp_path):
 def test_what_slurm_refuses_is_told_in_a_line(slurm, process, quick, tmp_path):
     arguments = ["-m", "hydra/launcher=slurm", *quick, "hydra.launcher.partition=nosuch"]
     with process(*arguments, "seed=0,1", "hydra.sweep.dir=sweep") as child:
-        _, err = child.communicate(timeout=100)
-    assert child.returncode == 2
+        out, err = child.communicate(timeout=100)
+    assert (child.returncode, out) == (2, "")
     assert err.startswith("dqn-train: error: hydra/launcher=slurm: ")
     assert "partition" in err
     assert len(err.splitlines()) == 1

@@ -148,6 +148,7 @@ def print_results(sweep: Path) -> None:
         scores = (f"{run.result[k]['mean']:.1f} ± {run.result[k]['std']:.1f}" for k in RETURNS)
         seconds = run.result["wall_time_seconds"]
         table.add_row(name, *scores, f"{run.result['env_steps']:,}", f"{seconds:.0f} s")
-    console = Console()
-    # rich cuts a table to 80 columns where it cannot ask a terminal.
-    console.print(table, width=None if console.is_terminal else 200)
+    if table.row_count:
+        console = Console()
+        # rich cuts a table to 80 columns where it cannot ask a terminal.
+        console.print(table, width=None if console.is_terminal else 200)
