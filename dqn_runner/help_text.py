@@ -19,7 +19,10 @@ usage: dqn-train [KEY=VALUE ...] [GROUP=OPTION ...] [-m] [--config-dir DIR] [--v
 examples:
   dqn-train env=cartpole agent.lr=1e-4
   dqn-train env=lunarlander total_timesteps=300000 epsilon=linear target_update=hard
-  dqn-train -m agent.lr=1e-3,1e-4 seed=0,1,2       six runs in one folder, and a table
+  dqn-train -m agent.lr=1e-3,1e-4 seed=0,1,2              six runs in one folder, and a table
+  dqn-train -m hydra/launcher=joblib 'seed=range(0,20)'   on all cores
+  dqn-train -m hydra/sweeper=optuna env=lunarlander       Optuna chooses
+  dqn-train resume=RUN_DIR                                go on with an interrupted run
 
 groups, each chosen by GROUP=OPTION; --config-dir DIR adds options of your own:
 {groups}
@@ -27,9 +30,10 @@ groups, each chosen by GROUP=OPTION; --config-dir DIR adds options of your own:
 settings, each set by KEY=VALUE (agent.lr=1e-4), here with the values that would be used:
 {settings}
 
-conf/ explains each setting beside its default. --hydra-help tells what Hydra adds: --cfg shows a
-configuration, --multirun is -m, --shell-completion completes names in your shell.
-dqn-eval RUN_DIR plays a trained policy and films it.
+conf/ explains each setting beside its default; --help with hydra/launcher=slurm or another lists
+its settings, too. --hydra-help tells what Hydra adds: --cfg shows a configuration, --multirun is
+-m, --shell-completion completes names in your shell. dqn-eval RUN_DIR plays a trained policy and
+films it, dqn-compare DIR compares runs, dqn-dashboard DIR shows them in SwanLab's dashboard.
 """
 GROUPS = {
     "env": "the environment; env.id=ID takes any discrete-action Gymnasium environment",
@@ -40,6 +44,8 @@ GROUPS = {
     "target_update": "how the target network follows: hard copies or soft steps",
     "tracker": "what SwanLab is told, and its mode: offline, online, local or disabled",
     "experiment": "settings of several groups under one name",
+    "hydra/launcher": "where the jobs of -m run: one after another, on all cores, on a cluster",
+    "hydra/sweeper": "which jobs -m runs: every combination, or what Optuna proposes",
 }
 
 
@@ -51,8 +57,12 @@ def help_text(arguments: list[str]) -> str:
         config = hydra.compose_config(parsed.config_name or "config", parsed.overrides, RunMode.RUN)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(" ".join(str(error).split())) from error
+    of_hydra, chosen = config.hydra, config.hydra.runtime.choices
+    parts = [part for part in ("launcher", "sweeper") if chosen[f"hydra/{part}"] != "basic"]
     with open_dict(config):
         del config["hydra"]
+        if parts:
+            config["hydra"] = {part: of_hydra[part] for part in parts}
     repository = hydra.config_loader.repository  # type: ignore[attr-defined]
     groups = [
         f"  {group:14} {' '.join(repository.get_group_options(group))}\n{'':17}{what}"
