@@ -59,7 +59,7 @@ class Candidate:
     trial: Trial
     jobs: list[Job]  # none where another trial has the same or the settings do not go together
     reported: set[int] = field(default_factory=set)
-    same_as: int | None = None  # the number of an earlier trial, which ends before this one
+    duplicate_of: int | None = None  # the number of an earlier trial, which ends before this one
 
 
 class Search:
@@ -148,7 +148,7 @@ class Search:
             if other.number < trial.number and other.params == trial.params
         ]
         if same:
-            return Candidate(trial, [], reported, same_as=same[0])
+            return Candidate(trial, [], reported, duplicate_of=same[0])
         return Candidate(trial, self._jobs(trial.params, trial.number), reported)
 
     def _ask(self, study: optuna.Study) -> list[Candidate]:
@@ -186,8 +186,8 @@ class Search:
     def _tell(self, study: optuna.Study, candidate: Candidate) -> TrialState:
         """Tell Optuna how the trial ended; returns that."""
         number = candidate.trial.number
-        if candidate.same_as is not None:
-            same = study.trials[candidate.same_as]
+        if candidate.duplicate_of is not None:
+            same = study.trials[candidate.duplicate_of]
             study.tell(
                 number, same.value if same.state == TrialState.COMPLETE else None, same.state
             )
@@ -255,7 +255,7 @@ def _report(study: optuna.Study, number: int, console: Console) -> None:
     trial: FrozenTrial = study.trials[number]
     came_of_it = f"{trial.value:,.1f}" if trial.value is not None else trial.state.name.lower()
     if trial.state == TrialState.PRUNED:
-        came_of_it = f"pruned at {trial.last_step:,}"
+        came_of_it = "pruned" if trial.last_step is None else f"pruned at {trial.last_step:,}"
     best = study.get_trials(states=(TrialState.COMPLETE,))
     console.print(
         f"trial={number}  {came_of_it}  {' '.join(as_overrides(trial.params))}"

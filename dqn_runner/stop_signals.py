@@ -36,11 +36,12 @@ def caught(receive: Callable[[int], object]) -> Iterator[None]:
 class StopSignals:
     """Turns Ctrl-C and SIGTERM into a request that the loop sees between two steps.
 
-    A second Ctrl-C does not wait.
+    A second Ctrl-C does not wait. A second signal of another kind does: who ends a job may send
+    several.
     """
 
     def __init__(self) -> None:
-        self._received: int | None = None
+        self._received: list[int] = []
         self._catching = caught(self._receive)
 
     def __enter__(self) -> StopSignals:
@@ -51,11 +52,11 @@ class StopSignals:
         self._catching.__exit__(*error)
 
     def _receive(self, number: int) -> None:
-        if self._received is not None:
+        if number in self._received:
             raise Stopped(number, at_safe_point=False)
-        self._received = number
+        self._received.append(number)
 
     def check(self) -> None:
         """Raise Stopped if a signal has come."""
-        if self._received is not None:
-            raise Stopped(self._received)
+        if self._received:
+            raise Stopped(self._received[0])

@@ -75,7 +75,8 @@ def command_line(arguments: list[str]) -> int:
     try:
         return run_sweep(command) if command.is_sweep else run_one(command)
     except OSError as error:  # of a directory; a job keeps its own errors to itself
-        raise ConfigError(f"{error.filename}: {error.strerror}") from error
+        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise ConfigError(where) from error
 
 
 def run_one(command: Command) -> int:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import psutil
 import pytest
+import torch
 
 ray = pytest.importorskip("ray", reason="needs dqn_runner[ray]")
 
@@ -49,7 +50,7 @@ class Observed(CartPoleEnv):
 
 gym.register("Observed-v0", Observed, max_episode_steps=500)
 """
-LONG = ("total_timesteps=100_000_000", "checkpoint.interval=100")
+LONG = ("total_timesteps=100_000_000", "checkpoint.interval=null")
 
 
 class Cluster(NamedTuple):
@@ -160,6 +161,8 @@ def test_a_lost_worker_or_node_costs_no_result(cluster, process, observed, tmp_p
     with process(*slowly) as child:
         runs = [tmp_path / "sweep" / f"seed={seed}" for seed in (3, 4)]
         _wait_for(lambda: all((r / "checkpoints" / "last.pt").exists() for r in runs), child)
+        _wait_for(lambda: all(map(_first_row, runs)), child)
+        first_rows = list(map(_first_row, runs))
         victim, started = int(_seen(tmp_path)[0][1]), len(_seen(tmp_path))
         os.kill(victim, signal.SIGTERM)  # it saves, and may be the one to go on
         _wait_for(lambda: len(_seen(tmp_path)) > started, child)
@@ -168,12 +171,11 @@ def test_a_lost_worker_or_node_costs_no_result(cluster, process, observed, tmp_p
         started = len(_seen(tmp_path))
         _wait_for(lambda: len(_seen(tmp_path)) > started, child)
         _end(cluster.second)
-        first_rows = [(r / "metrics.jsonl").read_text().splitlines()[0] for r in runs]
         _, err = child.communicate(timeout=200)
     assert (child.returncode, err) == (0, "")
     assert len({pid for _, pid in _seen(tmp_path)}) >= 3
     # They have gone on and not begun again: the times in them are still the same.
-    assert first_rows == [(r / "metrics.jsonl").read_text().splitlines()[0] for r in runs]
+    assert list(map(_first_row, runs)) == first_rows
     here = ["hydra/launcher=basic", "+env.kwargs.seconds=0", "seed=3,4", "hydra.sweep.dir=here"]
     with process(*arguments, *here) as child:
         child.communicate(timeout=200)
@@ -181,6 +183,12 @@ def test_a_lost_worker_or_node_costs_no_result(cluster, process, observed, tmp_p
         undisturbed = tmp_path / "here" / run.name
         assert _rows(run) == _rows(undisturbed)
         assert _final(run) == _final(undisturbed)
+
+
+def _first_row(run: Path) -> str:
+    """With the time it took, which no other run repeats."""
+    path = run / "metrics.jsonl"
+    return path.read_text().partition("\n")[0] if path.exists() else ""
 
 
 def _rows(run: Path) -> list[dict[str, float]]:
@@ -193,15 +201,20 @@ def _final(run: Path) -> object:
 
 
 @pytest.mark.slow
-def test_ctrl_c_lets_runs_save_and_cancels_the_rest(cluster, process, observed, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_runs_save_and_cancels_the_rest(cluster, process, observed, tmp_path, number):
     arguments = [*observed, *LONG, "seed=range(0,5)", "hydra.sweep.dir=sweep"]
     with process(*arguments, f"hydra.launcher.address={cluster.address}") as child:
         _wait_for(lambda: len(list(tmp_path.glob("sweep/*/metrics.jsonl"))) == 2, child)
-        child.send_signal(signal.SIGINT)
+        runs = [path.parent for path in tmp_path.glob("sweep/*/metrics.jsonl")]
+        _wait_for(lambda: all(map(_first_row, runs)), child)
+        child.send_signal(number)
         out, err = child.communicate(timeout=100)
-    assert (child.returncode, err) == (130, "")
+    assert (child.returncode, err) == (128 + number, "")
     assert out.count("not finished") == 2
-    assert len(list(tmp_path.glob("sweep/*/checkpoints/last.pt"))) == 2
+    for run in runs:  # the only checkpoint there is
+        state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+        assert state["env_steps"] >= _rows(run)[-1]["env_steps"] > 0
     assert list(tmp_path.glob("sweep/*/ended.json")) == []
 
 
@@ -219,10 +232,14 @@ def test_a_ray_of_its_own_is_gone_afterwards(process, observed, tmp_path):
     assert len({pid for _, pid in _seen(tmp_path)}) == 2
     (tmp_path / "deadly.txt").unlink()
     with process(*arguments, "seed=0,1") as child:
+        _wait_for(lambda: len({pid for _, pid in _seen(tmp_path)}) > 2, child)
+        started = psutil.Process(child.pid).children(recursive=True)
         _, err = child.communicate(timeout=200)
     assert (child.returncode, err) == (0, "")
     assert len(list(tmp_path.glob("sweep/*/result.json"))) == 2
-    _wait_for(lambda: not any(psutil.pid_exists(int(pid)) for _, pid in _seen(tmp_path)))
+    assert len(started) > 2  # raylet, gcs_server, workers
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert alive == []
 
 
 @pytest.mark.parametrize(
@@ -231,29 +248,33 @@ def test_a_ray_of_its_own_is_gone_afterwards(process, observed, tmp_path):
         ("address=127.0.0.1:1", "address=127.0.0.1:1: no Ray answers there in 5 s"),
         ("address=ray://127.0.0.1:1", "address=ray://127.0.0.1:1: no Ray answers there in 5 s"),
         ("address=nonsense", "address=nonsense: Invalid address format: nonsense"),
+        ("gpus=1.5", "gpus=1.5: Value error, must be at most 1 or a whole number"),
         ("cpus=0", "cpus=0: Input should be greater than 0"),
         ("gpus=-1", "gpus=-1: Input should be greater than or equal to 0"),
         ("options.nosuch=1", "options: Invalid option keyword nosuch"),
     ],
 )
 def test_bad_settings_are_told_before_anything_is_made(command, quick, monkeypatch, setting, line):
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     outcome = command("-m", "hydra/launcher=ray", *quick, f"++hydra.launcher.{setting}", "seed=0,1")
     assert outcome.code == 2
     assert outcome.err.startswith(f"dqn-train: error: hydra.launcher.{line}")
+    assert "RAY_AUTH_MODE" not in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert list(Path.cwd().iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_job_that_no_node_has_room_for_is_told(process, quick, tmp_path):
-    arguments = ["-m", "hydra/launcher=ray", *quick, "hydra.launcher.gpus=99", "seed=0,1"]
+@pytest.mark.parametrize(
+    ("setting", "asked"),
+    [("gpus=99", "CPU=1 GPU=99"), ("memory_gb=99999", "CPU=1 memory=1.07373e+14")],
+)
+def test_a_job_that_no_node_has_room_for_is_told(process, quick, tmp_path, setting, asked):
+    arguments = ["-m", "hydra/launcher=ray", *quick, f"hydra.launcher.{setting}", "seed=0,1"]
     with process(*arguments) as child:
         _, err = child.communicate(timeout=100)
     assert child.returncode == 2
-    assert err == (
-        "dqn-train: error: hydra.launcher: a job asks for cpus=1 gpus=99, which no node has\n"
-    )
+    assert err == (f"dqn-train: error: hydra.launcher: a job asks for {asked}, which no node has\n")
     assert list(tmp_path.iterdir()) == []
 
 

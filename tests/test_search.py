@@ -172,6 +172,20 @@ def test_a_hopeless_trial_is_pruned_cleanly(command, searching):
         assert logged[at] == value
 
 
+def test_twins_are_pruned_together(command, searching):
+    kept = [o for o in searching if o not in SPACE]
+    outcome = command(
+        *kept, SPACE[0], "agent.lr=choice(1e-3)", "seed=0", "batch_size=16",
+        "hydra/sweeper/pruner=none", "+hydra.sweeper.pruner.lower=1e9",
+        "hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner",
+        "total_timesteps=100_000_000", "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.trials_at_a_time=2",
+    )  # fmt: skip
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [trial.state.name for trial in study().trials] == ["PRUNED", "PRUNED"]
+    assert [path.name for path in Path("search").glob("trial=*")] == ["trial=0,seed=0"]
+
+
 def test_a_failing_trial_does_not_stop_the_search(command, searching):
     swept = ["buffer.capacity=20", "batch_size=16,32"]  # a batch of 32 does not fit
     kept = [o for o in searching if not o.startswith(("batch_size", "buffer.", "agent.lr"))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ from dqn_runner.run_directory import End, RunDirectory
 from dqn_runner.stop_signals import caught
 
 KILLED = "its process was killed; was there enough memory?"
+# A node that is cut off may still be at work, and its lock on shared storage outlives it.
+SECONDS_FOR_THE_FORMER = 120.0
 
 
 class Shared(NamedTuple):
@@ -38,8 +42,11 @@ class Shared(NamedTuple):
     def record_failure(self, overrides: Sequence[str], reason: str) -> None:
         """Say in the job's run directory why it failed, where it could not do so itself."""
         run_dir = RunDirectory(self.path(overrides))
-        run_dir.path.mkdir(parents=True, exist_ok=True)
-        run_dir.end(End("failed", reason))
+        try:
+            run_dir.path.mkdir(parents=True, exist_ok=True)
+            run_dir.end(End("failed", reason))
+        except OSError as error:  # it is still to do, and the other jobs go on
+            print(f"dqn-train: error: {run_dir.path}: {reason} ({error})", file=sys.stderr)
 
 
 def share(context: HydraContext, config: DictConfig, task: Callable[..., Any]) -> Shared:
@@ -50,10 +57,17 @@ def share(context: HydraContext, config: DictConfig, task: Callable[..., Any]) -
 def execute(shared: Shared, number: int, overrides: Sequence[str]) -> Any:
     """Run the job as Hydra's own launcher does; returns what the task returned.
 
-    What Hydra keeps of a job, two whole configurations, stays in this process.
+    What Hydra keeps of a job, two whole configurations, stays in this process. A job that is
+    started again waits for the process that had it before, and does nothing where it was done.
     """
     from dqn_runner.composition import set_up_hydra
 
+    run_dir = RunDirectory(shared.path(overrides))
+    deadline = time.monotonic() + SECONDS_FOR_THE_FORMER
+    while run_dir.is_locked() and time.monotonic() < deadline:
+        time.sleep(1)
+    if run_dir.result.exists():
+        return None
     setup_globals()
     set_up_hydra()
     Singleton.set_state(shared.singletons)

@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 
 import grpc
 import ray
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from rich.console import Console
 
-from dqn_runner.errors import ConfigError, Stopped
+from dqn_runner.errors import ConfigError, RunError, Stopped
 from dqn_runner.launchers.job import KILLED, Shared, execute, received_signals, stop
+from dqn_runner.run_directory import RunDirectory
 from dqn_runner.types import PositiveFloat, PositiveInt, Spec, first_problem
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -28,6 +29,13 @@ SECONDS_TO_CONNECT = 5.0
 # Jobs get their settings by it and return nothing; Ray would take a third of the memory.
 OBJECT_STORE_BYTES = 2**27
 TOKEN_HINT = "; where it wants a token, set RAY_AUTH_MODE=token"
+NOTHING_LEFT = "its task ended and left no result; do all nodes share this directory?"
+
+
+def _shared_or_whole(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("must be at most 1 or a whole number")
+    return gpus
 
 
 class RaySpec(Spec):
@@ -35,7 +43,7 @@ class RaySpec(Spec):
 
     address: str | None
     cpus: PositiveFloat
-    gpus: Annotated[float, Field(ge=0)]
+    gpus: Annotated[float, Field(ge=0), AfterValidator(_shared_or_whole)]
     memory_gb: PositiveInt | None
     retries: Annotated[int, Field(ge=0)]
     options: dict[str, Any]
@@ -57,61 +65,79 @@ class RayLauncher:
         self._task = _task(self._spec)
         with Console(stderr=True).status("connecting to Ray"):
             _connect(self._spec.address)
-        self._check_room()
+        self._check_resources()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
-        """Run a job for each list of overrides; returns when all have ended."""
+        """Run a job for each list of overrides; returns when all have ended.
+
+        Raises RunError where Ray fails.
+        """
+        with received_signals() as received:
+            try:
+                self._run(job_overrides, initial_job_idx, received)
+            except Exception as error:  # of Ray's client, with classes as they come
+                raise RunError(f"Ray failed: {_in_a_line(error)}") from error
+        if received:
+            raise Stopped(received[0])
+
+    def _run(
+        self,
+        job_overrides: Sequence[Sequence[str]],
+        initial_job_idx: int,
+        received: Sequence[int],
+    ) -> None:
         shared = ray.put(self._shared)
         jobs = {
             self._task.remote(shared, number, overrides, os.getcwd()): overrides
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         }
         cancelled = 0
-        with received_signals() as received:
-            while jobs:
-                ended, _ = ray.wait(list(jobs), timeout=SECONDS_BETWEEN_LOOKS)
-                for job in ended:
-                    self._after(job, jobs.pop(job))
-                for _ in received[cancelled:]:  # a second one does not wait
-                    for job in jobs:
-                        ray.cancel(job)
-                cancelled = len(received)
-        if received:
-            raise Stopped(received[0])
+        while jobs:
+            ended, _ = ray.wait(list(jobs), timeout=SECONDS_BETWEEN_LOOKS)
+            for job in ended:
+                reason, overrides = _why_it_failed(job), jobs.pop(job)
+                run_dir = RunDirectory(self._shared.path(overrides))
+                if not (received or run_dir.result.exists() or run_dir.ended.exists()):
+                    self._shared.record_failure(overrides, reason or NOTHING_LEFT)
+            for _ in received[cancelled:]:  # a second one does not wait
+                for job in jobs:
+                    ray.cancel(job)
+            cancelled = len(received)
 
-    def _check_room(self) -> None:
+    def _check_resources(self) -> None:
         """Raises ConfigError for jobs that would wait forever; a cluster may yet grow for them."""
         spec = self._spec
-        rooms = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if any(r.get("CPU", 0) >= spec.cpus and r.get("GPU", 0) >= spec.gpus for r in rooms):
+        asked = {"CPU": spec.cpus, "GPU": spec.gpus, "memory": 2**30 * (spec.memory_gb or 0)}
+        asked |= spec.options.get("resources", {})
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(all(node.get(k, 0) >= amount for k, amount in asked.items()) for node in nodes):
             return
-        asked = f"cpus={spec.cpus:g} gpus={spec.gpus:g}"
-        problem = f"hydra.launcher: a job asks for {asked}, which no node has"
+        shown = " ".join(f"{key}={amount:g}" for key, amount in asked.items() if amount)
+        problem = f"hydra.launcher: a job asks for {shown}, which no node has"
         if spec.address is None:
             raise ConfigError(problem)
         print(f"dqn-train: warning: {problem}; jobs wait for one that has", file=sys.stderr)
 
-    def _after(self, job: Any, overrides: Sequence[str]) -> None:
-        """Record how a job ended that cannot do so itself."""
-        try:
-            ray.get(job)
-        except ray.exceptions.TaskCancelledError:
-            pass
-        except ray.exceptions.WorkerCrashedError:
-            self._shared.record_failure(overrides, KILLED)
-        except ray.exceptions.RayError as error:  # of Ray or of Hydra, outside of the run
-            cause = getattr(error, "cause", None) or error
-            self._shared.record_failure(overrides, f"{type(cause).__name__}: {_in_a_line(cause)}")
+
+def _why_it_failed(job: Any) -> str | None:
+    """Why a task has ended that could not say so itself; None where it could."""
+    try:
+        ray.get(job)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+        return KILLED
+    except ray.exceptions.RayError as error:  # of Ray or of Hydra, outside of the run
+        cause = getattr(error, "cause", None) or error
+        return f"{type(cause).__name__}: {_in_a_line(cause)}"
+    return None
 
 
 def _task(spec: RaySpec) -> Any:
     given = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "max_retries": spec.retries}
     if spec.memory_gb is not None:
         given["memory"] = spec.memory_gb * 2**30
+    ours = {"name": "dqn-train", "num_returns": 1, "retry_exceptions": [_PreemptedError]}
     try:
-        return ray.remote(_work).options(
-            **{**given, "name": "dqn-train", "retry_exceptions": [_EvictedError], **spec.options}
-        )
+        return ray.remote(_work).options(**{**spec.options, **given, **ours})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"hydra.launcher.options: {_in_a_line(error)}") from error
 
@@ -130,17 +156,18 @@ def _connect(address: str | None) -> None:
                 **silent,
             )
         else:
-            _check_answer(address)
+            _check_reachable(address)
             ray.init(address=address, **silent)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        hint = "" if address is None or "RAY_AUTH_MODE" in os.environ else TOKEN_HINT
+    except Exception as error:  # Ray raises many, some of them bare
+        may_want_a_token = ":" in (address or "") and "RAY_AUTH_MODE" not in os.environ
+        hint = TOKEN_HINT if may_want_a_token and not isinstance(error, TimeoutError) else ""
         raise ConfigError(f"hydra.launcher.address={address}: {_in_a_line(error)}{hint}") from error
     finally:
         signal.signal(signal.SIGTERM, handler)  # Ray sets its own
 
 
-def _check_answer(address: str) -> None:
-    """Raises ConnectionError where no Ray answers; Ray itself would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raises TimeoutError where no Ray answers; Ray itself would try for minutes."""
     place = urlsplit(address if "//" in address else f"//{address}").netloc
     if ":" not in place or os.environ.get("RAY_USE_TLS") == "1":
         return
@@ -148,14 +175,14 @@ def _check_answer(address: str) -> None:
         try:
             grpc.channel_ready_future(channel).result(SECONDS_TO_CONNECT)
         except grpc.FutureTimeoutError as error:
-            raise ConnectionError(f"no Ray answers there in {SECONDS_TO_CONNECT:g} s") from error
+            raise TimeoutError(f"no Ray answers there in {SECONDS_TO_CONNECT:g} s") from error
 
 
 def _in_a_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-class _EvictedError(Exception):
+class _PreemptedError(Exception):
     """The node asks the job to end, while nobody has cancelled it: Ray is to start it elsewhere."""
 
 
@@ -167,7 +194,7 @@ def _work(shared: Shared, number: int, overrides: Sequence[str], directory: str)
         execute(shared, number, overrides)
     except Stopped as stopped:
         if stopped.signal_number != signal.SIGINT:  # as which cancelling comes
-            raise _EvictedError from None
+            raise _PreemptedError("its node asked it to end") from None
     finally:
         for sig, handler in handlers.items():
             signal.signal(sig, handler)

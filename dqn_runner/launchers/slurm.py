@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -65,20 +66,9 @@ class SlurmLauncher:
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
         """Run a job for each list of overrides; returns when all have ended."""
-        executor = self._executor()
-        try:
-            numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-            with contextlib.redirect_stderr(io.StringIO()):  # sbatch's words are in the exception
-                jobs = executor.map_array(
-                    SlurmJob(), [self._shared] * len(numbers), numbers, job_overrides
-                )
-        except submitit.core.utils.FailedJobError as error:
-            lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
-            raise ConfigError(
-                f"hydra/launcher=slurm: {(lines or ['sbatch failed'])[-1]}"
-            ) from error
-        absent = dict.fromkeys(range(len(jobs)), 0)
         with received_signals() as received:
+            jobs = self._submit(job_overrides, initial_job_idx)
+            absent = dict.fromkeys(range(len(jobs)), 0)
             while absent:
                 self._look(jobs, absent, job_overrides)
                 if received:
@@ -86,6 +76,24 @@ class SlurmLauncher:
                     raise Stopped(received[0])
                 if absent:
                     time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _submit(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> list[submitit.Job[None]]:
+        """Raises ConfigError where Slurm refuses them."""
+        executor = self._executor()
+        try:
+            numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+            with contextlib.redirect_stderr(io.StringIO()):  # sbatch's words are in the exception
+                jobs: list[submitit.Job[None]] = executor.map_array(
+                    SlurmJob(), [self._shared] * len(numbers), numbers, job_overrides
+                )
+        except submitit.core.utils.FailedJobError as error:
+            lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
+            raise ConfigError(
+                f"hydra/launcher=slurm: {(lines or ['sbatch failed'])[-1]}"
+            ) from error
+        return jobs
 
     def _executor(self) -> submitit.SlurmExecutor:
         spec, folder = self._spec, Path(self._shared.config.hydra.sweep.dir).resolve()
@@ -155,9 +163,10 @@ def _is_preempted() -> bool:
 
     Slurm queues a preempted job again when that time is over, unless it has ended by itself.
     """
-    command = ["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]]
+    command = ["scontrol", "show", "job", submitit.JobEnvironment().job_id]
     shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return "JobState=RUNNING" in shown and "PreemptTime=None" not in shown
+    # Slurm leaves the time out where nothing can be preempted.
+    return "JobState=RUNNING" in shown and bool(re.search(r"\bPreemptTime=(?!None)\S", shown))
 
 
 class SlurmJob:
@@ -171,9 +180,11 @@ class SlurmJob:
 
         def warn(number: int, frame: FrameType | None) -> None:
             warned.append(number)
-            os.kill(os.getpid(), signal.SIGTERM)
+            # Not SIGTERM, which may come as well: the same signal twice does not let a run save.
+            os.kill(os.getpid(), signal.SIGHUP)
 
-        signal.signal(signal.SIGTERM, stop)  # before the run looks after it itself
+        for number_of_signal in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number_of_signal, stop)  # before the run looks after them itself
         signal.signal(warning, warn)
         try:
             execute(shared, number, overrides)
