@@ -33,7 +33,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dqn_runner.config_loader import JOB_FOLDER, ConfigLoader, forget
-from dqn_runner.errors import ConfigError
+from dqn_runner.errors import ConfigError, in_a_line
 
 TASK_NAME = "train"
 VERSION_BASE = "1.3"
@@ -170,7 +170,7 @@ class Command:
     def _explain(self, error: Exception) -> str:
         from dqn_runner.config import unknown_key
 
-        text = " ".join(str(error).split())
+        text = in_a_line(error)
         match = re.match(r"Could not override '([^']+)'", text)
         if not match:
             return text
@@ -286,5 +286,5 @@ def _unknown_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = ", ".join(error.options or ())
     if not group:
-        return " ".join(str(error).split())
+        return in_a_line(error)
     return f"{group}={option}: must be one of {options}"

@@ -21,7 +21,7 @@ from gymnasium.spaces import Box, Discrete
 from pydantic import Field
 
 from dqn_runner.custom import Custom, find_modules_in_working_directory
-from dqn_runner.errors import ConfigError, EnvironmentFailedError
+from dqn_runner.errors import ConfigError, EnvironmentFailedError, in_a_line, named
 from dqn_runner.seeding import draw_seed
 from dqn_runner.types import Array, EnvStep, Episode, ObsSpec, PositiveFloat, Spec
 
@@ -55,10 +55,8 @@ def make_env(spec: EnvSpec, render_mode: str | None = None) -> Env:
     try:
         env: Env = gym.make(spec.id, disable_env_checker=True, **kwargs)
     except Exception as error:  # whatever an environment's own code raises
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"env.id={spec.id}: {reason} (any discrete-action Gymnasium id, or package:Id)"
-        ) from error
+        allowed = "any discrete-action Gymnasium id, or package:Id"
+        raise ConfigError(f"env.id={spec.id}: {in_a_line(error)} ({allowed})") from error
     for i, wrapper in enumerate(spec.wrappers):
         custom = parse_wrapper(f"env.wrappers[{i}]", wrapper)
         env = custom.load(f"env.wrappers[{i}]", "env")(env=env)
@@ -157,7 +155,7 @@ class Environments:
                 raw_obs, _ = self._envs[i].reset(seed=seed)
             self._encoder.write(raw_obs, obs[i])
         except Exception as error:  # whatever an environment's own code raises
-            raise self._failure(i, f"reset: {reason(error)}") from error
+            raise self._failure(i, f"reset: {named(error)}") from error
         if not np.isfinite(obs[i]).all():
             raise self._failure(i, "reset: an observation that is not finite")
 
@@ -194,7 +192,7 @@ class Environments:
             self._encoder.write(raw_obs, next_obs)
             reward = float(reward)
         except Exception as error:  # whatever an environment's own code raises
-            raise self._failure(i, f"step: {reason(error)}") from error
+            raise self._failure(i, f"step: {named(error)}") from error
         if not math.isfinite(reward):
             raise self._failure(i, f"step: a reward of {reward}")
         self._actions[i].append(action)
@@ -275,9 +273,3 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
-
-
-def reason(error: Exception) -> str:
-    """What an environment raised, in a line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 
+def in_a_line(error: BaseException) -> str:
+    """The text of `error` without its line breaks; it may be empty."""
+    return " ".join(str(error).split())
+
+
+def named(error: BaseException) -> str:
+    """The kind of `error` and its text, in a line."""
+    return f"{type(error).__name__}: {in_a_line(error)}".removesuffix(": ")
+
+
 class DQNRunnerError(Exception):
     """Something a user can mend; its text is one line that is shown as it stands."""
 

@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dqn_runner.envs import Env, ObsEncoder, action_offset, limited, reason
-from dqn_runner.errors import RunError
+from dqn_runner.envs import Env, ObsEncoder, action_offset, limited
+from dqn_runner.errors import RunError, named
 from dqn_runner.types import Array
 
 MAX_ENVIRONMENTS = 50
@@ -73,7 +73,7 @@ class Evaluator:
         try:
             returns = self._play(policy, seeds, check_stop)
         except Exception as error:  # whatever an environment's own code raises
-            raise RunError(f"an evaluation failed: {reason(error)}") from error
+            raise RunError(f"an evaluation failed: {named(error)}") from error
         if not all(map(math.isfinite, returns)):
             raise RunError("an evaluation failed: the environment gave a reward that is not finite")
         return Evaluation(tuple(returns))

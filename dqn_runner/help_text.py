@@ -9,7 +9,7 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dqn_runner.composition import create_hydra
-from dqn_runner.errors import ConfigError
+from dqn_runner.errors import ConfigError, in_a_line
 
 HELP = """\
 dqn-train: train a DQN agent, log it to SwanLab, and keep everything in one run directory
@@ -56,7 +56,7 @@ def help_text(arguments: list[str]) -> str:
     try:
         config = hydra.compose_config(parsed.config_name or "config", parsed.overrides, RunMode.RUN)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        raise ConfigError(in_a_line(error)) from error
     of_hydra, chosen = config.hydra, config.hydra.runtime.choices
     parts = [part for part in ("launcher", "sweeper") if chosen[f"hydra/{part}"] != "basic"]
     with open_dict(config):

@@ -18,7 +18,7 @@ from dqn_runner.agent import Agent
 from dqn_runner.buffers import UniformBuffer
 from dqn_runner.checkpoint import Checkpoints
 from dqn_runner.envs import Environments
-from dqn_runner.errors import RunError
+from dqn_runner.errors import RunError, in_a_line
 from dqn_runner.evaluation import Evaluator
 from dqn_runner.seeding import draw_seed, get_state, set_state
 from dqn_runner.types import EnvStep, PositiveInt, Progress, Row, Spec, Transition
@@ -275,7 +275,7 @@ def restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[int
     try:
         return _restore(parts, progress, state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-        reason = " ".join(str(error).split())
+        reason = in_a_line(error)
         raise RunError(f"the checkpoint does not fit this run: {reason}") from error
 
 

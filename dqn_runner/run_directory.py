@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, FiniteFloat
 
-from dqn_runner.errors import ConfigError, RunError
+from dqn_runner.errors import ConfigError, RunError, in_a_line
 
 # Of a config.yaml or result.json, whose own have some thousand bytes and five levels. Reading YAML
 # takes time with the square of its depth.
@@ -131,6 +131,10 @@ class RunDirectory:
         """Write ended.json, for those who look after the runs of a sweep."""
         write_whole(self.ended, json.dumps(end._asdict(), indent=2) + "\n")
 
+    def has_ended(self) -> bool:
+        """Whether the run has finished, failed or been pruned; one that was stopped has not."""
+        return self.result.is_file() or self.ended.is_file()
+
     def read_end(self) -> End | None:
         """What ended.json holds; None where the run did not end that way."""
         if not self.ended.is_file():
@@ -171,7 +175,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         _check_shape(text)
         settings = yaml.load(text, Loader=yaml.CSafeLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: {in_a_line(error)}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: holds no settings")
     return settings

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
-from pydantic import Field, ValidationError
+from pydantic import Field
 from rich.console import Console
 
 from dqn_runner.analysis.statistics import iqm
@@ -34,7 +34,7 @@ from dqn_runner.search_space import (
 from dqn_runner.study import may_exist, open_study
 from dqn_runner.sweep import Sweep, Task, is_to_do
 from dqn_runner.tracking.metrics_file import EVALUATION, read_metrics
-from dqn_runner.types import PositiveInt, Spec, first_problem
+from dqn_runner.types import PositiveInt, Spec
 
 
 class SearchSpec(Spec):
@@ -68,8 +68,7 @@ class Search:
     def __init__(self, command: Command, check: Callable[[Sequence[Job]], list[Config]]) -> None:
         """Compose and check all that can be before anything starts; raises ConfigError."""
         self._command, self._check = command, check
-        settings = dict(command.sweeper_config)
-        self.spec = _parse(settings)
+        self.spec = SearchSpec.checked(command.sweeper_config, "hydra.sweeper")
         swept = [*command.parse(self.spec.space), *command.given]
         self.space = search_space(swept)
         self._seeds = self._trial_seeds(swept)
@@ -230,13 +229,6 @@ class Search:
             highlight=False,
             markup=False,
         )
-
-
-def _parse(settings: dict[str, Any]) -> SearchSpec:
-    try:
-        return SearchSpec.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(f"hydra.sweeper.{first_problem(error)}") from error
 
 
 def _belongs_to_best(override: Any) -> bool:

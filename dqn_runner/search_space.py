@@ -21,7 +21,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from dqn_runner.errors import ConfigError
+from dqn_runner.errors import ConfigError, in_a_line
 
 Space = dict[str, BaseDistribution]
 
@@ -39,7 +39,7 @@ def search_space(overrides: Sequence[Override]) -> Space:
             try:
                 space[override.key_or_group] = _distribution(override)
             except (ValueError, StopIteration) as error:
-                line = " ".join(str(error).split()) or "holds no value"
+                line = in_a_line(error) or "holds no value"
                 raise ConfigError(f"{override.input_line}: {line}") from error
     return space
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dqn_runner.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +40,16 @@ class Spec(BaseModel):
                 raise ValueError(f"{key}={value}: must not be true or false")
         return section
 
+    @classmethod
+    def checked(cls, settings: Mapping[str, Any], section: str) -> Self:
+        """The settings of the section named `section`; raises ConfigError for the first bad one."""
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            found = error.errors()[0]
+            key = ".".join(str(part) for part in (section, *found["loc"]))
+            raise ConfigError(f"{key}={found['input']}: {found['msg']}") from error
+
 
 def only_what_is_set(kinds: Mapping[str, type[Spec]]) -> Callable[[object], object]:
     """A validator to go before that of a section whose `name` is one of `kinds`.
@@ -57,13 +69,6 @@ def only_what_is_set(kinds: Mapping[str, type[Spec]]) -> Callable[[object], obje
         return chosen
 
     return checked
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong with a section, as `key=value: what is allowed`."""
-    found = error.errors()[0]
-    key = ".".join(str(part) for part in found["loc"])
-    return f"{key}={found['input']}: {found['msg']}"
 
 
 class Episode(NamedTuple):

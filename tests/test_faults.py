@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from watching import rows_without_clock
 
 from dqn_runner.tracking import read_metrics
 
@@ -83,11 +84,7 @@ def test_a_failing_environment(command, quick, monkeypatch, how, saying, num_env
     monkeypatch.setattr(sys.modules[__name__], "FAILING_STEP", 10**9)
     assert command("resume=run", "--trust").code == 0
     assert command(*settings, failing(how), "hydra.run.dir=uninterrupted").code == 0
-    rows = [
-        [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(path)]
-        for path in (Path("run/metrics.jsonl"), Path("uninterrupted/metrics.jsonl"))
-    ]
-    assert rows[0] == rows[1]
+    assert rows_without_clock(Path("run")) == rows_without_clock(Path("uninterrupted"))
 
 
 def test_a_failing_evaluation(command, quick, monkeypatch):

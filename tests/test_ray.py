@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import pytest
 import torch
+import watching
+from watching import first_row, free_port, rows_without_clock
 
 ray = pytest.importorskip("ray", reason="needs dqn_runner[ray]")
 
@@ -50,6 +52,7 @@ class Observed(CartPoleEnv):
 
 gym.register("Observed-v0", Observed, max_episode_steps=500)
 """
+wait_for = functools.partial(watching.wait_for, seconds=90)
 LONG = ("total_timesteps=100_000_000", "checkpoint.interval=null")
 
 
@@ -59,12 +62,6 @@ class Cluster(NamedTuple):
     address: str
     client_address: str
     second: psutil.Popen
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 def _ray(*arguments: str) -> psutil.Popen:
@@ -88,7 +85,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     for name, value in {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    host, port, client_port = ray.util.get_node_ip_address(), _free_port(), _free_port()
+    host, port, client_port = ray.util.get_node_ip_address(), free_port(), free_port()
     address = f"{host}:{port}"
     first = _ray(
         "--head", f"--port={port}", f"--ray-client-server-port={client_port}",
@@ -96,9 +93,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     )  # fmt: skip
     second = None
     try:
-        _wait_for(lambda: _nodes(address) == 1)
+        wait_for(lambda: _nodes(address) == 1)
         second = _ray(f"--address={address}")
-        _wait_for(lambda: _nodes(address) == 2)
+        wait_for(lambda: _nodes(address) == 2)
         yield Cluster(address, f"ray://{host}:{client_port}", second)
     finally:
         for process in (second, first):
@@ -160,40 +157,29 @@ def test_a_lost_worker_or_node_costs_no_result(cluster, process, observed, tmp_p
     slowly = [*arguments, at, "+env.kwargs.seconds=0.02", "seed=3,4", "hydra.sweep.dir=sweep"]
     with process(*slowly) as child:
         runs = [tmp_path / "sweep" / f"seed={seed}" for seed in (3, 4)]
-        _wait_for(lambda: all((r / "checkpoints" / "last.pt").exists() for r in runs), child)
-        _wait_for(lambda: all(map(_first_row, runs)), child)
-        first_rows = list(map(_first_row, runs))
+        wait_for(lambda: all((r / "checkpoints" / "last.pt").exists() for r in runs), child)
+        wait_for(lambda: all(map(first_row, runs)), child)
+        first_rows = list(map(first_row, runs))
         victim, started = int(_seen(tmp_path)[0][1]), len(_seen(tmp_path))
         os.kill(victim, signal.SIGTERM)  # it saves, and may be the one to go on
-        _wait_for(lambda: len(_seen(tmp_path)) > started, child)
+        wait_for(lambda: len(_seen(tmp_path)) > started, child)
         for pid in {pid for _, pid in _seen(tmp_path)[started:]}:
             os.kill(int(pid), signal.SIGKILL)
         started = len(_seen(tmp_path))
-        _wait_for(lambda: len(_seen(tmp_path)) > started, child)
+        wait_for(lambda: len(_seen(tmp_path)) > started, child)
         _end(cluster.second)
         _, err = child.communicate(timeout=200)
     assert (child.returncode, err) == (0, "")
     assert len({pid for _, pid in _seen(tmp_path)}) >= 3
     # They have gone on and not begun again: the times in them are still the same.
-    assert list(map(_first_row, runs)) == first_rows
+    assert list(map(first_row, runs)) == first_rows
     here = ["hydra/launcher=basic", "+env.kwargs.seconds=0", "seed=3,4", "hydra.sweep.dir=here"]
     with process(*arguments, *here) as child:
         child.communicate(timeout=200)
     for run in runs:
         undisturbed = tmp_path / "here" / run.name
-        assert _rows(run) == _rows(undisturbed)
+        assert rows_without_clock(run) == rows_without_clock(undisturbed)
         assert _final(run) == _final(undisturbed)
-
-
-def _first_row(run: Path) -> str:
-    """With the time it took, which no other run repeats."""
-    path = run / "metrics.jsonl"
-    return path.read_text().partition("\n")[0] if path.exists() else ""
-
-
-def _rows(run: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
 def _final(run: Path) -> object:
@@ -205,16 +191,16 @@ def _final(run: Path) -> object:
 def test_a_signal_lets_runs_save_and_cancels_the_rest(cluster, process, observed, tmp_path, number):
     arguments = [*observed, *LONG, "seed=range(0,5)", "hydra.sweep.dir=sweep"]
     with process(*arguments, f"hydra.launcher.address={cluster.address}") as child:
-        _wait_for(lambda: len(list(tmp_path.glob("sweep/*/metrics.jsonl"))) == 2, child)
+        wait_for(lambda: len(list(tmp_path.glob("sweep/*/metrics.jsonl"))) == 2, child)
         runs = [path.parent for path in tmp_path.glob("sweep/*/metrics.jsonl")]
-        _wait_for(lambda: all(map(_first_row, runs)), child)
+        wait_for(lambda: all(map(first_row, runs)), child)
         child.send_signal(number)
         out, err = child.communicate(timeout=100)
     assert (child.returncode, err) == (128 + number, "")
     assert out.count("not finished") == 2
     for run in runs:  # the only checkpoint there is
         state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
-        assert state["env_steps"] >= _rows(run)[-1]["env_steps"] > 0
+        assert state["env_steps"] >= rows_without_clock(run)[-1]["env_steps"] > 0
     assert list(tmp_path.glob("sweep/*/ended.json")) == []
 
 
@@ -232,7 +218,7 @@ def test_a_ray_of_its_own_is_gone_afterwards(process, observed, tmp_path):
     assert len({pid for _, pid in _seen(tmp_path)}) == 2
     (tmp_path / "deadly.txt").unlink()
     with process(*arguments, "seed=0,1") as child:
-        _wait_for(lambda: len({pid for _, pid in _seen(tmp_path)}) > 2, child)
+        wait_for(lambda: len({pid for _, pid in _seen(tmp_path)}) > 2, child)
         started = psutil.Process(child.pid).children(recursive=True)
         _, err = child.communicate(timeout=200)
     assert (child.returncode, err) == (0, "")
@@ -276,11 +262,3 @@ def test_a_job_that_no_node_has_room_for_is_told(process, quick, tmp_path, setti
     assert child.returncode == 2
     assert err == (f"dqn-train: error: hydra.launcher: a job asks for {asked}, which no node has\n")
     assert list(tmp_path.iterdir()) == []
-
-
-def _wait_for(condition: Callable[[], object], child: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert child is None or child.poll() is None, child.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from watching import rows_without_clock
 
 from dqn_runner import checkpoint as checkpoint_module
 from dqn_runner import run as run_module
@@ -97,11 +98,6 @@ def killed_at_step(number: int, action: Callable[..., object], *arguments: objec
             action(*arguments)
 
 
-def rows_without_times(path: Path) -> list[dict]:
-    rows = read_metrics(path / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
-
-
 def assert_same(value: object, other: object) -> None:
     if isinstance(value, torch.Tensor):
         assert torch.equal(value, other)
@@ -130,7 +126,7 @@ def replay_of(path: Path) -> list[torch.Tensor]:
 
 
 def assert_same_runs(path: Path, other: Path) -> None:
-    assert rows_without_times(path) == rows_without_times(other)
+    assert rows_without_clock(path) == rows_without_clock(other)
     for name in ("last.pt", "best.pt"):
         states = [torch.load(p / "checkpoints" / name, weights_only=True) for p in (path, other)]
         for state in states:
@@ -313,7 +309,7 @@ def test_torn_and_late_rows_are_cut(start, monkeypatch, tmp_path):
     with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"env_steps": 199, "train/')
     go_on(tmp_path / "killed")
-    assert rows_without_times(tmp_path / "killed") == rows_without_times(reference)
+    assert rows_without_clock(tmp_path / "killed") == rows_without_clock(reference)
 
 
 class Restless(gym.Wrapper):

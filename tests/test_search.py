@@ -27,6 +27,13 @@ SPACE = (
     "network.hidden_sizes=[8],[4,4]",
 )
 
+# Prunes at the first evaluation.
+HOPELESS = (
+    "hydra/sweeper/pruner=none",
+    "+hydra.sweeper.pruner.lower=1e9",
+    "hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner",
+)
+
 
 @pytest.fixture
 def searching(quick, monkeypatch):
@@ -138,9 +145,10 @@ def test_the_same_settings_are_not_run_twice(command, searching, at_a_time):
     values = {(trial.params["agent.lr"], trial.value) for trial in trials}
     assert len(values) == len(finished())
     # Nor when an interrupted call goes on with two that have the same.
-    first, same = (study_with_trials := study()).trials[0], 5
-    study_with_trials.enqueue_trial(first.params)
-    study_with_trials.ask({key: first.distributions[key] for key in first.params})
+    interrupted = study()
+    first = interrupted.trials[0]
+    interrupted.enqueue_trial(first.params)
+    same = interrupted.ask(first.distributions).number
     before = finished()
     outcome = command(*arguments, "hydra.sweeper.n_trials=6", together)
     assert (outcome.code, outcome.err) == (0, "")
@@ -150,8 +158,7 @@ def test_the_same_settings_are_not_run_twice(command, searching, at_a_time):
 
 def test_a_hopeless_trial_is_pruned_cleanly(command, searching):
     outcome = command(
-        *searching, "hydra/sweeper/pruner=none", "+hydra.sweeper.pruner.lower=1e9",
-        "hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner",
+        *searching, *HOPELESS,
         "total_timesteps=100_000_000",
         "hydra.sweeper.n_trials=1", "seed=0,1", "hydra.sweeper.prune_after_seeds=1",
     )  # fmt: skip
@@ -176,8 +183,7 @@ def test_twins_are_pruned_together(command, searching):
     kept = [o for o in searching if o not in SPACE]
     outcome = command(
         *kept, SPACE[0], "agent.lr=choice(1e-3)", "seed=0", "batch_size=16",
-        "hydra/sweeper/pruner=none", "+hydra.sweeper.pruner.lower=1e9",
-        "hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner",
+        *HOPELESS,
         "total_timesteps=100_000_000", "hydra.sweeper.n_trials=2",
         "hydra.sweeper.trials_at_a_time=2",
     )  # fmt: skip

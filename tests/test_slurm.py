@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from watching import first_row, free_port, rows_without_clock, wait_for
 
 pytest.importorskip("submitit", reason="needs dqn_runner[slurm]")
 
@@ -76,12 +77,6 @@ def _path() -> str:
     return os.environ["PATH"] + ":/usr/sbin:/sbin"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Slurm that accepts jobs, named by SLURM_CONF."""
@@ -96,7 +91,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         (folder / name).mkdir()
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)
-    ports = (_free_port(), _free_port())
+    ports = (free_port(), free_port())
     config = folder / "slurm.conf"
     config.write_text(CONFIG.format(host=socket.gethostname(), folder=folder, ports=ports))
     munge = [f"--{name}={folder}/munge.{name.split('-')[0]}" for name in ("key-file", "pid-file")]
@@ -170,32 +165,21 @@ def test_a_job_that_must_go_is_queued_again_and_goes_on(slurm, process, quick, t
     (tmp_path / "slow_env.py").write_text(SLOW_ENV)
     there = ["hydra/launcher=slurm", *limits, "+env.kwargs.seconds=0.003", "hydra.sweep.dir=sweep"]
     with process(*arguments, *there) as child:
-        _wait_for(lambda: all(map(_first_row, runs)), child)
-        first_rows, job = list(map(_first_row, runs)), _squeue("%F")[0]
+        wait_for(lambda: all(map(first_row, runs)), child)
+        first_rows, job = list(map(first_row, runs)), _squeue("%F")[0]
         if why == "warned":
             subprocess.run(["scancel", "--signal=USR2", job], check=True)
         elif why in ("preempted", "at once"):
             urgent = ["sbatch", "--partition=urgent", "--ntasks=2", "--wrap=sleep 1"]
             subprocess.run(urgent, check=True, cwd=tmp_path)
-        _wait_for(lambda: _restarts(job) >= 1, child, 100)
+        wait_for(lambda: _restarts(job) >= 1, child, 100)
         _, err = child.communicate(timeout=200)
     assert (child.returncode, err) == (0, "")
-    assert list(map(_first_row, runs)) == first_rows
+    assert list(map(first_row, runs)) == first_rows
     with process(*arguments, "+env.kwargs.seconds=0", "hydra.sweep.dir=here") as child:
         child.communicate(timeout=200)
     for run in runs:
-        assert _rows(run) == _rows(tmp_path / "here" / run.name)
-
-
-def _first_row(run: Path) -> str:
-    """With the time it took, which no other run repeats."""
-    path = run / "metrics.jsonl"
-    return path.read_text().partition("\n")[0] if path.exists() else ""
-
-
-def _rows(run: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+        assert rows_without_clock(run) == rows_without_clock(tmp_path / "here" / run.name)
 
 
 @pytest.mark.slow
@@ -204,7 +188,7 @@ def test_to_stop_cancels_what_is_left(slurm, process, quick, tmp_path):
     arguments = ["-m", "hydra/launcher=slurm", *quick, "total_timesteps=100_000_000"]
     arguments += ["checkpoint.interval=null"]
     with process(*arguments, "seed=range(1,2)", "hydra.sweep.dir=sweep") as child:
-        _wait_for((run / "metrics.jsonl").exists, child)
+        wait_for((run / "metrics.jsonl").exists, child)
         child.terminate()
         child.communicate(timeout=100)
     assert child.returncode == 143
@@ -218,7 +202,7 @@ def test_a_job_that_is_killed_is_named(slurm, process, quick, tmp_path):
     run = tmp_path / "sweep" / "seed=1"
     arguments = ["-m", "hydra/launcher=slurm", *quick, "total_timesteps=100_000_000"]
     with process(*arguments, "seed=range(1,2)", "hydra.sweep.dir=sweep") as child:
-        _wait_for((run / "metrics.jsonl").exists, child)
+        wait_for((run / "metrics.jsonl").exists, child)
         subprocess.run(["scancel", "--signal=KILL", _squeue("%A")[0]], check=True)
         out, err = child.communicate(timeout=100)
     assert child.returncode == 1
@@ -257,11 +241,3 @@ def _restarts(job: str) -> int:
     command = ["scontrol", "show", "job", job]
     shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return min((int(number) for number in re.findall(r"Restarts=(\d+)", shown)), default=0)
-
-
-def _wait_for(condition: object, child: subprocess.Popen[str], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

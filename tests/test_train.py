@@ -18,6 +18,7 @@ import gymnasium as gym
 import pytest
 import torch
 import yaml
+from watching import wait_for
 
 import dqn_runner
 from dqn_runner.config import parse
@@ -298,11 +299,8 @@ def test_a_failing_run_exits_with_1(command, quick, monkeypatch, tmp_path):
 
 
 def _wait_for_rows(run: Path, child: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
-    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").stat().st_size < 1000:
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    path = run / "metrics.jsonl"
+    wait_for(lambda: path.exists() and path.stat().st_size >= 1000, child, seconds=90)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dqn_runner.errors import ConfigError
+from dqn_runner.errors import ConfigError, in_a_line
 from dqn_runner.run_directory import RunDirectory, read_yaml
 from dqn_runner.tracking.metrics_file import is_number, parse_rows, read_lines, read_metrics
 from dqn_runner.types import Row, flatten
@@ -94,6 +94,6 @@ def load_run(path: Path) -> Run:
         config = read_yaml(run_dir.config)
         result = run_dir.read_result()
     except (OSError, ValueError, ConfigError) as error:
-        return Run(path, "unreadable", {}, None, " ".join(str(error).split()))
+        return Run(path, "unreadable", {}, None, in_a_line(error))
     status: Status = "running" if run_dir.is_locked() else "stopped"
     return Run(path, "finished" if result else status, flatten(config), result)

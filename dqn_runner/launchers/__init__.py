@@ -31,8 +31,7 @@ class Launcher(Protocol):
 
 def check(name: str) -> None:
     """Raises ConfigError where the launcher `name` needs something that is not installed."""
-    _, *packages = OURS.get(name, ("",))
-    if not all(importlib.util.find_spec(package) for package in packages):
+    if not all(importlib.util.find_spec(package) for package in OURS.get(name, ())[1:]):
         raise ConfigError(f"hydra/launcher={name}: needs pip install 'dqn_runner[{name}]'")
 
 

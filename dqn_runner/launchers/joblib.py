@@ -17,7 +17,7 @@ import joblib
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
-from dqn_runner.errors import ConfigError, Stopped
+from dqn_runner.errors import ConfigError, Stopped, named
 from dqn_runner.launchers.job import KILLED, Shared, execute, received_signals, stop
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -72,7 +72,7 @@ class JoblibLauncher:
             self._shared.record_failure(overrides, KILLED)
             return _Worker()
         except Exception as error:  # of Hydra, before or after the run
-            self._shared.record_failure(overrides, f"{type(error).__name__}: {error}")
+            self._shared.record_failure(overrides, named(error))
         return worker
 
 

@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 
 import grpc
 import ray
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 from rich.console import Console
 
-from dqn_runner.errors import ConfigError, RunError, Stopped
+from dqn_runner.errors import ConfigError, RunError, Stopped, in_a_line, named
 from dqn_runner.launchers.job import KILLED, Shared, execute, received_signals, stop
 from dqn_runner.run_directory import RunDirectory
-from dqn_runner.types import PositiveFloat, PositiveInt, Spec, first_problem
+from dqn_runner.types import PositiveFloat, PositiveInt, Spec
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_CONNECT = 5.0
@@ -57,10 +57,7 @@ class RayLauncher:
 
     def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
         """Connect, for as long as this process lives; raises ConfigError where that fails."""
-        try:
-            self._spec = RaySpec.model_validate(settings)
-        except ValidationError as error:
-            raise ConfigError(f"hydra.launcher.{first_problem(error)}") from error
+        self._spec = RaySpec.checked(settings, "hydra.launcher")
         self._shared = shared
         self._task = _task(self._spec)
         with Console(stderr=True).status("connecting to Ray"):
@@ -76,7 +73,7 @@ class RayLauncher:
             try:
                 self._run(job_overrides, initial_job_idx, received)
             except Exception as error:  # of Ray's client, with classes as they come
-                raise RunError(f"Ray failed: {_in_a_line(error)}") from error
+                raise RunError(f"Ray failed: {in_a_line(error)}") from error
         if received:
             raise Stopped(received[0])
 
@@ -97,7 +94,7 @@ class RayLauncher:
             for job in ended:
                 reason, overrides = _why_it_failed(job), jobs.pop(job)
                 run_dir = RunDirectory(self._shared.path(overrides))
-                if not (received or run_dir.result.exists() or run_dir.ended.exists()):
+                if not (received or run_dir.has_ended()):
                     self._shared.record_failure(overrides, reason or NOTHING_LEFT)
             for _ in received[cancelled:]:  # a second one does not wait
                 for job in jobs:
@@ -127,7 +124,7 @@ def _why_it_failed(job: Any) -> str | None:
         return KILLED
     except ray.exceptions.RayError as error:  # of Ray or of Hydra, outside of the run
         cause = getattr(error, "cause", None) or error
-        return f"{type(cause).__name__}: {_in_a_line(cause)}"
+        return named(cause)
     return None
 
 
@@ -139,7 +136,7 @@ def _task(spec: RaySpec) -> Any:
     try:
         return ray.remote(_work).options(**{**spec.options, **given, **ours})
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"hydra.launcher.options: {_in_a_line(error)}") from error
+        raise ConfigError(f"hydra.launcher.options: {in_a_line(error)}") from error
 
 
 def _connect(address: str | None) -> None:
@@ -161,7 +158,7 @@ def _connect(address: str | None) -> None:
     except Exception as error:  # Ray raises many, some of them bare
         may_want_a_token = ":" in (address or "") and "RAY_AUTH_MODE" not in os.environ
         hint = TOKEN_HINT if may_want_a_token and not isinstance(error, TimeoutError) else ""
-        raise ConfigError(f"hydra.launcher.address={address}: {_in_a_line(error)}{hint}") from error
+        raise ConfigError(f"hydra.launcher.address={address}: {in_a_line(error)}{hint}") from error
     finally:
         signal.signal(signal.SIGTERM, handler)  # Ray sets its own
 
@@ -176,10 +173,6 @@ def _check_reachable(address: str) -> None:
             grpc.channel_ready_future(channel).result(SECONDS_TO_CONNECT)
         except grpc.FutureTimeoutError as error:
             raise TimeoutError(f"no Ray answers there in {SECONDS_TO_CONNECT:g} s") from error
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 class _PreemptedError(Exception):

@@ -20,12 +20,12 @@ from types import FrameType
 from typing import Annotated, Any
 
 import submitit
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from dqn_runner.errors import ConfigError, Stopped
 from dqn_runner.launchers.job import Shared, execute, received_signals, stop
 from dqn_runner.run_directory import RunDirectory
-from dqn_runner.types import PositiveInt, Spec, first_problem
+from dqn_runner.types import PositiveInt, Spec
 
 SECONDS_BETWEEN_LOOKS = 2.0
 LOOKS_WITHOUT_TRACE = 3  # a task is in neither list for a moment when it is queued again
@@ -56,10 +56,7 @@ class SlurmLauncher:
     """
 
     def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
-        try:
-            self._spec = SlurmSpec.model_validate(settings)
-        except ValidationError as error:
-            raise ConfigError(f"hydra.launcher.{first_problem(error)}") from error
+        self._spec = SlurmSpec.checked(settings, "hydra.launcher")
         if shutil.which("sbatch") is None:
             raise ConfigError("hydra/launcher=slurm: there is no sbatch on this machine")
         self._shared = shared
@@ -131,7 +128,7 @@ class SlurmLauncher:
             run_dir = RunDirectory(self._shared.path(job_overrides[i]))
             has_left = queued is not None and jobs[i].job_id not in queued
             absent[i] = absent[i] + 1 if has_left else 0
-            if run_dir.result.exists() or run_dir.ended.exists():
+            if run_dir.has_ended():
                 del absent[i]
             elif absent[i] >= LOOKS_WITHOUT_TRACE:
                 del absent[i]

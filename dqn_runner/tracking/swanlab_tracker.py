@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from dqn_runner.errors import in_a_line
 from dqn_runner.tracking.cloud import LiveSending
 from dqn_runner.types import PositiveFloat, Row, Spec, flatten
 
@@ -166,7 +167,7 @@ class SwanLabTracker:
         except Exception as error:
             logger.debug("SwanLab failed", exc_info=True)
             if not self._has_warned:
-                line = " ".join(str(error).split()) or type(error).__name__
+                line = in_a_line(error) or type(error).__name__
                 logger.warning("SwanLab failed, metrics.jsonl has what it lacks: %s", line)
             self._has_warned = True
 

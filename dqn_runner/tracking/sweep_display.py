@@ -80,7 +80,7 @@ class SweepDisplay:
         if not self._visible:
             return
         for path, run in list(self._open.items()):
-            if run.has_ended():
+            if run.directory.has_ended():
                 del self._open[path]
                 self._count(run)
         running = [run for run in self._open.values() if run.directory.is_locked()]
@@ -142,9 +142,6 @@ class _Run:
     def __init__(self, path: Path) -> None:
         self.directory = RunDirectory(path)
         self._budgets: dict[str, int] | None = None
-
-    def has_ended(self) -> bool:
-        return self.directory.result.is_file() or self.directory.ended.is_file()
 
     def fraction(self) -> float:
         """How much of its budget is spent."""
