@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,12 +12,22 @@ from pydantic import model_validator
 from torch import Tensor
 
 from dqn_runner.learner import Learner
-from dqn_runner.losses import Loss
+from dqn_runner.losses import Loss, return_bounds
 from dqn_runner.networks import FlatNetwork, QFunction
 from dqn_runner.optimizers import OptimizerSpec
 from dqn_runner.seeding import get_state, set_state
 from dqn_runner.target_update import Hard, Soft, Unit
-from dqn_runner.types import Array, Batch, PositiveFloat, PositiveInt, Probability, Spec
+from dqn_runner.types import (
+    Array,
+    Batch,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Progress,
+    Spec,
+)
+
+FINAL_LR = 0.01  # of agent.lr, where a schedule ends
 
 
 class AgentSpec(Spec):
@@ -34,6 +45,9 @@ class AgentSpec(Spec):
     td_target: Literal["max", "sarsa"] = "max"
     behaviour: Literal["greedy", "softmax"] = "greedy"
     temperature: PositiveFloat = 1.0
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lr_decay_steps: PositiveInt | None = None
+    clip_target: bool = False
 
     @model_validator(mode="after")
     def _sarsa_looks_one_step_ahead(self) -> AgentSpec:
@@ -43,6 +57,30 @@ class AgentSpec(Spec):
                 "the value of the one action taken next"
             )
         return self
+
+    def learning_rate(self, env_steps: int) -> float:
+        """The learning rate after `env_steps`: from `lr` to 1 % of it over `lr_decay_steps`.
+
+        `cosine` is half a period of it, without restarts (Loshchilov and Hutter 2017, eq. 5).
+        """
+        if self.lr_schedule == "constant" or self.lr_decay_steps is None:
+            return self.lr
+        progress = min(env_steps / self.lr_decay_steps, 1.0)
+        left = 1.0 - progress
+        if self.lr_schedule == "cosine":
+            left = (1.0 + math.cos(math.pi * progress)) / 2
+        return self.lr * (FINAL_LR + (1.0 - FINAL_LR) * left)
+
+    def return_bounds(self, progress: Progress) -> tuple[float, float]:
+        """The returns that the rewards seen so far allow at most, lowest and highest."""
+        return return_bounds(progress.lowest_reward, progress.highest_reward, self.gamma)
+
+    def moving_hyperparameters(self, progress: Progress) -> dict[str, float]:
+        """The numbers of an update that change as training goes on."""
+        numbers = {"lr": self.learning_rate(progress.env_steps)}
+        if self.clip_target:
+            numbers["return_low"], numbers["return_high"] = self.return_bounds(progress)
+        return numbers
 
     @property
     def softmax_temperature(self) -> float | None:

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 from torch import nn
 
 from dqn_runner import checkpoint
-from dqn_runner.agent import Agent, make_policy
+from dqn_runner.agent import Agent, AgentSpec, make_policy
 from dqn_runner.buffers import NStepAssembler, PhaseBuffer, SarsaAssembler, UniformBuffer
 from dqn_runner.checkpoint import Checkpoints
 from dqn_runner.compilation import CompilationError
@@ -96,6 +96,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     make = functools.partial(make_env, config.env)
     env = make()
     network = build_network(config, env, draw_seed(streams.network), device)
+    config = config.model_copy(update={"agent": resolve_lr_decay(config, env)})
     threads = resolve_threads(config, network)
     torch.set_num_threads(threads)
     learner = build_learner(config, network)
@@ -116,6 +117,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
         buffer=buffer,
         assembler=build_assembler(config, agent),
         epsilon=build_epsilon(config),
+        agent_spec=config.agent,
         evaluator=Evaluator(make, config.env.max_step_seconds),
         replay_rng=streams.replay,
         evaluation_rng=streams.evaluation,
@@ -170,17 +172,30 @@ def compile_learner(config: Config, env: Env, learner: Learner, buffer: UniformB
 
 
 def expected_updates(config: Config, env: Env) -> int:
-    """How many updates the budget allows for, roughly where it counts episodes.
+    """How many updates the budget allows for, roughly where it counts episodes."""
+    steps = expected_env_steps(config, env)
+    if config.phase.epochs is not None:
+        return steps // config.batch_size * config.phase.epochs
+    return steps // config.train_frequency * config.gradient_steps
+
+
+def expected_env_steps(config: Config, env: Env) -> int:
+    """How many env steps the budget allows for, roughly where it counts episodes.
 
     An episode is taken to last half of what its environment allows.
     """
     limit = env.spec.max_episode_steps if env.spec else None
     steps_of_an_episode = limit // 2 if limit else STEPS_OF_AN_EPISODE
     budgets = [config.total_timesteps, (config.total_episodes or 0) * steps_of_an_episode]
-    steps = min(budget for budget in budgets if budget)
-    if config.phase.epochs is not None:
-        return steps // config.batch_size * config.phase.epochs
-    return steps // config.train_frequency * config.gradient_steps
+    return min(budget for budget in budgets if budget)
+
+
+def resolve_lr_decay(config: Config, env: Env) -> AgentSpec:
+    """The agent's settings with the env steps over which its learning rate decays, if it does."""
+    agent = config.agent
+    if agent.lr_schedule == "constant" or agent.lr_decay_steps is not None:
+        return agent
+    return agent.model_copy(update={"lr_decay_steps": expected_env_steps(config, env)})
 
 
 def build_epsilon(config: Config) -> Callable[[int, int], float]:
@@ -200,7 +215,14 @@ def build_network(config: Config, env: Env, seed: int, device: torch.device) -> 
             build_custom = spec.load("network.name", "obs_shape", "num_actions")
             custom: nn.Module = build_custom(obs_shape=obs_shape, num_actions=num_actions(env))
             return custom
-        return MLP(obs_shape, num_actions(env), spec.hidden_sizes, spec.activation, spec.init)
+        return MLP(
+            obs_shape,
+            num_actions(env),
+            spec.hidden_sizes,
+            spec.activation,
+            init=spec.init,
+            norm=spec.norm,
+        )
 
     return FlatNetwork(initialise(module, seed).to(device))
 
@@ -216,6 +238,7 @@ def build_learner(config: Config, network: FlatNetwork) -> Learner:
         clip_norm=agent.max_grad_norm is not None,
         clip_value=agent.max_grad_value is not None,
         soft_target=isinstance(target, Soft),
+        clip_target=agent.clip_target,
     )
     numbers = {"lr": agent.lr, **agent.optimizer.hyperparameters()}
     if agent.max_grad_norm is not None:
@@ -224,6 +247,8 @@ def build_learner(config: Config, network: FlatNetwork) -> Learner:
         numbers["max_grad_value"] = agent.max_grad_value
     if isinstance(target, Soft):
         numbers["tau"] = target.tau
+    if agent.clip_target:
+        numbers |= {"return_low": 0.0, "return_high": 0.0}
     return Learner(rule, numbers, network.initial_params)
 
 

@@ -6,6 +6,7 @@ eagerly, compiled or captured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ class LearnerState(NamedTuple):
     slots: Tensor  # [S, P], the optimiser's state vectors
     num_updates: Tensor  # [], updates so far
     metric_sums: Tensor  # [len(METRICS)], over the updates since they were last read
+    q_extremes: Tensor  # [2], the largest of -Q and of Q in the batches of those updates
 
 
 class UpdateRule(NamedTuple):
@@ -41,6 +43,7 @@ class UpdateRule(NamedTuple):
     clip_norm: bool
     clip_value: bool
     soft_target: bool
+    clip_target: bool = False
 
 
 def update(
@@ -61,6 +64,8 @@ def update(
         target_q = rule.network(state.target_params, batch.next_obs)
         next_value = next_state_value(target_q, online_q, batch.next_action)
         target = td_target(batch.reward, batch.discount, next_value)
+        if rule.clip_target:
+            target = target.clamp(hyper["return_low"], hyper["return_high"])
     with torch.enable_grad():
         params = state.params.detach().requires_grad_()
         q_value = rule.network(params, batch.obs).gather(1, batch.action.unsqueeze(1)).squeeze(1)
@@ -80,8 +85,14 @@ def update(
     if rule.soft_target:
         target_params = soft_update(target_params, new_params, hyper["tau"])
     metrics = torch.stack([loss.detach(), q_value.detach().mean(), grad_norm])
+    q_value = q_value.detach()
     new_state = LearnerState(
-        new_params, target_params, slots, num_updates, state.metric_sums + metrics
+        new_params,
+        target_params,
+        slots,
+        num_updates,
+        state.metric_sums + metrics,
+        state.q_extremes.maximum(torch.stack([-q_value, q_value]).amax(dim=1)),
     )
     return new_state, td_error.detach()
 
@@ -93,7 +104,7 @@ class Learner:
         self, rule: UpdateRule, hyperparameters: dict[str, float], initial_params: Tensor
     ) -> None:
         self.rule = rule
-        self._names = list(hyperparameters)
+        self._numbers = dict(hyperparameters)
         self._hyper = initial_params.new_tensor(list(hyperparameters.values()))
         self.state = LearnerState(
             params=initial_params.clone(),
@@ -101,6 +112,7 @@ class Learner:
             slots=initial_params.new_zeros(rule.optimizer.num_slots, len(initial_params)),
             num_updates=initial_params.new_zeros(()),
             metric_sums=initial_params.new_zeros(len(METRICS)),
+            q_extremes=initial_params.new_full((2,), -math.inf),
         )
         self._in_place: Callable[..., Tensor] = self._update_in_place
         self.updates = 0
@@ -117,12 +129,19 @@ class Learner:
         """`update` as a function of tensors alone: state, columns of storage, indices."""
         state = LearnerState(*tensors[: len(LearnerState._fields)])
         *columns, indices = tensors[len(LearnerState._fields) :]
-        numbers = dict(zip(self._names, hyper.unbind(), strict=True))
+        numbers = dict(zip(self._numbers, hyper.unbind(), strict=True))
         new_state, td_error = update(self.rule, numbers, state, Batch(*columns), indices)
         for old, new in zip(state, new_state, strict=True):
             if new is not old:
                 old.copy_(new)
         return td_error
+
+    def set_hyperparameters(self, numbers: dict[str, float]) -> None:
+        """Use other values of some hyperparameters from the next update on."""
+        for name, value in numbers.items():
+            if value != self._numbers[name]:
+                self._hyper[list(self._numbers).index(name)] = value
+                self._numbers[name] = value
 
     def update(self, storage: Batch, indices: Tensor) -> Tensor:
         """Learn from the rows `indices` [B] of `storage`; returns their TD errors [B]."""
@@ -150,11 +169,17 @@ class Learner:
             tensor.copy_(state[name])
 
     def read_metrics(self) -> dict[str, float]:
-        """Means over the updates since the last reading; empty if there were none."""
+        """Means, and the extremes of Q, over the updates since the last reading.
+
+        Empty if there were none.
+        """
         count = self.updates - self._updates_at_reading
         if count == 0:
             return {}
         means = (self.state.metric_sums / count).tolist()
+        minus_q_min, q_max = self.state.q_extremes.tolist()
         self.state.metric_sums.zero_()
+        self.state.q_extremes.fill_(-math.inf)
         self._updates_at_reading = self.updates
-        return dict(zip(METRICS, means, strict=True))
+        extremes = {"train/q_min": -minus_q_min, "train/q_max": q_max}
+        return dict(zip(METRICS, means, strict=True)) | extremes | {"train/lr": self._numbers["lr"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from dqn_runner.agent import Agent
+from dqn_runner.agent import Agent, AgentSpec
 from dqn_runner.buffers import UniformBuffer
 from dqn_runner.checkpoint import Checkpoints
 from dqn_runner.envs import Environments
@@ -22,6 +23,12 @@ from dqn_runner.errors import RunError, in_a_line
 from dqn_runner.evaluation import Evaluator
 from dqn_runner.seeding import draw_seed, get_state, set_state
 from dqn_runner.types import EnvStep, PositiveInt, Progress, Row, Spec, Transition
+
+logger = logging.getLogger(__name__)
+
+# Q-values may leave the possible returns by this share of their range before it is called
+# divergence: a network that is still wrong somewhere does so for a while.
+SLACK = 0.5
 
 
 class PhaseSpec(Spec):
@@ -138,6 +145,7 @@ class Parts:
     buffer: UniformBuffer
     assembler: Assembler
     epsilon: Callable[[int, int], float]
+    agent_spec: AgentSpec
     evaluator: Evaluator
     replay_rng: np.random.Generator
     evaluation_rng: np.random.Generator
@@ -176,6 +184,7 @@ def train(
         progress.epsilon = parts.epsilon(progress.env_steps, progress.episodes)
         action = agent.act(envs.obs, progress.epsilon)
         step = envs.step(action)
+        progress.see(step.reward)
         for transition in parts.assembler.transitions(step, progress.epsilon):
             buffer.add(transition)
         progress.env_steps += spec.num_envs
@@ -184,7 +193,10 @@ def train(
             log(parts, progress, episode.metrics())
 
         phase_ends = spec.ends_phase(episodes_before, progress)
-        for _ in range(updates_due(spec, len(buffer), steps_before, progress, phase_ends)):
+        updates = updates_due(spec, len(buffer), steps_before, progress, phase_ends)
+        if updates:
+            agent.learner.set_hyperparameters(parts.agent_spec.moving_hyperparameters(progress))
+        for _ in range(updates):
             agent.learn(buffer.storage, buffer.sample(spec.batch_size, parts.replay_rng))
         if phase_ends:
             buffer.clear()
@@ -201,6 +213,7 @@ def train(
             progress
         ):
             row |= meter.read(agent)
+            warn_of_divergence(row, parts, progress)
         if row:
             log(parts, progress, row)
         if crossings(steps_before, progress.env_steps, spec.checkpoint.interval):
@@ -301,6 +314,32 @@ def diverged(progress: Progress) -> RunError:
         f"learning diverged before env step {progress.env_steps}: the loss is not finite; the last "
         "checkpoint is from before; try a smaller agent.lr, or agent.max_grad_norm"
     )
+
+
+def warn_of_divergence(row: Row, parts: Parts, progress: Progress) -> None:
+    """Say once where Q-values are far from any return that is possible."""
+    low, high = parts.agent_spec.return_bounds(progress)
+    slack = SLACK * (high - low)
+    if progress.has_warned or slack == 0.0 or "train/q_max" not in row:
+        return
+    if row["train/q_max"] > high + slack:
+        beyond, limit = row["train/q_max"], f"at most {_short(high)}"
+    elif row["train/q_min"] < low - slack:
+        beyond, limit = row["train/q_min"], f"at least {_short(low)}"
+    else:
+        return
+    progress.has_warned = True
+    logger.warning(
+        "Q-values of %s where returns so far allow %s: learning diverges; try a larger agent.lr, "
+        "network.norm=layer_norm or agent.loss=mse",
+        _short(beyond),
+        limit,
+    )
+
+
+def _short(number: float) -> str:
+    """`number` to three digits, as a person writes it: 12,300."""
+    return f"{float(f'{number:.3g}'):,g}"
 
 
 class Meter:

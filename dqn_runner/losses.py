@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -17,6 +18,17 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     `discount` is γ^k·(1 - terminated): it is what makes truncation bootstrap and termination not.
     """
     return reward + discount * next_value
+
+
+def return_bounds(lowest_reward: float, highest_reward: float, gamma: float) -> tuple[float, float]:
+    """The lowest and the highest discounted return of rewards between these, for ever or for less.
+
+    Infinite where `gamma` is 1; (0, 0) where no reward was seen.
+    """
+    horizon = 1.0 / (1.0 - gamma) if gamma < 1.0 else math.inf
+    low = horizon * lowest_reward if lowest_reward < 0.0 else 0.0
+    high = horizon * highest_reward if highest_reward > 0.0 else 0.0
+    return low, high
 
 
 def next_state_value(

@@ -16,12 +16,22 @@ from dqn_runner.types import Array, PositiveFloat, PositiveInt, Spec, only_what_
 
 QFunction = Callable[[Array], Array]  # obs [N, *obs_shape] -> action values [N, A]
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "tanh", "sigmoid"]
+Norm = Literal["none", "layer_norm"]
 
 
 def _sigmoid(x: Array) -> Array:
     # By tanh, which unlike exp cannot overflow.
     result: Array = np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5)))
     return result
+
+
+def _layer_norm(x: Array, scale: Array, shift: Array) -> Array:
+    # As torch.nn.LayerNorm, with its default eps.
+    x = x - np.add.reduce(x, axis=1, keepdims=True) / x.shape[1]
+    variance = np.einsum("ij,ij->i", x, x)[:, None] / x.shape[1]
+    x *= scale / np.sqrt(variance + np.float32(1e-5))
+    x += shift
+    return x
 
 
 _ZERO = np.zeros((), np.float32)  # which a ufunc need not convert, as it must a Python number
@@ -117,11 +127,16 @@ class MLPSpec(Spec):
     name: Literal["mlp"] = "mlp"
     hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
     activation: Activation
-    init: InitSpec = TorchInit()  # which the config.yaml of older runs lacks
+    # With defaults, for the config.yaml of older runs has neither.
+    norm: Norm = "none"
+    init: InitSpec = TorchInit()
 
 
 class MLP(nn.Module):
     """Fully connected Q-network; observations are flattened.
+
+    With `norm="layer_norm"` each hidden layer is normalized before its activation (Ba et al. 2016,
+    section 3).
 
     A network of the user's own takes `obs_shape` and `num_actions` in the same way and returns
     [B, A] from `forward`.
@@ -134,13 +149,19 @@ class MLP(nn.Module):
         hidden_sizes: list[int],
         activation: Activation,
         init: Init | None = None,
+        *,
+        norm: Norm = "none",
     ) -> None:
         super().__init__()
         module, self._numpy_activation = _ACTIVATIONS[activation]
+        self._norm = norm
         widths = [int(np.prod(obs_shape)), *hidden_sizes]
         layers: list[nn.Module] = []
         for width_in, width_out in pairwise(widths):
-            layers += [nn.Linear(width_in, width_out), module()]
+            layers.append(nn.Linear(width_in, width_out))
+            if norm == "layer_norm":
+                layers.append(nn.LayerNorm(width_out))
+            layers.append(module())
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_actions))
         for layer in self.layers:
             if init is not None and isinstance(layer, nn.Linear):
@@ -157,17 +178,23 @@ class MLP(nn.Module):
         learner's memory they follow its updates. For one observation this takes a quarter of the
         time of a call into torch.
         """
-        weights = [weight.T for weight in parameters[0::2]]
-        biases = parameters[1::2]
-        hidden = list(zip(weights[:-1], biases[:-1], strict=True))
-        last_weight, last_bias = weights[-1], biases[-1]
+        *of_hidden, last_weight, last_bias = parameters
+        last_weight = last_weight.T
+        layers = [array.T for array in of_hidden]  # a bias is its own transpose
+        hidden = list(zip(layers[0::2], layers[1::2], strict=True))
+        norms: list[tuple[Array, Array] | None] = [None] * len(hidden)
+        if self._norm == "layer_norm":  # each Linear is followed by its LayerNorm
+            hidden, norms = hidden[0::2], list(hidden[1::2])
+        blocks = [(*layer, norm) for layer, norm in zip(hidden, norms, strict=True)]
         activation = self._numpy_activation
 
         def q_values(obs: Array) -> Array:
             x = obs.reshape(len(obs), -1).astype(last_weight.dtype, copy=False)
-            for weight, bias in hidden:
+            for weight, bias, norm in blocks:
                 x = x.dot(weight)  # in half the time of `@`
                 x += bias
+                if norm is not None:
+                    x = _layer_norm(x, *norm)
                 x = activation(x)
             result: Array = x.dot(last_weight) + last_bias
             return result

@@ -23,7 +23,12 @@ from dqn_runner.types import flatten
 Task = Callable[..., Any]
 
 # Settings that a run resolves by itself; what they say before fits whatever was decided.
-_OPEN = {"device": "auto", "torch_threads": "auto", "compile": "auto"}
+_OPEN = {
+    "device": "auto",
+    "torch_threads": "auto",
+    "compile": "auto",
+    "agent.lr_decay_steps": None,
+}
 
 
 def is_to_do(job: Job) -> bool:

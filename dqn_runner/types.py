@@ -5,6 +5,7 @@ Letters in shapes: N environments, B batch, A actions, P parameters.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -157,6 +158,9 @@ class Progress:
     recent_returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     activity: str = "training"
     elapsed_seconds: float = 0.0  # of training, up to the last row that says so
+    lowest_reward: float = math.inf
+    highest_reward: float = -math.inf
+    has_warned: bool = False  # of Q-values that no return allows
 
     def get_state(self) -> dict[str, Any]:
         """The counters as plain numbers."""
@@ -166,6 +170,11 @@ class Progress:
         """Count on from there."""
         vars(self).update(state)
         self.recent_returns = deque(state["recent_returns"], maxlen=100)
+
+    def see(self, rewards: list[float]) -> None:
+        """Take note of the rewards [N] of a step."""
+        self.lowest_reward = min(self.lowest_reward, *rewards)
+        self.highest_reward = max(self.highest_reward, *rewards)
 
     def finish(self, episode: Episode) -> None:
         """Count an episode that has just ended."""

@@ -6,12 +6,12 @@ import torch
 from scipy import special, stats
 from torch import nn
 
-from dqn_runner.agent import Agent, GreedyPolicy, SoftmaxPolicy
+from dqn_runner.agent import Agent, AgentSpec, GreedyPolicy, SoftmaxPolicy
 from dqn_runner.learner import Learner, UpdateRule
 from dqn_runner.networks import MLP, FlatNetwork, initialise
 from dqn_runner.optimizers import SGD
 from dqn_runner.target_update import Hard, Soft
-from dqn_runner.types import Batch
+from dqn_runner.types import Batch, Progress
 
 N, A = 8, 20
 
@@ -25,6 +25,14 @@ class Linear(nn.Module):
 
     def forward(self, obs):
         return self.q(obs)
+
+
+def spec_of(**settings):
+    """An agent's settings; those not named are of no account here."""
+    given = {"lr": 2.0, "gamma": 0.5, "n_step": 1, "double": False, "loss": "mse",
+             "max_grad_norm": None, "max_grad_value": None, "optimizer": {"name": "adam"},
+             **settings}  # fmt: skip
+    return AgentSpec.model_validate(given)
 
 
 def make_agent(
@@ -290,3 +298,34 @@ def test_the_state_is_what_was_learned():
     assert other.act(some_obs(), 0.5) == agent.act(some_obs(), 0.5)
     for name, tensor in agent.learner.state._asdict().items():
         assert torch.equal(state[name], tensor)
+
+
+def schedule_of_torch(name):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
+    if name == "linear":
+        return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=40)
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40, eta_min=0.02)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_learning_rates_fall_as_torchs_schedules_do_and_then_stay(name):
+    spec, torchs = spec_of(lr_schedule=name, lr_decay_steps=40), schedule_of_torch(name)
+    for env_steps in range(41):
+        assert spec.learning_rate(env_steps) == pytest.approx(torchs.get_last_lr()[0])
+        torchs.optimizer.step()  # which torch wants to come before the schedule's
+        torchs.step()
+    assert spec.learning_rate(41) == spec.learning_rate(10**9) == pytest.approx(0.02)
+
+
+def test_a_constant_learning_rate_is_the_default():
+    assert {spec_of().learning_rate(env_steps) for env_steps in (0, 10, 10**9)} == {2.0}
+
+
+def test_the_numbers_that_move_are_the_learning_rate_and_the_bounds_of_clipped_targets():
+    progress = Progress(env_steps=20)
+    progress.see([0.0, -1.0])
+    progress.see([3.0, 2.0])
+    decaying = {"lr_schedule": "linear", "lr_decay_steps": 40}
+    assert spec_of().moving_hyperparameters(progress) == {"lr": 2.0}
+    numbers = spec_of(clip_target=True, **decaying).moving_hyperparameters(progress)
+    assert numbers == {"lr": pytest.approx(1.01), "return_low": -2.0, "return_high": 6.0}

@@ -14,6 +14,7 @@ from dqn_runner.optimizers import SGD, Adam
 from dqn_runner.types import Batch, EnvStep, ObsSpec
 
 LR, NORM, VALUE = 0.05, 0.4, 0.03
+METRICS = ("td_loss", "q_mean", "grad_norm", "q_min", "q_max")
 
 
 class Net(nn.Module):
@@ -48,8 +49,9 @@ def random_storage(seed, size=50, dtype=torch.float64):
 
 
 def learner_for(
-    network, *, optimizer=None, lr=LR, double=False, loss="mse", norm=None, value=None, tau=None
-):
+    network, *, optimizer=None, lr=LR, double=False, loss="mse", norm=None, value=None, tau=None,
+    clip_target=False,
+):  # fmt: skip
     optimizer = optimizer or Adam()
     rule = UpdateRule(
         network=network,
@@ -59,10 +61,13 @@ def learner_for(
         clip_norm=norm is not None,
         clip_value=value is not None,
         soft_target=tau is not None,
+        clip_target=clip_target,
     )
     numbers = {"lr": lr, **optimizer.hyperparameters()}
     optional = {"max_grad_norm": norm, "max_grad_value": value, "tau": tau}
     numbers |= {name: number for name, number in optional.items() if number is not None}
+    if clip_target:
+        numbers |= {"return_low": 0.0, "return_high": 0.0}
     return Learner(rule, numbers, network.initial_params)
 
 
@@ -80,7 +85,10 @@ class PlainLoop:
         self.double, self.loss, self.norm, self.value, self.tau = double, loss, norm, value, tau
 
     def update(self, storage, indices):
-        """Returns TD errors and the metrics: loss, mean Q-value, gradient norm before clipping."""
+        """Returns TD errors and the metrics.
+
+        Loss, mean Q-value, gradient norm before clipping, lowest and highest Q-value.
+        """
         td_errors, losses, q_values = [], [], []
         for index in indices.tolist():
             obs, action, reward, discount, next_obs = (column[index] for column in storage.columns)
@@ -109,7 +117,8 @@ class PlainLoop:
         if self.tau is not None:
             for mine, follows in zip(self.target.parameters(), parameters, strict=True):
                 mine.data = (1 - self.tau) * mine.data + self.tau * follows.data
-        return td_errors, (loss.item(), np.mean(q_values), grad_norm)
+        extremes = min(q_values), max(q_values)
+        return td_errors, (loss.item(), np.mean(q_values), grad_norm, *extremes)
 
     def flat(self, module):
         return torch.cat([p.detach().flatten() for p in module.parameters()])
@@ -143,7 +152,8 @@ def test_updates_equal_a_plain_training_loop(choices, optimizer):
         assert not td_error.requires_grad
         assert td_error.tolist() == pytest.approx(expected_td_error, abs=1e-8)
         metrics = learner.read_metrics()
-        assert list(metrics) == ["train/td_loss", "train/q_mean", "train/grad_norm"]
+        assert metrics.pop("train/lr") == LR
+        assert list(metrics) == [f"train/{name}" for name in METRICS]
         assert list(metrics.values()) == pytest.approx(expected_metrics, abs=1e-8)
         if choices["tau"] is None and k == 3:
             learner.copy_target()
@@ -172,7 +182,7 @@ def test_the_clips_of_the_comparison_bite(norm, value):
     assert free.read_metrics() == clipped.read_metrics()
 
 
-def test_metrics_are_means_since_they_were_last_read():
+def test_metrics_are_means_and_extremes_since_they_were_last_read():
     learner = learner_for(FlatNetwork(initialise(Net, 0)))
     plain = PlainLoop(
         initialise(Net, 0),
@@ -191,10 +201,45 @@ def test_metrics_are_means_since_they_were_last_read():
             indices = torch.arange(10) + 7 * k
             learner.update(storage, indices)
             expected.append(plain.update(storage, indices)[1])
-        assert list(learner.read_metrics().values()) == pytest.approx(np.mean(expected, axis=0))
+        *means, q_min, q_max = np.transpose(expected)
+        metrics = learner.read_metrics()
+        assert [metrics[f"train/{name}"] for name in METRICS] == pytest.approx(
+            [*np.mean(means, axis=1), q_min.min(), q_max.max()]
+        )
         assert learner.read_metrics() == {}
     assert learner.updates == 9
     assert learner.state.num_updates.item() == 9
+
+
+def test_another_learning_rate_holds_from_the_next_update_on():
+    plain = PlainLoop(initialise(Net, 0), optimizer=Adam(), double=True, loss="huber", norm=None,
+                      value=None, tau=0.1)  # fmt: skip
+    learner = learner_for(FlatNetwork(initialise(Net, 0)), double=True, loss="huber", tau=0.1)
+    storage = random_storage(2)
+    for k, lr in enumerate((LR, 0.02, 0.02, 0.3)):
+        plain.optimizer.param_groups[0]["lr"] = lr
+        learner.set_hyperparameters({"lr": lr})
+        indices = torch.arange(10) + 7 * k
+        plain.update(storage, indices)
+        learner.update(storage, indices)
+        assert torch.allclose(learner.state.params, plain.flat(plain.online), rtol=0, atol=1e-8)
+        assert learner.read_metrics()["train/lr"] == lr
+
+
+def test_targets_are_clipped_to_the_returns_that_are_possible():
+    """TD errors row by row, with bounds that cut on both sides."""
+    network = FlatNetwork(initialise(Net, 5))
+    learner = learner_for(network, clip_target=True)
+    learner.set_hyperparameters({"return_low": -0.5, "return_high": 0.25})
+    storage, indices = random_storage(4), torch.arange(50)
+    q_value = network(network.initial_params, storage.obs).gather(1, storage.action[:, None])[:, 0]
+    next_value = network(network.initial_params, storage.next_obs).amax(dim=1)
+    target = storage.reward + storage.discount * next_value
+    assert (target > 0.25).any()
+    assert (target < -0.5).any()
+    assert ((target > -0.5) & (target < 0.25)).any()
+    expected = [min(max(y, -0.5), 0.25) for y in target.tolist()] - q_value.numpy()
+    assert learner.update(storage, indices).tolist() == pytest.approx(list(expected), abs=1e-9)
 
 
 def test_target_stays_until_it_is_copied():

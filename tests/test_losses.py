@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dqn_runner.losses import next_state_value, td_loss, td_target
+from dqn_runner.losses import next_state_value, return_bounds, td_loss, td_target
 
 
 def random_batch(seed, size=64, num_actions=5):
@@ -49,6 +49,26 @@ def test_double_q_learning_where_the_two_networks_disagree():
     target_q = torch.tensor([[10.0, -3.0], [1.0, 2.0]])
     online_q = torch.tensor([[0.0, 1.0], [5.0, 4.0]])
     assert next_state_value(target_q, online_q).tolist() == [-3.0, 1.0]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("rewards", [(1.0, 1.0), (-1.0, -1.0), (-100.0, 10.0), (0.0, 2.0)])
+def test_return_bounds_hold_for_every_sequence_of_such_rewards(gamma, rewards):
+    """The extremes over episodes of any length, each reward at an end of its range."""
+    low, high = return_bounds(*rewards, gamma)
+    returns = [
+        sum(reward * gamma**k for k in range(length))
+        for reward in rewards
+        for length in (0, 1, 10, 5000)
+    ]
+    assert low == pytest.approx(min(returns), abs=1e-9)
+    assert high == pytest.approx(max(returns), abs=1e-9)
+
+
+def test_returns_without_discount_have_no_bounds_and_those_without_rewards_are_zero():
+    assert return_bounds(-1.0, 2.0, 1.0) == (-np.inf, np.inf)
+    assert return_bounds(0.0, 0.0, 1.0) == (0.0, 0.0)
+    assert return_bounds(np.inf, -np.inf, 0.9) == (0.0, 0.0)  # none seen yet
 
 
 def test_sarsa_takes_the_targets_value_of_the_action_taken_next():

@@ -36,8 +36,8 @@ class Convolutional(nn.Module):
         return self.scale * self.head(hidden.flatten(1))
 
 
-def mlp(activation="relu", obs_shape=(4,), hidden_sizes=(16, 8), seed=0):
-    return initialise(lambda: MLP(obs_shape, 3, list(hidden_sizes), activation), seed)
+def mlp(activation="relu", obs_shape=(4,), hidden_sizes=(16, 8), seed=0, norm="none"):
+    return initialise(lambda: MLP(obs_shape, 3, list(hidden_sizes), activation, norm=norm), seed)
 
 
 def some_obs(shape, count=32, seed=0):
@@ -57,6 +57,26 @@ def test_mlp_equals_its_matrix_products(activation, hidden_sizes):
     expected = x @ parameters[-2].T + parameters[-1]
     actual = module(torch.from_numpy(obs)).detach().numpy()
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_layer_norm_stands_between_each_hidden_layer_and_its_activation():
+    """In double precision from the definition, with scales and shifts that are not 1 and 0."""
+    module, obs = mlp("elu", hidden_sizes=(16, 8), norm="layer_norm"), some_obs((4,))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    parameters = [p.detach().numpy().astype(np.float64) for p in module.parameters()]
+    assert [p.shape for p in parameters] == [
+        (16, 4), (16,), (16,), (16,), (8, 16), (8,), (8,), (8,), (3, 8), (3,),
+    ]  # fmt: skip
+    x = obs.astype(np.float64)
+    for weight, bias, scale, shift in (parameters[0:4], parameters[4:8]):
+        x = x @ weight.T + bias
+        mean, deviation = x.mean(axis=1, keepdims=True), x.std(axis=1, keepdims=True)
+        x = ACTIVATIONS["elu"]((x - mean) / np.sqrt(deviation**2 + 1e-5) * scale + shift)
+    expected = x @ parameters[-2].T + parameters[-1]
+    actual = module(torch.from_numpy(obs)).detach().numpy()
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_mlp_flattens_images_and_takes_bytes():
@@ -95,9 +115,10 @@ def test_gradient_of_the_flat_network_is_that_of_the_module():
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("obs_shape", [(4,), (2, 3, 5)])
+@pytest.mark.parametrize("norm", ["none", "layer_norm"])
 @pytest.mark.parametrize("count", [1, 32])
-def test_acting_on_arrays_equals_torch(activation, obs_shape, count):
-    module, obs = mlp(activation, obs_shape), some_obs(obs_shape, count)
+def test_acting_on_arrays_equals_torch(activation, obs_shape, norm, count):
+    module, obs = mlp(activation, obs_shape, norm=norm), some_obs(obs_shape, count)
     network = FlatNetwork(module)
     with torch.no_grad():
         expected = module(torch.from_numpy(obs)).numpy()
@@ -132,6 +153,7 @@ def test_acting_on_arrays_takes_bytes_and_leaves_the_observation_alone():
 
 NETWORKS = {
     "mlp": lambda: MLP((3, 5, 6), 4, [8], "relu"),
+    "layer norm": lambda: MLP((3, 5, 6), 4, [8, 7], "relu", norm="layer_norm"),
     "custom": lambda: Convolutional((3, 5, 6), 4),
 }
 
@@ -245,6 +267,12 @@ def test_weights_have_the_distribution_of_the_literature(name, distribution):
 def test_orthogonal_weights_are_orthogonal():
     weight = large_weight("orthogonal")
     np.testing.assert_allclose(weight.T @ weight, 1.5**2 * np.eye(200), atol=1e-5)
+
+
+def test_an_older_configuration_without_norm_has_none(compose):
+    data = compose().plain()
+    del data["network"]["norm"]
+    assert parse(data).network.norm == "none"
 
 
 def test_null_stands_for_torchs_own_initialisation(compose):

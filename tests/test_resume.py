@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from watching import rows_without_clock
 
@@ -40,6 +41,9 @@ KINDS = {
     "sarsa in phases": [
         "agent.td_target=sarsa", "agent.double=false", "agent.n_step=1", "phase.episodes=3",
         "phase.epochs=2", "learning_starts=0",
+    ],
+    "decaying learning rate": [
+        "agent.lr_schedule=cosine", "agent.clip_target=true", "network.norm=layer_norm",
     ],
     "mountaincar": ["env=mountaincar", "num_envs=4", "target_update=hard"],
     "hands_on_rl": ["experiment=hands_on_rl"],
@@ -301,6 +305,21 @@ def test_a_finished_run_can_be_extended(start):
     go_on(run_dir, total_timesteps=480)
     assert_same_runs(run_dir, longer)
     assert "total_timesteps: 480" in (run_dir / "config.yaml").read_text()
+
+
+def test_an_extended_run_keeps_its_learning_rates(start):
+    """The schedule of the first budget goes on, at its final value where it has ended."""
+    path = start("run", "agent.lr_schedule=linear", "agent.lr=0.01")
+    config = RunDirectory(path).config
+    assert yaml.safe_load(config.read_text())["agent"]["lr_decay_steps"] == 300
+    go_on(path, total_timesteps=400)
+    rates = {
+        r["env_steps"]: r["train/lr"]
+        for r in read_metrics(path / "metrics.jsonl")
+        if "train/lr" in r
+    }
+    assert rates[200] == pytest.approx(0.01 * (1 - 0.99 * 200 / 300))
+    assert rates[300] == rates[400] == pytest.approx(0.0001)
 
 
 def test_torn_and_late_rows_are_cut(start, monkeypatch, tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from dqn_runner.tracking import read_metrics
 
@@ -190,6 +192,28 @@ def test_seed_0_is_a_seed(train):
     one, other, unlike = train("one", "seed=0"), train("other", "seed=0"), train("1", "seed=1")
     assert same_training(one, other)
     assert not same_training(one, unlike)
+
+
+def test_a_budget_of_episodes_decays_the_learning_rate_over_its_estimate(train):
+    """Ten episodes of CartPole are taken for half of their limit of 500 steps each."""
+    run = train("run", "total_timesteps=null", "total_episodes=10", "agent.lr_schedule=linear")
+    assert yaml.safe_load((run / "config.yaml").read_text())["agent"]["lr_decay_steps"] == 2500
+
+
+def test_q_values_beyond_any_return_are_told_of_once(train, caplog):
+    """Weights of standard deviation 10 give wild Q-values; CartPole pays at most 100."""
+    wild = ["network.init.name=normal", "network.init.std=10"]
+    run = train("run", *wild)
+    told = [r.getMessage() for r in caplog.records if "Q-values" in r.getMessage()]
+    assert len(told) == 1
+    assert re.match(
+        r"Q-values of -?[\d,]{3,} where returns so far allow at (most 100|least 0):", told[0]
+    )
+    q_max = [row["train/q_max"] for row in rows(run) if "train/q_max" in row]
+    assert min(q_max) > 150
+    caplog.clear()
+    train("tame")
+    assert not [r for r in caplog.records if "Q-values" in r.getMessage()]
 
 
 def test_discrete_observations_are_learned_from(train):
