@@ -178,7 +178,7 @@ def _with_interval(
 def _mean_interval(tasks: Sequence[Floats]) -> tuple[Floats, Floats]:
     """The interval of the mean over `tasks` [..., seeds]: Student's t, corrected for skewness.
 
-    Hall 1992, "On the removal of skewness by transformation". Variances and third cumulants of the
+    Hall 1992, "On the removal of skewness by transformation". Variances and third moments of the
     tasks add up, and Welch and Satterthwaite's degrees of freedom go with them.
     """
     from scipy import stats
@@ -186,20 +186,15 @@ def _mean_interval(tasks: Sequence[Floats]) -> tuple[Floats, Floats]:
     sizes = [task.shape[-1] for task in tasks]
     centered = [task - task.mean(axis=-1, keepdims=True) for task in tasks]
     squares = [(x**2).sum(axis=-1) * n / (n - 1) for x, n in zip(centered, sizes, strict=True)]
-    cubes = [
-        (x**3).sum(axis=-1) * n**2 / ((n - 1) * (n - 2))
-        for x, n in zip(centered, sizes, strict=True)
-    ]
-    variance = np.sum(squares, axis=0)  # of the sum of all scores
     shares = [square**2 / (n - 1) for square, n in zip(squares, sizes, strict=True)]
+    variance = np.sum(squares, axis=0)  # of the sum of all scores
+    skewness = _ratio(np.sum([(x**3).sum(axis=-1) for x in centered], axis=0), variance**1.5)
     quantile = stats.t.isf((1 - CONFIDENCE) / 2, _ratio(variance**2, np.sum(shares, axis=0)))
-    skewness = _ratio(np.sum(cubes, axis=0), variance**1.5)
 
     def untransformed(t: Floats) -> Floats:
-        # Without skewness t itself, which this could not be told from 0 / 0.
-        bend = np.where(np.abs(skewness) > 1e-6, skewness, 1.0)
-        bent = (np.cbrt(1 + bend * (t - bend / 6)) - 1) * 3 / bend
-        return np.where(np.abs(skewness) > 1e-6, bent, t)
+        # The cube root of Hall's equation to its second order: it leaps where skewness is large.
+        t = t - skewness / 6
+        return t - skewness * t**2 / 3 + 5 * skewness**2 * t**3 / 27
 
     mean = sum(task.sum(axis=-1) for task in tasks) / sum(sizes)
     error = np.sqrt(variance) / sum(sizes)
