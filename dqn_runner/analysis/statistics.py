@@ -92,7 +92,10 @@ def probability_of_improvement(x: Sequence[Floats], y: Sequence[Floats]) -> Esti
     value = float(shares.mean())
     if min(min(len(a), len(b)) for a, b in pairs) < ENOUGH_SEEDS:
         return Estimate(value, np.nan, np.nan)
-    bounds = np.array([_share_interval(_above(a, b), len(a), len(b)) for a, b in pairs])  # [T, 2]
+    sizes = ((len(a), len(b)) for a, b in pairs)
+    bounds = np.array(  # [T, 2]
+        [_share_interval(share, *size) for share, size in zip(shares, sizes, strict=True)]
+    )
     down, up = np.sqrt(((bounds - shares[:, None]) ** 2).sum(axis=0)) / len(pairs)
     return Estimate(value, value - float(down), value + float(up))
 
