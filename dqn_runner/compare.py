@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqn_runner.errors import ConfigError, RunError
+from dqn_runner.errors import ConfigError, RunError, in_a_line
 from dqn_runner.train import guarded
 
 if TYPE_CHECKING:
@@ -26,10 +30,14 @@ EPILOG = """examples:
   dqn-compare outputs --metric best --format markdown --output results.md
   dqn-compare outputs/sweeps/2026-01-31_12-00-00 --follow
 
-Groups hold the runs that differ in their seed alone, or agree in --group-by. Numbers in brackets
-are 95 % intervals by stratified percentile bootstrap over seeds; IQM is the mean of the middle
-half. The final return is the final policy's over fresh episodes; of a run that has not finished,
-its last evaluation.
+Groups hold the runs of an environment that differ in their seed alone, or agree in --group-by.
+compile, torch_threads, device, log, checkpoint, eval and tracker make no groups unless they are
+named there. Environments are compared each by itself, and together where --normalize puts their
+returns on one scale.
+
+Numbers in brackets are 95 % intervals over seeds; fewer than 5 seeds give none, and the lowest and
+the highest stand in parentheses. IQM is the mean of the middle half. The final return is the final
+policy's over fresh episodes; of a run that has not finished, its last evaluation.
 """
 
 
@@ -64,13 +72,14 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--group-by",
         metavar="KEY,...",
-        help="settings that make groups; default: all that differ, but the seed",
+        help="settings that make groups; default: all that differ, but the seed and those below",
     )
     add(
         "--normalize",
         metavar="[ENV=]LOW:HIGH",
         action="append",
-        help="map returns from LOW:HIGH to 0:1, of one environment or of all; may be repeated",
+        help="map returns from LOW:HIGH to 0:1, of one environment or of all; may be repeated; two "
+        "or more are then compared together as well",
     )
     add("--format", choices=["table", "markdown", "csv", "json"], default="table")
     add("--output", type=Path, metavar="FILE", help="write there instead of printing")
@@ -80,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--swanlab",
         action="store_true",
-        help="log mean and interval of each group as SwanLab runs of job type `summary`",
+        help="log mean and IQM of each group as SwanLab runs of job type `summary`",
     )
     add("--version", action="version", version=f"dqn-compare {__version__}")
     return parser
@@ -135,7 +144,7 @@ def parse_bounds(texts: list[str] | None) -> dict[str, tuple[float, float]] | No
             low, high = (float(number) for number in numbers.split(":"))
         except ValueError:
             low = high = 0.0
-        if not low < high:
+        if not (low < high and math.isfinite(high - low)):
             raise ConfigError(f"--normalize={text}: must be LOW:HIGH or ENV=LOW:HIGH, LOW < HIGH")
         bounds[environment or "*"] = (low, high)
     return bounds
@@ -146,9 +155,34 @@ def read(directories: list[Path]) -> list[Run]:
     from dqn_runner.analysis import load_runs
 
     try:
-        return load_runs(directories)
+        return with_defaults(load_runs(directories))
     except OSError as error:
         raise RunError(f"{error.filename}: {error.strerror}") from error
+
+
+def with_defaults(runs: list[Run]) -> list[Run]:
+    """`runs` with the settings that those of an older version lack, and that would part them.
+
+    A setting that is newer than a run has the value there that was the only one before.
+    """
+    from dqn_runner.analysis.groups import differing_keys
+
+    readable = [run for run in runs if run.config]
+    if all(key in run.config for key in differing_keys(readable) for run in readable):
+        return runs
+
+    from dqn_runner.config import parse  # which takes seconds, for it imports torch
+    from dqn_runner.run_directory import RunDirectory, read_yaml
+    from dqn_runner.types import flatten
+
+    completed = []
+    for run in runs:
+        try:
+            known = flatten(parse(read_yaml(RunDirectory(run.path).config)).plain())
+        except ConfigError:  # no run of ours, or of a version that is newer still
+            known = {}
+        completed.append(replace(run, config=known | run.config))
+    return completed
 
 
 def look(runs: list[Run], options: Options) -> Comparison:
@@ -192,25 +226,31 @@ def publish(comparison: Comparison, style: str, output: Path | None) -> None:
 
     console = Console()
     if output:
-        try:
-            output.write_text(as_text(comparison, style) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--output={output}: {error.strerror}") from error
+        text = as_text(comparison, style) + "\n"
+        with writing(f"--output={output}"):
+            output.write_text(text, encoding="utf-8")
     elif style == "table" and console.is_terminal:
         console.print(renderable(comparison))
     else:
         print(as_text(comparison, style))
 
 
+@contextmanager
+def writing(what: str, instead: str = "") -> Iterator[None]:
+    """Raise ConfigError, which says `what` cannot be and what helps, where writing fails."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{what}: {error.strerror or in_a_line(error)}{instead}") from error
+
+
 def draw(comparison: Comparison, folder: Path) -> None:
-    """Save every figure there is something for; raises RunError where it cannot be written."""
+    """Save every figure there is something for."""
     from dqn_runner.analysis.figures import figures, save
 
-    try:
-        save(figures(comparison), folder)
-    except OSError as error:
-        place = error.filename or folder
-        raise RunError(f"{place}: {error.strerror}; --figures names another folder") from error
+    drawn = figures(comparison)
+    with writing(f"--figures={folder}", "; name another folder, or draw nothing by --no-figures"):
+        save(drawn, folder)
 
 
 def follow(
@@ -239,19 +279,19 @@ def follow(
                     publish(comparison, style, output)
                 if folder:
                     draw(comparison, folder)
-            for run in running:
-                run_dir = RunDirectory(run.path)
+            for run_dir in (RunDirectory(run.path) for run in running if folder):
                 if run_dir.metrics.exists():
-                    draw_curve(run_dir.metrics, run_dir.curve)
+                    with writing(str(run_dir.curve), "; --no-figures draws nothing"):
+                        draw_curve(run_dir.metrics, run_dir.curve)
             if idle < LOOKS_WITHOUT_A_RUN:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def summarise(comparison: Comparison, folder: Path, console: Console) -> None:
-    """Log each group's mean and IQM over env steps, with their intervals, as a SwanLab run."""
+    """Log each group's mean and IQM over env steps as a SwanLab run."""
     from dqn_runner.analysis.summary import log_summary
 
-    with console.status("logging to SwanLab"):
+    with console.status("logging to SwanLab"), writing(f"--swanlab in {folder / 'swanlab'}"):
         for statistics in comparison.groups:
             log_summary(statistics, folder / "swanlab")
     amount = len(comparison.groups)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,18 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from dqn_runner.analysis import Options, compare, curve, figures, group_runs, load_runs
+from dqn_runner.analysis import (
+    Options,
+    as_records,
+    compare,
+    curve,
+    figures,
+    group_runs,
+    load_runs,
+)
 from dqn_runner.analysis.figures import save, varied_parameters
-from dqn_runner.compare import command_line
+from dqn_runner.analysis.summary import spec_of
+from dqn_runner.compare import command_line, read
 from dqn_runner.train import guarded
 
 DEFAULTS = {
@@ -211,28 +221,226 @@ def test_runs_in_every_state_are_named(tmp_path, capsys):
     assert f"{broken}: " in remarks
 
 
-def test_normalisation_puts_environments_on_one_scale(tmp_path):
-    write_run(tmp_path / "a", [1.0], 500.0)
-    write_run(tmp_path / "b", [1.0], -100.0, env__id="Acrobot-v1")
+@pytest.fixture
+def two_environments(tmp_path: Path) -> Path:
+    """Two learning rates in two environments, the better one another in each; five seeds."""
+    for env, offset in (("CartPole-v1", 400.0), ("Acrobot-v1", -100.0)):
+        for i, lr in enumerate((0.01, 0.001)):
+            for seed in range(5):
+                score = offset + seed + (50.0 * i if env == "CartPole-v1" else -50.0 * i)
+                write_run(
+                    tmp_path / "two" / f"{env},lr={lr},seed={seed}",
+                    [10.0, score],
+                    score,
+                    seed=seed,
+                    agent__lr=lr,
+                    env__id=env,
+                )
+    return tmp_path / "two"
+
+
+def test_environments_are_never_ranked_together(two_environments, capsys):
+    comparison = compare(load_runs([two_environments]))
+    shown = [(r.name, [group.group.name for group in r.groups]) for r in comparison.rankings]
+    assert shown == [
+        ("Acrobot-v1", ["agent.lr=0.01", "agent.lr=0.001"]),  # the best first, of each
+        ("CartPole-v1", ["agent.lr=0.001", "agent.lr=0.01"]),
+    ]
+    _, table, _ = run_compare(capsys, two_environments, "--no-figures")
+    assert [line for line in table.splitlines() if line.endswith("-v1")] == [
+        "Acrobot-v1",
+        "CartPole-v1",
+    ]
+    assert "env.id" not in table
+    assert "Environments are compared together only when normalized (--normalize)." in table
+    _, text, _ = run_compare(capsys, two_environments, "--no-figures", "--format=json")
+    pairs = [
+        (pair["environment"], pair["above"], pair["value"])
+        for pair in json.loads(text)["improvements"]
+    ]
+    assert pairs == [("Acrobot-v1", "agent.lr=0.01", 1.0), ("CartPole-v1", "agent.lr=0.001", 1.0)]
+
+
+def test_each_environment_has_figures_of_its_own(two_environments):
+    drawn = figures(compare(load_runs([two_environments])))
+    stems = {"learning_curves", "aggregates", "performance_profile", "sample_efficiency",
+             "parameters"}  # fmt: skip
+    assert set(drawn) == {
+        f"{env}/{stem}" for env in ("Acrobot-v1", "CartPole-v1") for stem in stems
+    }
+    labels = {line.get_label() for line in drawn["Acrobot-v1/learning_curves"].axes[0].get_lines()}
+    assert {"agent.lr=0.01 (n=5)", "agent.lr=0.001 (n=5)"} < labels
+    paths = save(drawn, two_environments / "compare")
+    assert two_environments / "compare" / "CartPole-v1" / "aggregates.png" in paths
+    assert all(path.is_file() for path in paths)
+
+
+def test_normalized_environments_are_also_compared_together(two_environments, capsys):
+    bounds = ("--normalize=CartPole-v1=0:500", "--normalize=Acrobot-v1=-500:0")
+    _, text, _ = run_compare(capsys, two_environments, "--no-figures", "--format=csv", *bounds)
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["metric"] == "final"]
+    assert [row["environment"] for row in rows] == [
+        *["Acrobot-v1"] * 2, *["CartPole-v1"] * 2, *["all environments"] * 2,
+    ]  # fmt: skip
+    together = {row["group"]: row for row in rows[4:]}
+    wanted = {"agent.lr=0.01": (0.804 + 0.804) / 2, "agent.lr=0.001": (0.904 + 0.704) / 2}
+    for name, mean in wanted.items():
+        assert float(together[name]["mean"]) == pytest.approx(mean)
+        assert together[name]["runs"] == "10"
+    _, table, _ = run_compare(capsys, two_environments, "--no-figures", *bounds)
+    assert "all environments: groups with normalized scores in each of Acrobot-v1, " in table
+    assert "0.804 [" in table
+    drawn = figures(compare(load_runs([two_environments]), Options(bounds={"*": (0.0, 1.0)})))
+    assert {name for name in drawn if name.startswith("all")} == {
+        f"all_environments/{stem}" for stem in ("aggregates", "performance_profile", "parameters")
+    }
+
+
+def test_a_group_that_lacks_an_environment_is_not_compared_across_them(two_environments):
+    for seed in range(5):
+        path = two_environments / f"half {seed}"
+        write_run(path, [900.0], 900.0, seed=seed, agent__lr=0.5)  # in CartPole alone
+    write_run(two_environments / "empty", [], seed=9, agent__lr=0.5, env__id="Acrobot-v1")
+    *_, across = compare(load_runs([two_environments]), Options(bounds={"*": (0.0, 1.0)})).rankings
+    assert {group.group.name for group in across.groups} == {"agent.lr=0.01", "agent.lr=0.001"}
+
+
+def test_what_differs_between_environments_alone_makes_no_groups(tmp_path):
+    write_run(tmp_path / "a", [1.0], 500.0, total_timesteps=50)
+    write_run(tmp_path / "b", [1.0], -100.0, env__id="Acrobot-v1", total_timesteps=90)
     bounds = {"CartPole-v1": (0.0, 500.0), "Acrobot-v1": (-500.0, 0.0)}
-    options = Options(group_by=("agent.lr",), bounds=bounds)
-    (group,) = compare(load_runs([tmp_path]), options).groups
+    *each, across = compare(load_runs([tmp_path]), Options(bounds=bounds)).rankings
+    assert [r.groups[0].group.name for r in each] == ["Acrobot-v1", "CartPole-v1"]
+    (group,) = across.groups
+    assert group.group.name == "all runs"
     assert group.estimates["final"]["mean"].value == pytest.approx((1.0 + 0.8) / 2)
 
 
-def test_environments_without_normalisation_are_remarked(tmp_path):
-    write_run(tmp_path / "a", [1.0], 500.0)
-    write_run(tmp_path / "b", [1.0], -100.0, env__id="Acrobot-v1")
-    remarks = compare(load_runs([tmp_path]), Options(group_by=("agent.lr",))).remarks
-    assert any("--normalize" in remark for remark in remarks)
+def test_settings_of_an_environment_make_groups(tmp_path):
+    for gravity in (1.0, 9.8):
+        write_run(tmp_path / str(gravity), [1.0], 1.0, env__kwargs={"gravity": gravity})
+    names = [group.group.name for group in compare(load_runs([tmp_path])).groups]
+    assert sorted(names) == ["env.kwargs.gravity=1.0", "env.kwargs.gravity=9.8"]
+
+
+def test_where_and_how_a_run_is_computed_makes_no_group(tmp_path, capsys):
+    for seed, how in enumerate(("always", "never", "never")):
+        write_run(
+            tmp_path / str(seed), [1.0], 1.0 + seed, seed=seed, compile=how, torch_threads=seed + 1,
+            device="cuda" if seed else "cpu", eval__interval=10 * seed, log__interval=seed,
+            checkpoint__interval=seed, tracker__group=str(seed),
+        )  # fmt: skip
+    (group,) = group_runs(load_runs([tmp_path]))
+    assert (group.name, len(group.runs)) == ("CartPole-v1", 3)
+    _, out, _ = run_compare(capsys, tmp_path, "--no-figures")
+    (line,) = [line for line in out.splitlines() if "--group-by" in line]
+    assert line == (
+        "These differ too, and make no groups unless --group-by names them: "
+        "checkpoint.interval (0, 1, 2), compile (always, never), device (cpu, cuda), "
+        "eval.interval (0, 10, 20), log.interval (0, 1, 2), torch_threads (1, 2, 3)."
+    )
+    two = group_runs(load_runs([tmp_path]), ["compile"])
+    assert [group.name for group in two] == ["compile=always", "compile=never"]
+
+
+def test_a_run_repeated_with_other_threads_adds_no_evidence(tmp_path):
+    for threads in (1, 2):
+        write_run(tmp_path / str(threads), [1.0], 1.0, torch_threads=threads)
+    remarks = compare(load_runs([tmp_path])).remarks
+    assert any(remark.startswith("1 of the runs repeats another") for remark in remarks)
+
+
+def test_an_older_run_has_the_defaults_of_what_it_did_not_know(tmp_path, compose):
+    """Written with all settings, and as a version left them that knew no behaviour."""
+    for name, behaviour, known in (
+        ("new", "greedy", True),
+        ("old", "greedy", False),
+        ("other", "softmax", True),
+    ):
+        config = compose(f"agent.behaviour={behaviour}").plain()
+        if not known:
+            del config["agent"]["behaviour"]
+        path = write_run(tmp_path / name, [1.0], 1.0)
+        (path / "config.yaml").write_text(yaml.safe_dump(config))
+    names = {group.name: len(group.runs) for group in group_runs(read([tmp_path]))}
+    assert names == {"agent.behaviour=greedy": 2, "agent.behaviour=softmax": 1}
+
+
+def test_a_group_without_scores_is_not_ranked(tmp_path, capsys):
+    for seed in range(5):
+        write_run(tmp_path / f"a{seed}", [10.0], 100.0 + seed, seed=seed)
+        write_run(tmp_path / f"b{seed}", [], seed=seed, agent__lr=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        code, out, _ = run_compare(capsys, tmp_path, "--figures", tmp_path / "figures")
+    assert code == 0
+    assert "probability" not in out
+    assert "Without scores, and not ranked: agent.lr=0.5." in out
+    assert "too few to tell" not in out
+    assert f"{tmp_path / 'b0'}: stopped before its end; no score yet" in out
+    _, text, _ = run_compare(capsys, tmp_path, "--no-figures", "--format=json")
+    content = json.loads(text)
+    assert content["improvements"] == []
+    assert (content["groups"][2]["IQM"], content["groups"][2]["interval"]) == (None, "none")
+
+
+def test_runs_without_any_score_are_shown(tmp_path, capsys):
+    write_run(tmp_path / "a", [])
+    write_run(tmp_path / "b", [], seed=1, agent__lr=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        code, out, _ = run_compare(capsys, tmp_path, "--figures", tmp_path / "figures")
+    assert code == 0
+    assert "–" in out
+
+
+def test_few_seeds_have_their_lowest_and_highest_and_no_interval(tmp_path, capsys):
+    for seed, score in enumerate((105.0, 116.0, 139.0)):
+        write_run(tmp_path / f"a{seed}", [10.0, score], score, seed=seed)
+        write_run(tmp_path / f"b{seed}", [10.0, 20.0], 20.0, seed=seed, agent__lr=0.5)
+    _, out, _ = run_compare(capsys, tmp_path, "--no-figures")
+    assert "120.0 (105.0 to 139.0)  120.0 (105.0 to 139.0)  116.0 (105.0 to 139.0)" in out
+    assert "[" not in out
+    assert "In parentheses: lowest and highest seed; fewer than 5 give no interval." in out
+    comparison = compare(load_runs([tmp_path]))
+    record = as_records(comparison)[0]
+    assert (record["interval"], record["IQM_low"], record["IQM_high"]) == ("min-max", 105.0, 139.0)
+    assert np.isnan(comparison.improvements[0][2].low)
+    axes = figures(comparison)["learning_curves"].axes[0]
+    assert not axes.collections  # nothing is shaded
+    assert "lowest and highest seed" in axes.get_title()
+    best = spec_of(comparison.groups[0])
+    assert best.name == "CartPole-v1 agent.lr=0.001 (3 seeds)"
+    assert "lowest and the highest seed" in str(best.description)
+
+
+def test_enough_seeds_have_an_interval(sweep, capsys):
+    assert "In brackets: 95 % interval." in run_compare(capsys, sweep, "--no-figures")[1]
+    comparison = compare(load_runs([sweep]))
+    assert {record["interval"] for record in as_records(comparison)} == {"95 %"}
+    axes = figures(comparison)["learning_curves"].axes[0]
+    assert len(axes.collections) == 2
+    assert "95 % interval" in axes.get_title()
+    assert "95 % intervals" in str(spec_of(comparison.groups[0]).description)
+
+
+def test_a_metric_that_is_no_return_is_not_called_one(tmp_path, capsys):
+    for seed in range(2):
+        path = write_run(tmp_path / str(seed), [1.0], 1.0, agent__lr=0.1 + seed)
+        row = {"env_steps": 9, "train/td_loss": 0.0125, "time/elapsed_seconds": 1.0}
+        with (path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    _, out, _ = run_compare(capsys, tmp_path, "--no-figures", "--metric=train/td_loss")
+    assert "has the higher train/td_loss\n" in out
+    assert "0.0125" in out
 
 
 def test_the_environments_own_threshold(tmp_path):
     write_run(tmp_path / "a", [474.0, 475.0, 1.0], 500.0)
     write_run(tmp_path / "b", [474.0, 474.0, 1.0], 500.0, env__id="Unknown-v0")
     by_name = {g.group.name: g for g in compare(load_runs([tmp_path])).groups}
-    assert by_name["env.id=CartPole-v1"].steps_to_threshold.tolist() == [200.0]
-    assert np.isnan(by_name["env.id=Unknown-v0"].steps_to_threshold).all()
+    assert by_name["CartPole-v1"].steps_to_threshold.tolist() == [200.0]
+    assert np.isnan(by_name["Unknown-v0"].steps_to_threshold).all()
 
 
 def test_curves_meet_on_a_common_axis(tmp_path):
@@ -288,6 +496,7 @@ def test_the_same_runs_draw_the_same_files(sweep, tmp_path):
         (["sweep", "--group-by=agent.rate"], "--group-by=agent.rate: no run has this setting"),
         (["sweep", "--normalize=5"], "--normalize=5: must be LOW:HIGH"),
         (["sweep", "--normalize=5:1"], "--normalize=5:1: must be LOW:HIGH"),
+        (["sweep", "--normalize=0:inf"], "--normalize=0:inf: must be LOW:HIGH"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_a_line(
@@ -298,6 +507,29 @@ def test_what_cannot_be_compared_is_refused_in_a_line(
     code, out, err = run_compare(capsys, *arguments, "--no-figures")
     assert (code, out) == (2, "")
     assert err.startswith(f"dqn-compare: error: {saying}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere", None])
+def test_figures_that_cannot_be_written_are_told_in_a_line(sweep, capsys, tmp_path, place):
+    (tmp_path / "file").touch()
+    folder = tmp_path / place if place else sweep / "compare"
+    if place is None:
+        folder.touch()  # what is there by default cannot be a folder
+    chosen = () if place is None else ("--figures", folder)
+    code, out, err = run_compare(capsys, sweep, *chosen)
+    assert code == 2
+    assert "agent.lr=0.01" in out  # the table is there all the same
+    assert err.startswith(f"dqn-compare: error: --figures={folder}: ")
+    assert "; name another folder, or draw nothing by --no-figures" in err
+    assert err.count("\n") == 1
+
+
+def test_summaries_that_cannot_be_written_are_told_in_a_line(sweep, capsys):
+    (sweep / "compare").touch()
+    code, _, err = run_compare(capsys, sweep, "--no-figures", "--swanlab")
+    assert code == 2
+    assert err.startswith(f"dqn-compare: error: --swanlab in {sweep / 'compare' / 'swanlab'}: ")
     assert err.count("\n") == 1
 
 

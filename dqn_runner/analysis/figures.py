@@ -5,6 +5,7 @@ Drawn on canvases of their own, not by pyplot: no window system, no global state
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dqn_runner.analysis.comparison import Comparison, GroupStatistics, threshold_of
+from dqn_runner.analysis.comparison import Comparison, GroupStatistics, Ranking, threshold_of
 from dqn_runner.analysis.groups import common_axis
-from dqn_runner.analysis.statistics import AGGREGATES, band, performance_profile
+from dqn_runner.analysis.statistics import (
+    AGGREGATES,
+    Kind,
+    band,
+    iqm,
+    kind_of,
+    performance_profile,
+    with_scores,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
 # Okabe and Ito 2008; what shares a colour differs in its line.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 LINES = ("-", "--", ":", "-.")
+SHADE: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
 
 # More curves than this cannot be told apart; the best groups are drawn.
 MOST_GROUPS = 12
@@ -30,31 +40,45 @@ LONGEST_LINE = 70  # of a legend
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
-    """Every figure that these runs have something for, by name."""
-    drawn = {
-        "learning_curves": learning_curves(comparison),
-        "aggregates": aggregates(comparison),
-        "performance_profile": profiles(comparison),
-        "sample_efficiency": sample_efficiency(comparison),
-    }
-    parameters = varied_parameters(comparison)
-    if parameters:
-        drawn["parameters"] = parameter_effects(comparison, parameters)
-    if len(parameters) > 1:
-        drawn["parallel_coordinates"] = parallel_coordinates(comparison, parameters)
+    """Every figure that these runs have something for, by name.
+
+    Of several environments each has figures of its own: `CartPole-v1/learning_curves`.
+    """
+    drawn: dict[str, Figure | None] = {}
+    for ranking in comparison.rankings:
+        environment = re.sub(r"[^\w.\-]", "_", ranking.name)
+        folder = f"{environment}/" if len(comparison.rankings) > 1 else ""
+        drawn |= {folder + name: figure for name, figure in _figures(ranking).items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _figures(ranking: Ranking) -> dict[str, Figure | None]:
+    drawn: dict[str, Figure | None] = {}
+    if not ranking.is_across:
+        drawn["learning_curves"] = learning_curves(ranking)
+        drawn["sample_efficiency"] = sample_efficiency(ranking)
+    if not _scored(ranking):
+        return drawn
+    drawn["aggregates"] = aggregates(ranking)
+    drawn["performance_profile"] = profiles(ranking)
+    parameters = varied_parameters(ranking)
+    if parameters:
+        drawn["parameters"] = parameter_effects(ranking, parameters)
+    if len(parameters) > 1:
+        drawn["parallel_coordinates"] = parallel_coordinates(ranking, parameters)
+    return drawn
 
 
 def save(drawn: dict[str, Figure], folder: Path) -> list[Path]:
     """Write each figure as PNG and SVG; returns the paths."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in drawn.items():
         FigureCanvasAgg(figure)
         for suffix in ("png", "svg"):
             paths.append(folder / f"{name}.{suffix}")
+            paths[-1].parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(paths[-1], format=suffix, dpi=150, metadata=_no_date(suffix))
     return paths
 
@@ -64,84 +88,73 @@ def _no_date(suffix: str) -> dict[str, Any]:
     return {"Date": None} if suffix == "svg" else {}
 
 
-def learning_curves(comparison: Comparison) -> Figure | None:
-    """Evaluation return over env steps: mean over seeds with its interval, a panel an env."""
-    return _curve_panels(comparison, lambda values: band(values, np.mean), "mean evaluation return")
+def learning_curves(ranking: Ranking) -> Figure | None:
+    """Evaluation return over env steps: mean over seeds with its interval."""
+    return _curves(ranking, np.mean, "mean evaluation return")
 
 
-def sample_efficiency(comparison: Comparison) -> Figure | None:
-    """IQM of the evaluation return over env steps with its interval, a panel an environment."""
-    return _curve_panels(comparison, band, "IQM of evaluation return")
+def sample_efficiency(ranking: Ranking) -> Figure | None:
+    """IQM of the evaluation return over env steps with its interval."""
+    return _curves(ranking, iqm, "IQM of evaluation return")
 
 
-def _curve_panels(
-    comparison: Comparison,
-    summary: Callable[..., Any],
-    label: str,
-) -> Figure | None:
-    shown = comparison.groups[:MOST_GROUPS]
-    environments = sorted(
-        {str(run.config.get("env.id")) for group in shown for run in group.group.runs}
-    )
-    figure = _figure(6.4 * len(environments), 4.4)
-    panels = figure.subplots(1, len(environments), squeeze=False)[0]
-    drawn = False
-    for axes, environment in zip(panels, environments, strict=True):
-        level = np.nan
-        for i, group in enumerate(shown):
-            members = [
-                (run, points)
-                for run, points in zip(group.group.runs, group.curves, strict=True)
-                if str(run.config.get("env.id")) == environment and len(points.env_steps)
-            ]
-            if not members:
-                continue
-            steps = common_axis([points for _, points in members])
-            values = np.stack([points.at(steps) for _, points in members])
-            middle, low, high = summary(values)
-            style = _style(i)
-            axes.plot(steps, middle, label=_label(group), linewidth=1.8, **style)
-            axes.fill_between(steps, low, high, color=style["color"], alpha=0.18, linewidth=0)
-            level = threshold_of(members[0][0], comparison.options)
-            drawn = True
-        if np.isfinite(level):
-            axes.axhline(level, color="0.5", linewidth=0.8, linestyle=(0, (2, 2)))
-        axes.set(title=environment, xlabel="env steps", ylabel=label)
-        axes.grid(alpha=0.3)
-    _legend(figure, panels, comparison)
-    return figure if drawn else None
-
-
-def aggregates(comparison: Comparison) -> Figure | None:
-    """IQM, mean and median of the final (or chosen) score, as points with intervals."""
-    shown = comparison.groups[:MOST_GROUPS][::-1]
-    if not shown:
+def _curves(ranking: Ranking, statistic: Callable[..., Any], label: str) -> Figure | None:
+    figure = _figure(6.4, 4.4)
+    axes = figure.subplots()
+    kinds = set()
+    for i, group in enumerate(ranking.groups[:MOST_GROUPS]):
+        curves = [points for points in group.curves if len(points.env_steps)]
+        if not curves:
+            continue
+        steps = common_axis(curves)
+        values = np.stack([points.at(steps) for points in curves])
+        middle, low, high = band(values, statistic)
+        kind = kind_of(len(curves))
+        style = _style(i)
+        axes.plot(steps, middle, label=_label(group, len(curves)), linewidth=1.8, **style)
+        if kind == "min-max":
+            axes.plot(steps, low, steps, high, color=style["color"], linewidth=0.7, alpha=0.6)
+        else:
+            axes.fill_between(steps, low, high, color=style["color"], **SHADE)
+        kinds.add(kind)
+    if not kinds:
         return None
-    metric = comparison.options.metrics[0]
-    figure = _figure(10.0, 1.4 + 0.4 * len(shown))
+    level = threshold_of(ranking.groups[0].group.runs[0], ranking.options)
+    if np.isfinite(level):
+        axes.axhline(level, color="0.5", linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.set(title=_title(ranking, kinds), xlabel="env steps", ylabel=label)
+    axes.grid(alpha=0.3)
+    _legend(figure, axes, ranking)
+    return figure
+
+
+def aggregates(ranking: Ranking) -> Figure:
+    """IQM, mean and median of the final (or chosen) score, as points with intervals."""
+    metric = ranking.options.metrics[0]
+    shown = _scored(ranking)[:MOST_GROUPS][::-1]
+    figure = _figure(10.0, 1.6 + 0.4 * len(shown))
     panels = figure.subplots(1, len(AGGREGATES), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, AGGREGATES, strict=True):
         for row, group in enumerate(shown):
             value, low, high = group.estimates[metric][name]
             color = _style(len(shown) - 1 - row)["color"]
-            axes.plot([low, high], [row, row], color=color, linewidth=5, alpha=0.35)
+            thin = group.interval_kind() == "min-max"
+            line = {"linewidth": 1.0} if thin else {"linewidth": 5.0, "alpha": 0.35}
+            axes.plot([low, high], [row, row], color=color, **line)
             axes.plot(value, row, marker="o", color=color)
-        axes.set_title(name)
-        axes.set_xlabel(f"{metric} return")
+        axes.set(title=name, xlabel=ranking.score_name(metric))
         axes.grid(alpha=0.3, axis="x")
     panels[0].set_yticks(range(len(shown)), [_label(group) for group in shown])
     panels[0].set_ylim(-0.6, len(shown) - 0.4)
+    figure.suptitle(_title(ranking, {group.interval_kind() for group in shown}), fontsize=10)
     return figure
 
 
-def profiles(comparison: Comparison) -> Figure | None:
+def profiles(ranking: Ranking) -> Figure:
     """The share of runs that score above each level, with its interval."""
-    metric = comparison.options.metrics[0]
-    shown = comparison.groups[:MOST_GROUPS]
-    scores = [task for group in shown for task in group.scores[metric]]
-    known = np.concatenate(scores)[np.isfinite(np.concatenate(scores))] if scores else np.array([])
-    if len(known) == 0:
-        return None
+    metric = ranking.options.metrics[0]
+    shown = _scored(ranking)[:MOST_GROUPS]
+    known = np.concatenate([task for g in shown for task in with_scores(g.scores[metric])])
     margin = 0.02 * (np.ptp(known) or 1.0)
     levels = np.linspace(known.min() - margin, known.max() + margin, 101)
     figure = _figure(6.4, 4.4)
@@ -149,42 +162,40 @@ def profiles(comparison: Comparison) -> Figure | None:
     for i, group in enumerate(shown):
         share, low, high = performance_profile(group.scores[metric], levels)
         style = _style(i)
-        axes.plot(
-            levels, share, label=_label(group), linewidth=1.8, drawstyle="steps-post", **style
-        )
-        axes.fill_between(
-            levels, low, high, color=style["color"], alpha=0.18, linewidth=0, step="post"
-        )
-    axes.set(xlabel=f"{metric} return", ylabel="share of runs above", ylim=(-0.03, 1.03))
+        axes.step(levels, share, where="post", label=_label(group), linewidth=1.8, **style)
+        axes.fill_between(levels, low, high, step="post", color=style["color"], **SHADE)
+    kinds: set[Kind] = {group.interval_kind() for group in shown} - {"min-max"}
+    axes.set(title=_title(ranking, kinds), xlabel=ranking.score_name(metric))
+    axes.set(ylabel="share of runs above", ylim=(-0.03, 1.03))
     axes.grid(alpha=0.3)
-    _legend(figure, [axes], comparison)
+    _legend(figure, axes, ranking)
     return figure
 
 
-def varied_parameters(comparison: Comparison) -> list[str]:
+def varied_parameters(ranking: Ranking | Comparison) -> list[str]:
     """The settings that differ between groups: what a sweep searched."""
-    settings = [group.group.settings for group in comparison.groups]
+    settings = [group.group.settings for group in ranking.groups]
     return list(settings[0]) if len(settings) > 1 else []
 
 
-def parameter_effects(comparison: Comparison, parameters: Sequence[str]) -> Figure:
+def parameter_effects(ranking: Ranking, parameters: Sequence[str]) -> Figure:
     """Each parameter against the score of every run, with the mean at each value."""
     columns = min(3, len(parameters))
     rows = -(-len(parameters) // columns)
     figure = _figure(4.2 * columns, 3.6 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    metric = comparison.options.metrics[0]
+    metric, shown = ranking.options.metrics[0], _scored(ranking)
     for axes, parameter in zip(panels, parameters, strict=False):
-        values = [group.group.settings[parameter] for group in comparison.groups]
+        values = [group.group.settings[parameter] for group in shown]
         position, ticks = _axis(values)
         means: dict[float, list[float]] = {}
-        for group, x in zip(comparison.groups, map(position, values), strict=True):
+        for group, x in zip(shown, map(position, values), strict=True):
             scores = _scores(group, metric)
             axes.plot([x] * len(scores), scores, "o", color=COLORS[0], alpha=0.4, markersize=4)
             means.setdefault(x, []).extend(scores)
         xs = sorted(means)
         axes.plot(xs, [np.mean(means[x]) for x in xs], "_-", color=COLORS[1], markersize=14)
-        axes.set(xlabel=parameter, ylabel=f"{metric} return")
+        axes.set(xlabel=parameter, ylabel=ranking.score_name(metric))
         _set_ticks(axes, ticks)
         axes.grid(alpha=0.3)
     for axes in list(panels):
@@ -192,20 +203,20 @@ def parameter_effects(comparison: Comparison, parameters: Sequence[str]) -> Figu
     return figure
 
 
-def parallel_coordinates(comparison: Comparison, parameters: Sequence[str]) -> Figure:
+def parallel_coordinates(ranking: Ranking, parameters: Sequence[str]) -> Figure:
     """A line a group through its parameters to its IQM, which also colours it."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    metric = comparison.options.metrics[0]
+    metric, shown = ranking.options.metrics[0], _scored(ranking)
     figure = _figure(2.2 * (len(parameters) + 1), 4.4)
     axes = figure.subplots()
-    iqms = np.array([group.estimates[metric]["IQM"].value for group in comparison.groups])
-    norm, colormap = Normalize(np.nanmin(iqms), np.nanmax(iqms)), colormaps["cividis"]
+    iqms = np.array([group.estimates[metric]["IQM"].value for group in shown])
+    norm, colormap = Normalize(iqms.min(), iqms.max()), colormaps["cividis"]
     heights = []
     for x, parameter in enumerate(parameters):
-        values = [group.group.settings[parameter] for group in comparison.groups]
+        values = [group.group.settings[parameter] for group in shown]
         position, ticks = _axis(values)
         places = np.array([position(value) for value in values])
         span = (places.min(), np.ptp(places) or 1.0)
@@ -214,14 +225,22 @@ def parallel_coordinates(comparison: Comparison, parameters: Sequence[str]) -> F
             height = (place - span[0]) / span[1]
             axes.annotate(text, (x, height), xytext=(4, 0), textcoords="offset points", fontsize=8)
     heights.append(norm(iqms))
-    for i in range(len(comparison.groups)):
+    for i in range(len(shown)):
         line = [height[i] for height in heights]
         axes.plot(range(len(line)), line, color=colormap(norm(iqms[i])), linewidth=1.8)
-    axes.set_xticks(range(len(parameters) + 1), [*parameters, f"IQM of {metric} return"])
+    axes.set_xticks(
+        range(len(parameters) + 1), [*parameters, f"IQM of {ranking.score_name(metric)}"]
+    )
     axes.set_yticks([])
     axes.grid(alpha=0.5, axis="x")
-    figure.colorbar(ScalarMappable(norm, colormap), ax=axes, label=f"IQM of {metric} return")
+    figure.colorbar(
+        ScalarMappable(norm, colormap), ax=axes, label=f"IQM of {ranking.score_name(metric)}"
+    )
     return figure
+
+
+def _scored(ranking: Ranking) -> list[GroupStatistics]:
+    return [group for group in ranking.groups if group.num_scores()]
 
 
 def _scores(group: GroupStatistics, metric: str) -> list[float]:
@@ -259,19 +278,21 @@ def _style(i: int) -> dict[str, Any]:
     return {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)]}
 
 
-def _label(group: GroupStatistics) -> str:
+def _label(group: GroupStatistics, runs: int | None = None) -> str:
     name = textwrap.fill(group.group.name, LONGEST_LINE, break_on_hyphens=False)
-    return f"{name} (n={group.num_scores()})"
+    return f"{name} (n={group.num_scores() if runs is None else runs})"
 
 
-def _legend(figure: Figure, panels: Sequence[Axes], comparison: Comparison) -> None:
-    shown = {
-        label: handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    handles, labels = list(shown.values()), list(shown)
-    left_out = len(comparison.groups) - MOST_GROUPS
-    title = f"the best {MOST_GROUPS} of {len(comparison.groups)} groups" if left_out > 0 else None
+def _title(ranking: Ranking, kinds: set[Kind]) -> str:
+    """The environment, and what stands beside the numbers."""
+    sayings = {"95 %": "shaded: 95 % interval", "min-max": "thin: lowest and highest seed"}
+    told = "; ".join(saying for kind, saying in sayings.items() if kind in kinds)
+    return f"{ranking.name}\n{told}" if told else ranking.name
+
+
+def _legend(figure: Figure, axes: Axes, ranking: Ranking) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    left_out = len(ranking.groups) - MOST_GROUPS
+    title = f"the best {MOST_GROUPS} of {len(ranking.groups)} groups" if left_out > 0 else None
     if len(handles) > 1 or title:
         figure.legend(handles, labels, title=title, loc="outside lower center", frameon=False)

@@ -12,7 +12,9 @@ from dqn_runner.analysis.runs import Floats, Integers, Run
 from dqn_runner.tracking.metrics_file import EVALUATION, is_number
 
 # What a run is called and where it reports to says nothing about what it computes.
-_NO_SETTINGS = ("seed", "tracker.")
+_NAMES = ("seed", "tracker")
+# How and where it is computed, and how often it is looked at, is not what is compared.
+_ASIDE = ("compile", "torch_threads", "device", "log", "checkpoint", "eval", "resume")
 
 RETURNS = ("final", "best")  # the scores in result.json
 
@@ -39,7 +41,7 @@ class Curve(NamedTuple):
 
 
 def group_runs(runs: Sequence[Run], keys: Sequence[str] | None = None) -> list[Group]:
-    """Group `runs` by every setting in which they differ apart from the seed, or by `keys` alone.
+    """Group `runs` by every setting in which they differ (`differing_keys`), or by `keys` alone.
 
     Groups come in the order of their settings. Runs without a readable configuration are left out.
     Raises KeyError for a key that no run has.
@@ -49,28 +51,25 @@ def group_runs(runs: Sequence[Run], keys: Sequence[str] | None = None) -> list[G
         if not any(key in run.config for run in runs):
             raise KeyError(key)
     chosen = list(keys) if keys is not None else differing_keys(runs)
+    environments = {run.config.get("env.id", "all runs") for run in runs}
+    whole = str(environments.pop()) if len(environments) == 1 else "all runs"
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(_name(run, chosen), []).append(run)
     groups = [
-        Group(name, {key: group[0].config.get(key) for key in chosen}, group)
+        Group(name or whole, {key: group[0].config.get(key) for key in chosen}, group)
         for name, group in members.items()
     ]
     return sorted(groups, key=lambda group: [_order(value) for value in group.settings.values()])
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """The dotted keys in which the configurations differ, those of the seed and tracker aside.
+    """The dotted keys that set groups of `runs` apart: all that differ but `differing_aside`.
 
     A key that only some runs have, such as `epsilon.tau` beside another schedule, is left out
     where the other keys tell the runs apart without it.
     """
-    known = dict.fromkeys(key for run in runs for key in run.config)
-    keys = [
-        key
-        for key in known
-        if not key.startswith(_NO_SETTINGS) and len({_text(run, key) for run in runs}) > 1
-    ]
+    keys = [key for key in _differing(runs) if _section(key) not in _ASIDE]
     for key in [key for key in keys if any(key not in run.config for run in runs)]:
         fewer = [other for other in keys if other != key]
         if _num_groups(runs, fewer) == _num_groups(runs, keys):
@@ -78,18 +77,50 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
     return keys
 
 
+def differing_aside(runs: Sequence[Run]) -> list[str]:
+    """The dotted keys in which `runs` differ and which make no groups unless they are chosen.
+
+    A key that some lack, whose version did not know it, differs where the others do.
+    """
+    keys = (key for key in _differing(runs) if _section(key) in _ASIDE)
+    return [key for key in keys if _differing_in(key, [run for run in runs if key in run.config])]
+
+
+def same_work(run: Run) -> str:
+    """What `run` computes, as text: two runs that agree in it, and so in the seed, are one."""
+    settings = {k: v for k, v in run.config.items() if _section(k) not in ("tracker", *_ASIDE)}
+    return json.dumps(settings, sort_keys=True, default=str)
+
+
+def environment(run: Run) -> str:
+    """The id of the environment that `run` learns in."""
+    return str(run.config.get("env.id"))
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    known = dict.fromkeys(key for run in runs for key in run.config)
+    return [key for key in known if _section(key) not in _NAMES and _differing_in(key, runs)]
+
+
+def _differing_in(key: str, runs: Sequence[Run]) -> bool:
+    return len({value_text(run, key) for run in runs}) > 1
+
+
+def _section(key: str) -> str:
+    return key.partition(".")[0]
+
+
 def _num_groups(runs: Sequence[Run], keys: Sequence[str]) -> int:
     return len({_name(run, keys) for run in runs})
 
 
 def _name(run: Run, keys: Sequence[str]) -> str:
-    if not keys:
-        return str(run.config.get("env.id", "all runs"))
-    has = [f"{key}={_text(run, key)}" for key in keys if key in run.config]
-    return " ".join(has or [f"{key}=–" for key in keys])
+    has = [f"{key}={value_text(run, key)}" for key in keys if key in run.config]
+    return " ".join(has or [f"{key}=–" for key in keys])  # empty where there are no keys
 
 
-def _text(run: Run, key: str) -> str:
+def value_text(run: Run, key: str) -> str:
+    """The value of a setting as it stands in a group's name; empty where `run` has none."""
     value = run.config.get(key, "")
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 

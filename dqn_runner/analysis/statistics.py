@@ -1,15 +1,14 @@
-"""Statistics over seeds (Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
-statistical precipice"): aggregates with stratified bootstrap intervals.
+"""Statistics over seeds: aggregates, comparisons of two groups, and what is known of them.
 
 Scores of a group are given task by task, as a list of arrays [seeds]: one array for each
-environment. Resampling is done within each, which is what stratified means.
+environment, or arrays [T, seeds] for T points of a curve. How often the intervals hold the truth
+is in docs/statistics.md.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,11 +17,16 @@ from dqn_runner.analysis.runs import Floats, Integers
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 BATCH = 250  # resamples in memory at a time
-ENOUGH_SEEDS = 5  # below this an interval by resampling says little
+ENOUGH_SEEDS = 5  # fewer give no interval that holds the truth about as often as it says
+
+Kind = Literal["95 %", "min-max", "none"]
 
 
 class Estimate(NamedTuple):
-    """A number and its 95 % interval; without one (NaN) where there is a single seed."""
+    """A number and its 95 % interval, or of fewer than 5 seeds the lowest and the highest one.
+
+    Without either (NaN) where there is a single seed.
+    """
 
     value: float
     low: float
@@ -40,52 +44,25 @@ def iqm(scores: Floats, axis: int = -1) -> Floats:
 AGGREGATES: dict[str, Callable[..., Floats]] = {"IQM": iqm, "mean": np.mean, "median": np.median}
 
 
+def kind_of(seeds: int) -> Kind:
+    """What stands beside an aggregate of so many seeds."""
+    return "none" if seeds < 2 else "min-max" if seeds < ENOUGH_SEEDS else "95 %"
+
+
+def interval_kind(scores: Sequence[Floats]) -> Kind:
+    """What stands beside the aggregates of `scores`; the task with the fewest seeds decides."""
+    return kind_of(min((len(task) for task in with_scores(scores)), default=0))
+
+
 def aggregate(scores: Sequence[Floats]) -> dict[str, Estimate]:
-    """IQM, mean and median over all seeds of the tasks that have scores, with intervals."""
-    tasks = [_finite(task) for task in scores]
-    tasks = [task for task in tasks if len(task)] or tasks[:1]
-
-    def statistics(*samples: Floats, axis: int) -> Floats:
-        together = np.concatenate(samples, axis=axis)
-        return np.stack([f(together, axis=axis) for f in AGGREGATES.values()])
-
-    values, low, high = _bootstrap(tasks, statistics)
+    """IQM, mean and median over all seeds of the tasks that have scores, with their intervals."""
+    tasks = with_scores(scores)
+    if not tasks:
+        return dict.fromkeys(AGGREGATES, Estimate(np.nan, np.nan, np.nan))
     return {
-        name: Estimate(*numbers)
-        for name, *numbers in zip(
-            AGGREGATES, values.tolist(), low.tolist(), high.tolist(), strict=True
-        )
+        name: Estimate(*(float(number) for number in _with_interval(tasks, statistic)))
+        for name, statistic in AGGREGATES.items()
     }
-
-
-def probability_of_improvement(x: Sequence[Floats], y: Sequence[Floats]) -> Estimate:
-    """How likely a run of `x` scores above one of `y` (ties count half), averaged over tasks."""
-    pairs = [(_finite(a), _finite(b)) for a, b in zip(x, y, strict=True)]
-
-    def statistics(*samples: Floats, axis: int) -> Floats:
-        halves = zip(samples[0::2], samples[1::2], strict=True)
-        share: Floats = np.mean([_above(a, b) for a, b in halves], axis=0)
-        return share
-
-    value, low, high = _bootstrap([scores for pair in pairs for scores in pair], statistics)
-    return Estimate(float(value), float(low), float(high))
-
-
-def _above(a: Floats, b: Floats) -> Floats:
-    """Mann and Whitney's U of the last axes, as a share of all pairs."""
-    difference = a[..., :, None] - b[..., None, :]
-    share: Floats = ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-2, -1))
-    return share
-
-
-def performance_profile(scores: Sequence[Floats], levels: Floats) -> tuple[Floats, Floats, Floats]:
-    """The share of runs that score above each of `levels` [L], with its interval: three [L]."""
-
-    def statistics(*samples: Floats, axis: int) -> Floats:
-        together = np.concatenate(samples, axis=axis)
-        return np.stack([(together > level).mean(axis=axis) for level in levels])
-
-    return _bootstrap([_finite(task) for task in scores], statistics)
 
 
 def band(values: Floats, statistic: Callable[..., Floats] = iqm) -> tuple[Floats, Floats, Floats]:
@@ -93,7 +70,72 @@ def band(values: Floats, statistic: Callable[..., Floats] = iqm) -> tuple[Floats
 
     NaN where a curve has no value.
     """
-    return _bootstrap([values.T], statistic, RESAMPLES // 4)
+    whole = np.isfinite(values).all(axis=0)
+    numbers = np.full((3, values.shape[1]), np.nan)
+    if whole.any() and len(values):
+        numbers[:, whole] = _with_interval([values[:, whole].T], statistic)
+    return numbers[0], numbers[1], numbers[2]
+
+
+def probability_of_improvement(x: Sequence[Floats], y: Sequence[Floats]) -> Estimate:
+    """How likely a run of `x` scores above one of `y` (ties count half), averaged over tasks.
+
+    Tasks in which either has no score are left out; NaN where none is left. No interval where
+    either has fewer than 5 seeds. The intervals of tasks are put together as those of independent
+    means are (Zou and Donner 2008, "Construction of confidence limits about effect measures").
+    """
+    pairs = [(_finite(a), _finite(b)) for a, b in zip(x, y, strict=True)]
+    pairs = [(a, b) for a, b in pairs if len(a) and len(b)]
+    if not pairs:
+        return Estimate(np.nan, np.nan, np.nan)
+    shares = np.array([_above(a, b) for a, b in pairs])
+    value = float(shares.mean())
+    if min(min(len(a), len(b)) for a, b in pairs) < ENOUGH_SEEDS:
+        return Estimate(value, np.nan, np.nan)
+    sizes = ((len(a), len(b)) for a, b in pairs)
+    bounds = np.array(  # [T, 2]
+        [_share_interval(share, *size) for share, size in zip(shares, sizes, strict=True)]
+    )
+    down, up = np.sqrt(((bounds - shares[:, None]) ** 2).sum(axis=0)) / len(pairs)
+    return Estimate(value, value - float(down), value + float(up))
+
+
+def _above(a: Floats, b: Floats) -> float:
+    """Mann and Whitney's U as a share of all pairs."""
+    difference = a[:, None] - b[None, :]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def _share_interval(share: float, m: int, n: int) -> tuple[float, float]:
+    """The interval of Mann and Whitney's share of groups of m and n runs, wide at 0 and 1 too.
+
+    Newcombe 2006, "Confidence intervals for an effect size measure based on the Mann-Whitney
+    statistic, part 2", method 5: every θ that the share does not contradict.
+    """
+    theta = np.linspace(0.0, 1.0, 10_001)
+    spread = 1 + ((m + n) / 2 - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+    deviation = np.sqrt(theta * (1 - theta) / (m * n) * spread)
+    possible = theta[np.abs(theta - share) <= _normal_quantile() * deviation + 1e-12]
+    return min(share, float(possible[0])), max(share, float(possible[-1]))
+
+
+def performance_profile(scores: Sequence[Floats], levels: Floats) -> tuple[Floats, Floats, Floats]:
+    """The share of runs that score above each of `levels` [L], with its interval: three [L].
+
+    Wilson's interval for a share (1927), which has a width at 0 and 1 too; NaN for fewer than 5
+    seeds.
+    """
+    runs = np.concatenate([*with_scores(scores), np.empty(0)])
+    nothing = np.full(levels.shape, np.nan)
+    if len(runs) == 0:
+        return nothing, nothing, nothing
+    share: Floats = (runs > levels[:, None]).mean(axis=-1)
+    if interval_kind(scores) != "95 %":
+        return share, nothing, nothing
+    extra = _normal_quantile() ** 2 / len(runs)
+    middle = (share + extra / 2) / (1 + extra)
+    half = np.sqrt(extra * share * (1 - share) + extra**2 / 4) / (1 + extra)
+    return share, middle - half, middle + half
 
 
 def steps_to(env_steps: Integers, values: Floats, threshold: float) -> float:
@@ -107,37 +149,93 @@ def steps_to(env_steps: Integers, values: Floats, threshold: float) -> float:
     return float(env_steps[reached[0]]) if len(reached) else float("inf")
 
 
+def with_scores(scores: Sequence[Floats]) -> list[Floats]:
+    """The tasks that have scores, without what is no number in them."""
+    return [task for task in map(_finite, scores) if len(task)]
+
+
 def _finite(scores: Floats) -> Floats:
     return scores[np.isfinite(scores)]
 
 
-def _bootstrap(
-    samples: Sequence[Floats], statistic: Callable[..., Floats], resamples: int = RESAMPLES
+def _with_interval(
+    tasks: Sequence[Floats], statistic: Callable[..., Floats]
 ) -> tuple[Floats, Floats, Floats]:
-    """`statistic` along the last axis and its percentile interval, each sample resampled by itself.
+    """`statistic` of all seeds of `tasks` [..., seeds], with its interval: three [...].
 
-    No interval where a sample has a single value, no number where it has none.
+    No interval goes beyond the lowest and the highest seed: what it would say there, nobody saw.
     """
-    if any(sample.shape[-1] == 0 for sample in samples):
-        samples = [np.full((*sample.shape[:-1], 1), np.nan) for sample in samples]
-    value = statistic(*samples, axis=-1)
-    nothing = np.full_like(value, np.nan)
-    if any(sample.shape[-1] == 1 for sample in samples):
+    together = np.concatenate(tasks, axis=-1)
+    value = statistic(together, axis=-1)
+    lowest, highest = together.min(axis=-1), together.max(axis=-1)
+    kind = kind_of(min(task.shape[-1] for task in tasks))
+    if kind == "none":
+        nothing = np.full_like(value, np.nan)
         return value, nothing, nothing
+    if kind == "min-max":
+        return value, lowest, highest
+    low, high = _mean_interval(tasks) if statistic is np.mean else _bootstrap(tasks, statistic)
+    return value, np.maximum(low, lowest), np.minimum(high, highest)
+
+
+def _mean_interval(tasks: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """The interval of the mean over `tasks` [..., seeds]: Student's t, corrected for skewness.
+
+    Hall 1992, "On the removal of skewness by transformation". Variances and third moments of the
+    tasks add up, and Welch and Satterthwaite's degrees of freedom go with them.
+    """
     from scipy import stats
 
-    with warnings.catch_warnings():
-        # Of numbers that are not there, which a curve has where a run has not come yet.
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        interval = stats.bootstrap(
-            samples,
-            statistic,
-            n_resamples=resamples,
-            confidence_level=CONFIDENCE,
-            method="percentile",  # scipy's default, BCa, has no answer for ten equal scores
-            vectorized=True,
-            batch=BATCH,
-            axis=-1,
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-    return value, interval.low, interval.high
+    sizes = [task.shape[-1] for task in tasks]
+    centered = [task - task.mean(axis=-1, keepdims=True) for task in tasks]
+    squares = [(x**2).sum(axis=-1) * n / (n - 1) for x, n in zip(centered, sizes, strict=True)]
+    shares = [square**2 / (n - 1) for square, n in zip(squares, sizes, strict=True)]
+    variance = np.sum(squares, axis=0)  # of the sum of all scores
+    skewness = _ratio(np.sum([(x**3).sum(axis=-1) for x in centered], axis=0), variance**1.5)
+    quantile = stats.t.isf((1 - CONFIDENCE) / 2, _ratio(variance**2, np.sum(shares, axis=0)))
+
+    def untransformed(t: Floats) -> Floats:
+        # The cube root of Hall's equation to its second order: it leaps where skewness is large.
+        t = t - skewness / 6
+        return t - skewness * t**2 / 3 + 5 * skewness**2 * t**3 / 27
+
+    mean = sum(task.sum(axis=-1) for task in tasks) / sum(sizes)
+    error = np.sqrt(variance) / sum(sizes)
+    return mean - error * untransformed(quantile), mean - error * untransformed(-quantile)
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """`above / below`, and 1 where all scores are equal and both are 0."""
+    return np.divide(above, below, out=np.ones_like(below), where=below > 0)
+
+
+def _bootstrap(tasks: Sequence[Floats], statistic: Callable[..., Floats]) -> tuple[Floats, Floats]:
+    """The interval of `statistic` over `tasks` [..., seeds]: two quantiles of its resamples.
+
+    Runs are drawn anew within each task. The quantiles stand further out than a 95 % interval's,
+    by what Student's t and the n of its variance add to it, which resampling lacks (Hesterberg
+    2015, "What teachers should know about the bootstrap", section 5.3).
+    """
+    from scipy import stats
+
+    sizes = [task.shape[-1] for task in tasks]
+    t = stats.t.isf((1 - CONFIDENCE) / 2, sum(sizes) - len(sizes))
+    outside = stats.norm.sf(t * np.sqrt(min(sizes) / (min(sizes) - 1)))
+    interval = stats.bootstrap(
+        tasks,
+        lambda *samples, axis: statistic(np.concatenate(samples, axis=axis), axis=axis),
+        n_resamples=RESAMPLES,
+        confidence_level=1 - 2 * outside,
+        method="percentile",
+        vectorized=True,
+        batch=BATCH,
+        axis=-1,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return interval.low, interval.high
+
+
+def _normal_quantile() -> float:
+    from scipy import stats
+
+    return float(stats.norm.isf((1 - CONFIDENCE) / 2))

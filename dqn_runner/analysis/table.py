@@ -15,11 +15,19 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dqn_runner.analysis.comparison import Comparison, GroupStatistics, as_records, median_steps
+from dqn_runner.analysis.comparison import (
+    Comparison,
+    GroupStatistics,
+    Ranking,
+    as_records,
+    median_steps,
+)
 from dqn_runner.analysis.groups import RETURNS
 from dqn_runner.analysis.runs import load_runs
-from dqn_runner.analysis.statistics import AGGREGATES, Estimate
+from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, Estimate, Kind
 from dqn_runner.run_directory import RunDirectory
+
+NARROWEST_NAME = 20
 
 
 def as_text(comparison: Comparison, style: str) -> str:
@@ -29,10 +37,7 @@ def as_text(comparison: Comparison, style: str) -> str:
         return json.dumps(
             {
                 "groups": _without_nan(records),
-                "improvements": [
-                    {"above": a, "below": b, **_without_nan([estimate._asdict()])[0]}
-                    for a, b, estimate in comparison.improvements
-                ],
+                "improvements": _without_nan(improvement_records(comparison)),
                 "remarks": comparison.remarks,
             },
             indent=2,
@@ -51,6 +56,21 @@ def as_text(comparison: Comparison, style: str) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def improvement_records(comparison: Comparison) -> list[dict[str, Any]]:
+    """A flat record for each pair of groups that is compared."""
+    return [
+        {
+            "environment": ranking.name,
+            "above": above,
+            "below": below,
+            **estimate._asdict(),
+            "interval": "none" if math.isnan(estimate.low) else "95 %",
+        }
+        for ranking in comparison.rankings
+        for above, below, estimate in ranking.improvements
+    ]
+
+
 def _without_nan(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     # JSON has no word for them.
     return [
@@ -60,34 +80,69 @@ def _without_nan(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def renderable(comparison: Comparison, style: box.Box | None = box.SIMPLE_HEAD) -> Group:
-    """The comparison for a rich console."""
-    parts: list[Any] = [scores_table(comparison, style), cost_table(comparison, style)]
-    if comparison.improvements:
-        parts.append(improvements_table(comparison, style))
-    parts += [escape(remark) for remark in comparison.remarks]
+    """The comparison for a rich console: tables of each environment, and remarks on all."""
+    parts: list[Any] = []
+    for ranking in comparison.rankings:
+        if len(comparison.rankings) > 1:
+            parts.append(heading(ranking, style))
+        parts.append(scores_table(ranking, style))
+        if not ranking.is_across:
+            parts.append(cost_table(ranking, style))
+        if ranking.improvements:
+            parts.append(improvements_table(ranking, style))
+    parts += map(escape, [*legend(comparison), *comparison.remarks])
     separated = [piece for part in parts for piece in (part, "")]
     return Group(*separated[:-1])
 
 
-def scores_table(comparison: Comparison, style: box.Box | None) -> Table:
+def heading(ranking: Ranking, style: box.Box | None) -> str:
+    """The line above the tables of an environment."""
+    name = escape(ranking.name)
+    if ranking.is_across:
+        name += (
+            f": groups with normalized scores in each of {escape(', '.join(ranking.environments))}"
+        )
+    return f"### {name}" if style is box.MARKDOWN else f"[bold]{name}[/bold]"
+
+
+def legend(comparison: Comparison) -> list[str]:
+    """What stands beside the numbers, in a line."""
+    kinds = {
+        group.interval_kind(metric)
+        for ranking in comparison.rankings
+        for group in ranking.groups
+        for metric in group.estimates
+    }
+    sayings = {
+        "95 %": "In brackets: 95 % interval.",
+        "min-max": f"In parentheses: lowest and highest seed; fewer than {ENOUGH_SEEDS} give no "
+        "interval.",
+    }
+    line = " ".join(saying for kind, saying in sayings.items() if kind in kinds)
+    return [line] if line else []
+
+
+def scores_table(ranking: Ranking, style: box.Box | None) -> Table:
     """IQM, mean and median of each metric with their intervals."""
-    table = Table(_whole("group"), "seeds", "return", *AGGREGATES, box=style)
-    for group in comparison.groups:
+    amount = "runs" if ranking.is_across else "seeds"
+    table = _table(style, _names("group", ranking), amount, "return", *AGGREGATES)
+    for group in ranking.groups:
         for i, (metric, estimates) in enumerate(group.estimates.items()):
+            kind = group.interval_kind(metric)
             table.add_row(
                 escape(group.group.name) if i == 0 else "",
                 str(group.num_scores()) if i == 0 else "",
                 metric,
-                *(interval(estimate) for estimate in estimates.values()),
+                *(with_interval(e, kind, ranking.score_format(metric)) for e in estimates.values()),
             )
     return table
 
 
-def cost_table(comparison: Comparison, style: box.Box | None) -> Table:
+def cost_table(ranking: Ranking, style: box.Box | None) -> Table:
     """How much experience and time each group took."""
     reached = "median env steps to the threshold (seeds that reached it)"
-    table = Table(_whole("group"), reached, "wall time", "env steps/s", box=style)
-    for group in comparison.groups:
+    table = _table(style, _names("group", ranking), reached, "wall time", "env steps/s")
+    for group in ranking.groups:
         table.add_row(
             escape(group.group.name),
             steps_text(group),
@@ -97,28 +152,36 @@ def cost_table(comparison: Comparison, style: box.Box | None) -> Table:
     return table
 
 
-def improvements_table(comparison: Comparison, style: box.Box | None) -> Table:
+def improvements_table(ranking: Ranking, style: box.Box | None) -> Table:
     """How likely a run of one group beats one of another."""
-    metric = comparison.options.metrics[0]
-    title = f"probability that a run of the first has the higher {metric} return"
-    table = Table(_whole("of this group"), _whole("over this one"), title, box=style)
-    for above, below, estimate in comparison.improvements:
-        table.add_row(escape(above), escape(below), interval(estimate, ".2f"))
+    metric = ranking.options.metrics[0]
+    title = f"probability that a run of the first has the higher {ranking.score_name(metric)}"
+    groups = _names("of this group", ranking), _names("over this one", ranking)
+    table = _table(style, *groups, title)
+    for above, below, estimate in ranking.improvements:
+        table.add_row(escape(above), escape(below), with_interval(estimate, "95 %", ".2f"))
     return table
 
 
-def _whole(header: str) -> Column:
-    """A column whose text is wrapped, never cut."""
-    return Column(header, overflow="fold")
+def _table(style: box.Box | None, *columns: Column | str) -> Table:
+    on_screen = style is box.SIMPLE_HEAD  # where 80 columns hold little
+    return Table(*columns, box=style, collapse_padding=on_screen, pad_edge=not on_screen)
 
 
-def interval(estimate: Estimate, style: str = ",.1f") -> str:
-    """`value [low, high]`, without the brackets where there is no interval."""
+def _names(header: str, ranking: Ranking) -> Column:
+    """A column of groups' names, which are wrapped where they are long, and never cut."""
+    longest = max(len(group.group.name) for group in ranking.groups)
+    return Column(header, overflow="fold", min_width=min(longest, NARROWEST_NAME))
+
+
+def with_interval(estimate: Estimate, kind: Kind, style: str) -> str:
+    """`value [low, high]`, of few seeds `value (lowest to highest)`, of one the value alone."""
+    value, low, high = (f"{number:{style}}" for number in estimate)
     if math.isnan(estimate.value):
         return "–"
     if math.isnan(estimate.low):
-        return f"{estimate.value:{style}}"
-    return escape(f"{estimate.value:{style}} [{estimate.low:{style}}, {estimate.high:{style}}]")
+        return value
+    return f"{value} ({low} to {high})" if kind == "min-max" else escape(f"{value} [{low}, {high}]")
 
 
 def steps_text(group: GroupStatistics) -> str:
