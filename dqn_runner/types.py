@@ -157,6 +157,9 @@ class Progress:
     recent_returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     activity: str = "training"
     elapsed_seconds: float = 0.0  # of training, up to the last row that says so
+    # Up to here all that was due is done: evaluated, logged and saved.
+    reported_env_steps: int = 0
+    reported_episodes: int = 0
 
     def get_state(self) -> dict[str, Any]:
         """The counters as plain numbers."""
@@ -164,7 +167,9 @@ class Progress:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Count on from there."""
-        vars(self).update(state)
+        # Older runs saved themselves only when all was done.
+        done = {f"reported_{name}": state[name] for name in ("env_steps", "episodes")}
+        vars(self).update(done | state)
         self.recent_returns = deque(state["recent_returns"], maxlen=100)
 
     def finish(self, episode: Episode) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiBinary, Tuple
 
-from dqn_runner.envs import Environments, EnvSpec, ObsEncoder, action_offset, make_env
+from dqn_runner.envs import Environments, EnvSpec, make_env
+from dqn_runner.episode import ObsEncoder, action_offset
 from dqn_runner.errors import ConfigError
 from dqn_runner.types import Episode
 
