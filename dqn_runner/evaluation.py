@@ -91,7 +91,7 @@ class Evaluator:
     def _play(
         self, policy: Policy, seeds: Sequence[int], check_stop: Callable[[], None]
     ) -> list[float]:
-        self._make_environments(min(len(seeds), MAX_ENVIRONMENTS))
+        self._make_environments(min(len(seeds), MAX_ENVIRONMENTS), check_stop)
         spec = self._players[0].obs_spec
         returns = [0.0] * len(seeds)
         waiting = iter(range(len(seeds)))
@@ -107,11 +107,12 @@ class Evaluator:
             playing[i] = episode
 
         for i in range(len(self._players)):
+            check_stop()
             start_next(i)
         while playing:
-            check_stop()
             rows = list(playing)
             for i, action in zip(rows, policy(obs[rows]).tolist(), strict=True):
+                check_stop()
                 reward, terminated, truncated = self._players[i].step(action, obs[i])
                 returns[playing[i]] += reward
                 if terminated or truncated:
@@ -119,9 +120,10 @@ class Evaluator:
                     start_next(i)
         return returns
 
-    def _make_environments(self, wanted: int) -> None:
+    def _make_environments(self, wanted: int, check_stop: Callable[[], None]) -> None:
         """Make those that are lacking."""
         for i in range(len(self._players), wanted):
+            check_stop()
             limits = (self._max_step_seconds, self._max_episode_steps)
             self._players.append(EpisodePlayer(self._make(), f"environment {i}", *limits))
 

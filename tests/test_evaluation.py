@@ -98,13 +98,13 @@ def test_check_stop_may_raise_and_the_next_evaluation_is_whole(plain_returns):
 
     def check_stop():
         calls.append(None)
-        if len(calls) == 30:
+        if len(calls) == 300:
             raise StopHere
 
     evaluator = Evaluator(make_cartpole)
     with pytest.raises(StopHere):
         evaluator.evaluate(leaning, SEEDS, check_stop)
-    assert len(calls) == 30
+    assert len(calls) == 300
     assert list(evaluator.evaluate(leaning, SEEDS).returns) == plain_returns
     evaluator.close()
 

@@ -176,7 +176,7 @@ def test_a_stop_between_checkpoints_loses_nothing(start, monkeypatch):
 def stop_in_evaluation(
     patch: pytest.MonkeyPatch, number: int, stop: Callable[[], None]
 ) -> Callable[[], bool]:
-    """Call `stop` at the fifth step of evaluation `number` from now on.
+    """Call `stop` at check 15 of evaluation `number` from now on.
 
     Returns what says whether that evaluation has been the last.
     """
@@ -187,7 +187,7 @@ def stop_in_evaluation(
         checks = itertools.count(1)
 
         def check():
-            if begun[0] == number and next(checks) == 5:
+            if begun[0] == number and next(checks) == 15:
                 stop()
             check_stop()
 
