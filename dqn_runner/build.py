@@ -21,10 +21,11 @@ from dqn_runner.agent import Agent, AgentSpec, make_policy
 from dqn_runner.buffers import NStepAssembler, PhaseBuffer, SarsaAssembler, UniformBuffer
 from dqn_runner.checkpoint import Checkpoints
 from dqn_runner.compilation import CompilationError
-from dqn_runner.config import Config, read
+from dqn_runner.config import Config, find_modules, read
 from dqn_runner.custom import Custom
-from dqn_runner.envs import Env, Environments, ObsEncoder, action_offset, make_env
-from dqn_runner.errors import ConfigError, RunError
+from dqn_runner.envs import Environments, make_env
+from dqn_runner.episode import Env, ObsEncoder, action_offset, close
+from dqn_runner.errors import ConfigError, RunError, RunFailedError, failing_as
 from dqn_runner.evaluation import Evaluator
 from dqn_runner.learner import Learner, UpdateRule
 from dqn_runner.loop import Assembler, Parts
@@ -50,9 +51,10 @@ def check(config: Config) -> None:
 
     Raises ConfigError for an environment, a class or a device that cannot be had.
     """
+    find_modules(config)
     env = make_env(config.env)
     check_memory(config, env, resolve_device(config.device))
-    env.close()
+    close(env)
     if isinstance(config.network, Custom):
         config.network.load("network.name", "obs_shape", "num_actions")
     if isinstance(config.epsilon, Custom):
@@ -94,7 +96,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     device = resolve_device(config.device)
     streams = random_streams(config.seed)
     make = functools.partial(make_env, config.env)
-    env = make()
+    env = make(warn=True)
     network = build_network(config, env, draw_seed(streams.network), device)
     config = config.model_copy(update={"agent": resolve_lr_decay(config, env)})
     threads = resolve_threads(config, network)
@@ -110,7 +112,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
         streams.exploration,
         temperature=config.agent.softmax_temperature,
     )
-    env.close()
+    close(env)
     parts = Parts(
         agent=agent,
         envs=Environments(make, config.num_envs, streams.env, config.env.max_step_seconds),
@@ -118,7 +120,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
         assembler=build_assembler(config, agent),
         epsilon=build_epsilon(config),
         agent_spec=config.agent,
-        evaluator=Evaluator(make, config.env.max_step_seconds),
+        evaluator=build_evaluator(config),
         replay_rng=streams.replay,
         evaluation_rng=streams.evaluation,
         checkpoints=Checkpoints(run_dir.checkpoints),
@@ -130,6 +132,12 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
         "compile": "always" if compiled else "never",
     }
     return config.model_copy(update=decided), parts
+
+
+def build_evaluator(config: Config) -> Evaluator:
+    """What plays evaluation episodes, under the limits of `config`."""
+    make = functools.partial(make_env, config.env)
+    return Evaluator(make, config.env.max_step_seconds, config.eval.max_episode_steps)
 
 
 def resolve_threads(config: Config, network: FlatNetwork) -> int:
@@ -200,10 +208,16 @@ def resolve_lr_decay(config: Config, env: Env) -> AgentSpec:
 
 def build_epsilon(config: Config) -> Callable[[int, int], float]:
     """The schedule (env_steps, episodes) -> ε."""
-    if isinstance(config.epsilon, Custom):
-        schedule: Callable[[int, int], float] = config.epsilon.load("epsilon.name")()
-        return schedule
-    return config.epsilon
+    if not isinstance(config.epsilon, Custom):
+        return config.epsilon
+    schedule: Callable[[int, int], float] = config.epsilon.load("epsilon.name")()
+    where = f"epsilon.name={config.epsilon.name}: failed"
+
+    def checked(env_steps: int, episodes: int) -> float:
+        with failing_as(RunFailedError, f"{where} at env step {env_steps}"):
+            return schedule(env_steps, episodes)
+
+    return checked
 
 
 def build_network(config: Config, env: Env, seed: int, device: torch.device) -> FlatNetwork:
@@ -213,7 +227,10 @@ def build_network(config: Config, env: Env, seed: int, device: torch.device) -> 
     def module() -> nn.Module:
         if isinstance(spec, Custom):
             build_custom = spec.load("network.name", "obs_shape", "num_actions")
-            custom: nn.Module = build_custom(obs_shape=obs_shape, num_actions=num_actions(env))
+            custom = build_custom(obs_shape=obs_shape, num_actions=num_actions(env))
+            if not isinstance(custom, nn.Module):
+                kind = type(custom).__name__
+                raise ConfigError(f"network.name={spec.name}: gives {kind}, no torch.nn.Module")
             return custom
         return MLP(
             obs_shape,
@@ -265,10 +282,10 @@ class LoadedPolicy:
 
     def __init__(self, config: Config, checkpoint_path: Path) -> None:
         state = checkpoint.load(checkpoint_path)
-        env = make_env(config.env)
+        env = make_env(config.env, warn=True)
         self._encoder, self._offset = ObsEncoder(env.observation_space), action_offset(env)
         network = build_network(config, env, 0, torch.device("cpu"))
-        env.close()
+        close(env)
         try:
             params, self.env_steps = state["agent"]["params"], int(state["env_steps"])
             fits = params.shape == network.initial_params.shape

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from dqn_runner import epsilon, target_update
 from dqn_runner.agent import AgentSpec
 from dqn_runner.buffers import UniformSpec
-from dqn_runner.custom import Custom
+from dqn_runner.custom import Custom, search_working_directory
 from dqn_runner.envs import EnvSpec
 from dqn_runner.errors import ConfigError
 from dqn_runner.loop import TrainingSpec
@@ -94,16 +94,30 @@ def read(path: Path, *, trust: bool = False) -> Config:
             f"{path}: names what lies outside of this package ({', '.join(outside)}); --trust "
             "allows to import classes from there, and to send SwanLab's key to a host"
         )
+    find_modules(config, path.parent)
     return config
 
 
 def outside_code(config: Config) -> list[str]:
     """The names in `config` by which outside code would be imported or an outside host told."""
+    host = config.tracker.host if config.tracker.mode == "online" else None
+    return [*named_classes(config), *([host] if host else [])]
+
+
+def named_classes(config: Config) -> list[str]:
+    """What `config` names as `package.module:Class`, or as the environment `package:Id`."""
     named = [part.name for part in (config.network, config.epsilon) if isinstance(part, Custom)]
     wrappers = [w if isinstance(w, str) else str(w.get("name")) for w in config.env.wrappers]
     environment = [config.env.id] if ":" in config.env.id else []
-    host = config.tracker.host if config.tracker.mode == "online" else None
-    return [*environment, *wrappers, *named, *([host] if host else [])]
+    return [*environment, *wrappers, *named]
+
+
+def find_modules(config: Config, run: Path | None = None) -> None:
+    """Have modules that `config` names found in the working directory too, but not inside `run`,
+    the run directory that it was read from.
+    """
+    if named_classes(config):
+        search_working_directory(run)
 
 
 def unknown_key(key: str, value: Any, config: Any) -> str:

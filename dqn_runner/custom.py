@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from dqn_runner.errors import ConfigError
+from dqn_runner.errors import ConfigError, failing_as
 from dqn_runner.types import Spec
 
 
@@ -28,32 +28,37 @@ class Custom(Spec):
         """Import the class and bind its keyword arguments.
 
         `key` is the configuration key it stands under, `given` names the arguments that the caller
-        will add. Modules in the working directory are found too. Raises ConfigError where the
-        module or the class is missing or does not take these arguments.
+        will add. Raises ConfigError where the module or the class is missing or does not take these
+        arguments, and, when it is called, where the class fails.
         """
-        find_modules_in_working_directory()
+        where = f"{key}={self.name}"
         module_name, _, class_name = self.name.partition(":")
-        try:
+        with failing_as(ConfigError, f"{where}: cannot be imported"):
             cls: Callable[..., Any] = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{key}={self.name}: cannot be imported: {error}") from error
         kwargs = dict(self.model_extra or {})
+        with failing_as(ConfigError, where):
+            signature = inspect.signature(cls)
         try:
-            inspect.signature(cls).bind(**dict.fromkeys(given), **kwargs)
+            signature.bind(**dict.fromkeys(given), **kwargs)
         except TypeError as error:
-            takes = ", ".join(inspect.signature(cls).parameters)
-            raise ConfigError(f"{key}={self.name}: {error}; it takes {takes}") from error
+            takes = ", ".join(signature.parameters)
+            raise ConfigError(f"{where}: {error}; it takes {takes}") from error
 
         def build(**arguments: Any) -> Any:
-            try:
+            with failing_as(ConfigError, where):
                 return cls(**arguments, **kwargs)
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"{key}={self.name}: {error}") from error
 
         return build
 
 
-def find_modules_in_working_directory() -> None:
-    """Let imports find modules where the user is, as `python -m` does; a script's do not."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+def search_working_directory(run: Path | None = None) -> None:
+    """Let imports find modules where the user is, as `python -m` does; a script's do not.
+
+    Where the user is in `run`, a directory that somebody may have sent, they find none there, nor
+    where Python itself was told to look.
+    """
+    here = Path.cwd().resolve()
+    if run and here.is_relative_to(run.resolve()):
+        sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
+    elif str(here) not in sys.path:
+        sys.path.append(str(here))

@@ -1,6 +1,9 @@
-"""What is told to the user in a line; imports nothing, so that it costs nothing."""
+"""What is told to the user in a line; imports next to nothing, so that it costs nothing."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def in_a_line(error: BaseException) -> str:
@@ -25,7 +28,11 @@ class RunError(DQNRunnerError):
     """A run, or a directory said to hold one, that cannot go on; the text says why."""
 
 
-class EnvironmentFailedError(RunError):
+class RunFailedError(RunError):
+    """Code that a run or an evaluation needs has failed on the way, as a network of the user's."""
+
+
+class EnvironmentFailedError(RunFailedError):
     """An environment that raised, hung, or returned what no environment may."""
 
 
@@ -44,3 +51,22 @@ class Stopped(BaseException):
 
 class Pruned(Stopped):
     """A search has no hope in the run: it ended at an evaluation, and nothing is to go on."""
+
+
+# What somebody at the keyboard or a scheduler wants. Whatever else other people's code raises, an
+# exit of the whole program too, is a failure of that code.
+WANTED = (KeyboardInterrupt, Stopped)
+
+
+@contextmanager
+def failing_as(kind: type[DQNRunnerError], what: str) -> Iterator[None]:
+    """Turn what other people's code raises here into a `kind` that says it in a line after `what`.
+
+    Our own errors come through, for they say more.
+    """
+    try:
+        yield
+    except (DQNRunnerError, *WANTED):
+        raise
+    except BaseException as error:
+        raise kind(f"{what}: {named(error)}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,18 +81,34 @@ def command_line(arguments: list[str]) -> int:
     from rich.console import Console
 
     from dqn_runner.build import load_policy, locate
-    from dqn_runner.envs import make_env
-    from dqn_runner.evaluation import Evaluator
     from dqn_runner.run_directory import RunDirectory
     from dqn_runner.seeding import draw_seed, evaluation_stream
+    from dqn_runner.stop_signals import StopSignals
 
     console = Console(soft_wrap=True)
     policy = load_policy(options.run, options.checkpoint, trust=options.trust)
     rng = evaluation_stream(options.seed)
     seeds = [draw_seed(rng) for _ in range(options.episodes)]
-    evaluator = Evaluator(lambda: make_env(policy.config.env))
-    with console.status(f"playing {options.episodes} episodes"):
-        evaluation = evaluator.evaluate(policy.on_rows.seeded(seeds), seeds)
+    run_path, checkpoint = locate(options.run, options.checkpoint)
+    run_dir = RunDirectory(run_path)
+    with StopSignals() as signals:
+        evaluation = play(policy, seeds, console, signals.check)
+        target = run_dir.videos / checkpoint.stem
+        filmed = seeds[: options.videos]
+        gifs = film(policy, filmed, options.max_steps, target, console, signals.check)
+    log(policy, evaluation, gifs, run_dir.swanlab, checkpoint.stem)
+    return 0
+
+
+def play(
+    policy: LoadedPolicy, seeds: list[int], console: Console, check_stop: Callable[[], None]
+) -> Evaluation:
+    """Play an episode from each seed, and say how it went."""
+    from dqn_runner.build import build_evaluator
+
+    evaluator = build_evaluator(policy.config)
+    with console.status(f"playing {len(seeds)} episodes"):
+        evaluation = evaluator.evaluate(policy.on_rows.seeded(seeds), seeds, check_stop)
     evaluator.close()
     numbers = evaluation.summary()
     console.print(
@@ -100,32 +117,31 @@ def command_line(arguments: list[str]) -> int:
         f"max {numbers['max']:.2f} over {numbers['episodes']} episodes",
         highlight=False,
     )
-    run_path, checkpoint = locate(options.run, options.checkpoint)
-    run_dir = RunDirectory(run_path)
-    target = run_dir.videos / checkpoint.stem
-    gifs = film(policy, seeds[: options.videos], options.max_steps, target, console)
-    log(policy, evaluation, gifs, run_dir.swanlab, checkpoint.stem)
-    return 0
+    return evaluation
 
 
-def film(
+def film(  # noqa: PLR0917
     policy: LoadedPolicy,
     seeds: list[int],
     max_steps: int | None,
     target: Path,
     console: Console,
+    check_stop: Callable[[], None],
 ) -> list[Path]:
     """Film the episodes of `seeds` as `target`_episode_0 and so on; returns the GIFs."""
     from dqn_runner.errors import ConfigError
     from dqn_runner.video import record_episode
 
+    limits = [limit for limit in (max_steps, policy.config.eval.max_episode_steps) if limit]
     gifs: list[Path] = []
     for i, seed in enumerate(seeds):
         path = target.with_name(f"{target.name}_episode_{i}")
+        act = policy.on_rows.seeded([seed])
         try:
             with console.status(f"filming episode {i}"):
-                act = policy.seeded([seed])
-                mp4, gif = record_episode(policy.config.env, act, seed, path, max_steps)
+                mp4, gif = record_episode(
+                    policy.config.env, act, seed, path, min(limits, default=None), check_stop
+                )
         except ConfigError as error:
             console.print(f"no video: {error}", highlight=False)
             break

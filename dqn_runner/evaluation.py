@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -10,9 +10,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dqn_runner.envs import Env, ObsEncoder, action_offset, limited
-from dqn_runner.errors import RunError, named
+from dqn_runner.episode import Env, EpisodePlayer
+from dqn_runner.errors import DQNRunnerError, RunFailedError, in_a_line, named
 from dqn_runner.types import Array
+
+logger = logging.getLogger(__name__)
 
 MAX_ENVIRONMENTS = 50
 
@@ -54,11 +56,20 @@ def never_stop() -> None:
 
 
 class Evaluator:
-    """Plays episodes side by side, one batched call of the policy for all that still run."""
+    """Plays episodes side by side, one batched call of the policy for all that still run.
 
-    def __init__(self, make: Callable[[], Env], max_step_seconds: float | None = None) -> None:
+    An episode ends after `max_episode_steps`; the first one that does so is told of.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Env],
+        max_step_seconds: float | None = None,
+        max_episode_steps: int | None = None,
+    ) -> None:
         self._make, self._max_step_seconds = make, max_step_seconds
-        self._envs: list[Env] = []
+        self._max_episode_steps, self._has_cut = max_episode_steps, False
+        self._players: list[EpisodePlayer] = []
 
     def evaluate(
         self,
@@ -68,26 +79,23 @@ class Evaluator:
     ) -> Evaluation:
         """Play one episode from each seed; `check_stop` may raise between steps.
 
-        Raises RunError where an environment raises or returns a reward that is not finite.
+        Raises RunFailedError where an environment or the policy fails.
         """
         try:
             returns = self._play(policy, seeds, check_stop)
-        except Exception as error:  # whatever an environment's own code raises
-            raise RunError(f"an evaluation failed: {named(error)}") from error
-        if not all(map(math.isfinite, returns)):
-            raise RunError("an evaluation failed: the environment gave a reward that is not finite")
+        except Exception as error:
+            reason = in_a_line(error) if isinstance(error, DQNRunnerError) else named(error)
+            raise RunFailedError(f"an evaluation failed: {reason}") from error
         return Evaluation(tuple(returns))
 
     def _play(
         self, policy: Policy, seeds: Sequence[int], check_stop: Callable[[], None]
     ) -> list[float]:
-        while len(self._envs) < min(len(seeds), MAX_ENVIRONMENTS):
-            self._envs.append(self._make())
-        encoder = ObsEncoder(self._envs[0].observation_space)
-        offset = action_offset(self._envs[0])
+        self._make_environments(min(len(seeds), MAX_ENVIRONMENTS), check_stop)
+        spec = self._players[0].obs_spec
         returns = [0.0] * len(seeds)
         waiting = iter(range(len(seeds)))
-        obs = np.zeros((len(self._envs), *encoder.spec.shape), encoder.spec.dtype)
+        obs = np.zeros((len(self._players), *spec.shape), spec.dtype)
         playing: dict[int, int] = {}  # environment -> episode
 
         def start_next(i: int) -> None:
@@ -95,26 +103,40 @@ class Evaluator:
             if episode is None:
                 playing.pop(i, None)
                 return
-            with limited(self._max_step_seconds):
-                raw_obs, _ = self._envs[i].reset(seed=seeds[episode])
-            encoder.write(raw_obs, obs[i])
+            self._players[i].reset(seeds[episode], obs[i])
             playing[i] = episode
 
-        for i in range(len(self._envs)):
+        for i in range(len(self._players)):
+            check_stop()
             start_next(i)
         while playing:
-            check_stop()
             rows = list(playing)
             for i, action in zip(rows, policy(obs[rows]).tolist(), strict=True):
-                with limited(self._max_step_seconds):
-                    raw_obs, reward, terminated, truncated, _ = self._envs[i].step(action + offset)
-                returns[playing[i]] += float(reward)
-                encoder.write(raw_obs, obs[i])
+                check_stop()
+                reward, terminated, truncated = self._players[i].step(action, obs[i])
+                returns[playing[i]] += reward
                 if terminated or truncated:
+                    self._tell_of_cut(i)
                     start_next(i)
         return returns
 
+    def _make_environments(self, wanted: int, check_stop: Callable[[], None]) -> None:
+        """Make those that are lacking."""
+        for i in range(len(self._players), wanted):
+            check_stop()
+            limits = (self._max_step_seconds, self._max_episode_steps)
+            self._players.append(EpisodePlayer(self._make(), f"environment {i}", *limits))
+
+    def _tell_of_cut(self, i: int) -> None:
+        if self._players[i].is_cut and not self._has_cut:
+            self._has_cut = True
+            logger.warning(
+                "eval.max_episode_steps=%d: an evaluation episode was still going on then, and was "
+                "ended; its return so far counts",
+                self._max_episode_steps,
+            )
+
     def close(self) -> None:
-        for env in self._envs:
-            env.close()
-        self._envs.clear()
+        for player in self._players:
+            player.close()
+        self._players.clear()

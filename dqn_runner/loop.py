@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import math
 import time
@@ -19,7 +20,7 @@ from dqn_runner.agent import Agent, AgentSpec
 from dqn_runner.buffers import UniformBuffer
 from dqn_runner.checkpoint import Checkpoints
 from dqn_runner.envs import Environments
-from dqn_runner.errors import RunError, in_a_line
+from dqn_runner.errors import RunError, Stopped, in_a_line
 from dqn_runner.evaluation import Evaluator
 from dqn_runner.seeding import draw_seed, get_state, set_state
 from dqn_runner.types import EnvStep, PositiveInt, Progress, Row, Spec, Transition
@@ -49,12 +50,16 @@ class PhaseSpec(Spec):
 
 
 class EvalSpec(Spec):
-    """Evaluations without ε: every `interval` env steps or episodes, and at the end of the run."""
+    """Evaluations without ε: every `interval` env steps or episodes, and at the end of the run.
+
+    An episode of theirs is ended after `max_episode_steps`, as if its environment truncated it.
+    """
 
     interval: PositiveInt | None
     unit: Literal["env_step", "episode"]
     num_episodes: PositiveInt
     final_episodes: PositiveInt
+    max_episode_steps: PositiveInt | None = None  # which older runs lack
 
 
 class LogSpec(Spec):
@@ -173,10 +178,13 @@ def train(
 ) -> None:
     """Train until a budget is spent.
 
-    `check_stop` is called between steps, where everything is consistent, and may raise.
+    `check_stop` is called between steps, of evaluations too, where everything is consistent, and
+    may raise.
     """
     agent, envs, buffer = parts.agent, parts.envs, parts.buffer
     meter = Meter(progress)
+    if progress.env_steps > progress.reported_env_steps:  # it was stopped in an evaluation
+        report(spec, parts, progress, meter, check_stop)
     while not spec.is_spent(progress):
         check_stop()
         steps_before, episodes_before = progress.env_steps, progress.episodes
@@ -201,23 +209,36 @@ def train(
         if phase_ends:
             buffer.clear()
         agent.observe_env_steps(steps_before, progress.env_steps)
+        report(spec, parts, progress, meter, check_stop)
 
-        row: Row = {}
-        by_env_steps = spec.eval.unit == "env_step"
-        before = steps_before if by_env_steps else episodes_before
-        now = progress.env_steps if by_env_steps else progress.episodes
-        if crossings(before, now, spec.eval.interval):
-            with meter.paused("evaluating"):
-                row |= evaluate(spec, parts, progress)
-        if crossings(steps_before, progress.env_steps, spec.log.interval) or spec.is_spent(
-            progress
-        ):
-            row |= meter.read(agent)
-            warn_of_divergence(row, parts, progress)
-        if row:
-            log(parts, progress, row)
-        if crossings(steps_before, progress.env_steps, spec.checkpoint.interval):
-            save(parts, progress)
+
+def report(
+    spec: TrainingSpec,
+    parts: Parts,
+    progress: Progress,
+    meter: Meter,
+    check_stop: Callable[[], None],
+) -> None:
+    """Evaluate, log and save, as far as that has become due since the last report.
+
+    Where `check_stop` raises in the evaluation it is all still due.
+    """
+    steps_before, episodes_before = progress.reported_env_steps, progress.reported_episodes
+    row: Row = {}
+    by_env_steps = spec.eval.unit == "env_step"
+    before = steps_before if by_env_steps else episodes_before
+    now = progress.env_steps if by_env_steps else progress.episodes
+    if crossings(before, now, spec.eval.interval):
+        with meter.paused("evaluating"):
+            row |= evaluate(spec, parts, progress, check_stop)
+    if crossings(steps_before, progress.env_steps, spec.log.interval) or spec.is_spent(progress):
+        row |= meter.read(parts.agent)
+        warn_of_divergence(row, parts, progress)
+    if row:
+        log(parts, progress, row)
+    progress.reported_env_steps, progress.reported_episodes = progress.env_steps, progress.episodes
+    if crossings(steps_before, progress.env_steps, spec.checkpoint.interval):
+        save(parts, progress)
 
 
 def updates_due(
@@ -239,10 +260,21 @@ def log(parts: Parts, progress: Progress, metrics: Row) -> None:
         logger.log(row)
 
 
-def evaluate(spec: TrainingSpec, parts: Parts, progress: Progress) -> Row:
-    """Evaluate the policy on fresh episodes, and keep it where it is the best so far."""
-    seeds = [draw_seed(parts.evaluation_rng) for _ in range(spec.eval.num_episodes)]
-    evaluation = parts.evaluator.evaluate(parts.agent.policy.seeded(seeds), seeds)
+def evaluate(
+    spec: TrainingSpec, parts: Parts, progress: Progress, check_stop: Callable[[], None]
+) -> Row:
+    """Evaluate the policy on fresh episodes, and keep it where it is the best so far.
+
+    Where that is stopped nothing has changed, and the same seeds will be drawn again.
+    """
+    rng = copy.deepcopy(parts.evaluation_rng)
+    seeds = [draw_seed(rng) for _ in range(spec.eval.num_episodes)]
+    try:
+        evaluation = parts.evaluator.evaluate(parts.agent.policy.seeded(seeds), seeds, check_stop)
+    except Stopped as stop:
+        stop.at_safe_point = True  # of training, wherever the evaluation was
+        raise
+    parts.evaluation_rng = rng
     if parts.best is None or evaluation.mean >= parts.best.mean:
         params = parts.agent.learner.state.params.clone()
         parts.best = Best(evaluation.mean, progress.env_steps, params)
@@ -356,9 +388,11 @@ class Meter:
         """Do something whose time is not counted in the speed, under a name that is shown."""
         self._progress.activity, before = activity, self._progress.activity
         started = time.perf_counter()
-        yield
+        try:
+            yield
+        finally:
+            self._progress.activity = before
         self._paused_seconds += time.perf_counter() - started
-        self._progress.activity = before
 
     def read(self, agent: Agent) -> Row:
         """The metrics since the last reading."""

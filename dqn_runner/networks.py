@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dqn_runner.errors import RunFailedError, failing_as
 from dqn_runner.types import Array, PositiveFloat, PositiveInt, Spec, only_what_is_set
 
 QFunction = Callable[[Array], Array]  # obs [N, *obs_shape] -> action values [N, A]
@@ -221,6 +222,7 @@ class FlatNetwork:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module.requires_grad_(False)
+        self._what = f"the network {type(module).__name__} failed"
         named = list(module.named_parameters())
         self._names = [name for name, _ in named]
         self._shapes = [parameter.shape for _, parameter in named]
@@ -228,9 +230,13 @@ class FlatNetwork:
         self.initial_params = torch.cat([parameter.flatten() for _, parameter in named])
 
     def __call__(self, params: Tensor, obs: Tensor) -> Tensor:
-        """Action values [B, A] of `obs` [B, *obs_shape] under `params` [P]."""
+        """Action values [B, A] of `obs` [B, *obs_shape] under `params` [P].
+
+        Raises RunFailedError for whatever the module raises, which may be the user's own.
+        """
         views = dict(zip(self._names, self._split(params), strict=True))
-        q_values: Tensor = functional_call(self._module, views, (obs,))
+        with failing_as(RunFailedError, self._what):
+            q_values: Tensor = functional_call(self._module, views, (obs,))
         return q_values
 
     def _split(self, params: Tensor) -> list[Tensor]:

@@ -23,7 +23,7 @@ from rich.filesize import decimal
 from dqn_runner.agent import LearnedPolicy
 from dqn_runner.analysis.curve import draw_curve
 from dqn_runner.build import build
-from dqn_runner.config import Config, outside_code, read
+from dqn_runner.config import Config, find_modules, outside_code, read
 from dqn_runner.errors import ConfigError, Pruned, RunError, Stopped
 from dqn_runner.evaluation import Evaluation
 from dqn_runner.loop import Best, Parts, restore, save, save_best, train
@@ -61,6 +61,7 @@ def run(config: Config, path: Path, console: Console) -> Scores:
     signal, with the last checkpoint saved and the tracker closed.
     """
     started, run_dir = time.perf_counter(), RunDirectory(path)
+    find_modules(config)
     run_dir.claim_new()
     with contextlib.closing(run_dir):
         config, parts = assemble(config, run_dir, console)
@@ -211,7 +212,10 @@ def score(
     progress: Progress,
     check_stop: Callable[[], None],
 ) -> Scores:
-    """Score the final policy, and the best one anew: the episodes that chose it flatter it."""
+    """Score the final policy, and the best one anew: the episodes that chose it flatter it.
+
+    Where both have the same parameters they are one policy, with one score.
+    """
 
     def fresh_episodes(policy: LearnedPolicy) -> Evaluation:
         seeds = [draw_seed(parts.evaluation_rng) for _ in range(config.eval.final_episodes)]
@@ -222,6 +226,8 @@ def score(
         best = Best(float("nan"), progress.env_steps, parts.agent.learner.state.params)
         save_best(parts, progress)
     final = fresh_episodes(parts.agent.policy)
+    if torch.equal(best.params.cpu(), parts.agent.learner.state.params.cpu()):
+        return Scores(final, final, best.env_steps)
     return Scores(final, fresh_episodes(parts.agent.policy_of(best.params)), best.env_steps)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqn_runner.errors import ConfigError, DQNRunnerError, Pruned, Stopped
+from dqn_runner.errors import ConfigError, DQNRunnerError, Pruned, RunFailedError, Stopped
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -36,11 +36,13 @@ def main() -> None:
 def guarded(program: str, body: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run `body`; turn what users can mend into one line on stderr, and signals into exit codes."""
     logging.raiseExceptions = False  # a full disk is told of once, not by the log as well
+    # As `python -P`: the working directory may be a run that somebody sent.
+    sys.path[:] = [entry for entry in sys.path if entry]
     try:
         return body(arguments)
     except DQNRunnerError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, RunFailedError) else 2
     except Stopped as stop:
         return 128 + stop.signal_number
     except KeyboardInterrupt:
@@ -255,7 +257,7 @@ def guarded_run(
         raise
     except Pruned:
         RunDirectory(path).end(End("pruned", "its search saw no hope in it"))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         logging.getLogger().exception("the run failed")  # to train.log; the console has the line
         in_a_line = isinstance(error, DQNRunnerError | OSError)
         line = str(error) if in_a_line else traceback.format_exc()

@@ -161,6 +161,9 @@ class Progress:
     lowest_reward: float = math.inf
     highest_reward: float = -math.inf
     has_warned: bool = False  # of Q-values that no return allows
+    # Up to here all that was due is done: evaluated, logged and saved.
+    reported_env_steps: int = 0
+    reported_episodes: int = 0
 
     def get_state(self) -> dict[str, Any]:
         """The counters as plain numbers."""
@@ -168,7 +171,9 @@ class Progress:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Count on from there."""
-        vars(self).update(state)
+        # Older runs saved themselves only when all was done.
+        done = {f"reported_{name}": state[name] for name in ("env_steps", "episodes")}
+        vars(self).update(done | state)
         self.recent_returns = deque(state["recent_returns"], maxlen=100)
 
     def see(self, rewards: list[float]) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn_runner.envs import EnvSpec, make_env
+from dqn_runner.episode import EpisodePlayer, close
 from dqn_runner.errors import ConfigError
+from dqn_runner.types import Array
 
 Frame = npt.NDArray[np.uint8]
 
@@ -20,18 +22,24 @@ GIF_FRAMES_PER_SECOND = 15
 GIF_WIDTH = 320
 
 
-def record_episode(
-    spec: EnvSpec, act: Callable[[Any], int], seed: int, target: Path, max_steps: int | None
+def record_episode(  # noqa: PLR0917
+    spec: EnvSpec,
+    policy: Callable[[Array], npt.NDArray[np.int64]],
+    seed: int,
+    target: Path,
+    max_steps: int | None,
+    check_stop: Callable[[], None],
 ) -> tuple[Path, Path]:
-    """Film one episode of `act` (observation to action) as `target`.mp4 and `target`.gif.
+    """Film one episode of `policy`, which answers rows [1, *obs_shape], as `target`.mp4 and .gif.
 
-    Raises ConfigError where the environment cannot draw itself into arrays.
+    `check_stop` may raise between steps; then, and where something fails, there is no film. Raises
+    ConfigError where the environment cannot draw itself into arrays.
     """
     # Drawing into arrays needs no screen, which SDL would look for all the same.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     env = make_env(spec)
     modes = env.metadata.get("render_modes") or ()
-    env.close()
+    close(env)
     if "rgb_array" not in modes:
         raise ConfigError(f"env.id={spec.id}: cannot draw itself; it needs render_mode rgb_array")
     env = make_env(spec, render_mode="rgb_array")
@@ -39,30 +47,41 @@ def record_episode(
     target.parent.mkdir(parents=True, exist_ok=True)
     mp4, gif = target.with_suffix(".mp4"), target.with_suffix(".gif")
     every = max(1, round(fps / GIF_FRAMES_PER_SECOND))
+    player = EpisodePlayer(env, "the filmed environment", spec.max_step_seconds, max_steps)
     small: list[Any] = []
-    # Sides need not be multiples of 16, as some codecs would like them.
-    writer: Any = imageio.get_writer(mp4, fps=fps, macro_block_size=1, pixelformat="yuv420p")
-    with writer as film:
-        for i, frame in enumerate(_frames(env, act, seed, max_steps)):
-            film.append_data(_even(frame))
-            if i % every == 0:
-                small.append(_shrunk(frame))
-    imageio.mimsave(gif, small, duration=1000 * every / fps, loop=0)
-    env.close()
+    try:
+        # Sides need not be multiples of 16, as some codecs would like them.
+        writer: Any = imageio.get_writer(mp4, fps=fps, macro_block_size=1, pixelformat="yuv420p")
+        with writer as film:
+            for i, frame in enumerate(_frames(player, policy, seed, check_stop)):
+                film.append_data(_even(frame))
+                if i % every == 0:
+                    small.append(_shrunk(frame))
+        imageio.mimsave(gif, small, duration=1000 * every / fps, loop=0)
+    except BaseException:
+        mp4.unlink(missing_ok=True)
+        gif.unlink(missing_ok=True)
+        raise
+    player.close()
     return mp4, gif
 
 
 def _frames(
-    env: Any, act: Callable[[Any], int], seed: int, max_steps: int | None
+    player: EpisodePlayer,
+    policy: Callable[[Array], npt.NDArray[np.int64]],
+    seed: int,
+    check_stop: Callable[[], None],
 ) -> Iterator[Frame]:
-    obs, _ = env.reset(seed=seed)
-    yield env.render()
-    steps, ended = 0, False
-    while not ended and steps != max_steps:
-        obs, _, terminated, truncated, _ = env.step(act(obs))
+    row = np.zeros(player.obs_spec.shape, player.obs_spec.dtype)
+    player.reset(seed, row)
+    yield player.render()
+    ended = False
+    while not ended:
+        check_stop()
+        (action,) = policy(row[np.newaxis]).tolist()
+        _, terminated, truncated = player.step(action, row)
         ended = terminated or truncated
-        steps += 1
-        yield env.render()
+        yield player.render()
 
 
 def _even(frame: Frame) -> Frame:

@@ -1,13 +1,16 @@
 """Environments: episode ends, restarts, seeds and observation encoding, with known values."""
 
+import importlib.util
 import sys
+import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiBinary, Tuple
 
-from dqn_runner.envs import Environments, EnvSpec, ObsEncoder, action_offset, make_env
+from dqn_runner.envs import Environments, EnvSpec, make_env
+from dqn_runner.episode import ObsEncoder, action_offset
 from dqn_runner.errors import ConfigError
 from dqn_runner.types import Episode
 
@@ -316,6 +319,27 @@ class Bonus(gym.RewardWrapper):
     def reward(self, reward):
         return reward + 1
 
+class Lacking(gym.Wrapper):
+    def __init__(self, env):
+        raise gym.error.DependencyNotInstalled("no juggling here, run\\n `pip install juggling`")
+
+class Exiting(gym.Wrapper):
+    def __init__(self, env):
+        raise SystemExit(0)
+
+class Odd(gym.Wrapper):
+    def __init__(self, env):
+        raise KeyError("odd")
+
+def nothing(env):
+    return None
+
+def exiting():
+    raise SystemExit(0)
+
+if "Exiting-v0" not in gym.registry:
+    gym.register("Exiting-v0", entry_point=exiting)
+
 if "Constant-v0" not in gym.registry:
     gym.register("Constant-v0", entry_point=Constant)
 """
@@ -329,6 +353,7 @@ def module(tmp_path, monkeypatch):
     yield "envs_of_a_user"
     sys.modules.pop("envs_of_a_user", None)
     gym.registry.pop("Constant-v0", None)
+    gym.registry.pop("Exiting-v0", None)
 
 
 def test_an_id_may_name_the_module_that_registers_it(module):
@@ -387,3 +412,71 @@ def test_a_wrapper_that_cannot_be_had_is_named(wrapper):
     assert "env.wrappers[1]=" in text
     assert value in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "saying"),
+    [
+        ("Lacking", "DependencyNotInstalled: no juggling here, run `pip install juggling`"),
+        ("Exiting", "SystemExit: 0"),
+        ("Odd", "KeyError: 'odd'"),
+        ("nothing", "gives NoneType, no environment"),
+    ],
+)
+def test_a_wrapper_that_cannot_be_made_says_why(module, name, saying):
+    with pytest.raises(ConfigError) as caught:
+        make_env(EnvSpec(id="CartPole-v1", wrappers=[f"{module}:Scale", f"{module}:{name}"]))
+    assert str(caught.value) == f"env.wrappers[1]={module}:{name}: {saying}"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cv2") is not None, reason="OpenCV is there")
+def test_gymnasiums_own_wrapper_without_its_package_says_what_to_install():
+    wrapper = "gymnasium.wrappers:AtariPreprocessing"
+    with pytest.raises(ConfigError, match=r"opencv-python.*pip install") as caught:
+        make_env(EnvSpec(id="CartPole-v1", wrappers=[wrapper]))
+    assert str(caught.value).startswith(f"env.wrappers[0]={wrapper}: DependencyNotInstalled: ")
+
+
+def test_an_environment_that_exits_when_it_is_made_is_a_config_error(module):
+    with pytest.raises(ConfigError, match=r"^env\.id=\w+:Exiting-v0: SystemExit: 0$"):
+        make_env(EnvSpec(id=f"{module}:Exiting-v0"))
+
+
+def test_a_module_that_exits_when_it_is_imported_is_a_config_error(tmp_path, monkeypatch):
+    (tmp_path / "exits_at_once.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    for spec in (
+        EnvSpec(id="exits_at_once:Env-v0"),
+        EnvSpec(id="CartPole-v1", wrappers=["exits_at_once:Wrapper"]),
+    ):
+        with pytest.raises(ConfigError, match="SystemExit: 0"):
+            make_env(spec)
+
+
+UNVERSIONED = (
+    "env.id=CartPole: Using the latest versioned environment `CartPole-v1` instead of the "
+    "unversioned environment `CartPole`."
+)
+
+
+def test_what_gymnasium_warns_of_is_logged_where_it_is_asked_for(caplog, recwarn):
+    make_env(EnvSpec(id="CartPole"))
+    assert caplog.messages == []
+    make_env(EnvSpec(id="CartPole"), warn=True)
+    assert caplog.messages == [UNVERSIONED]
+    make_env(EnvSpec(id="CartPole-v0"), warn=True)
+    assert caplog.messages[1].startswith("env.id=CartPole-v0: The environment CartPole-v0 is out")
+    with pytest.raises(ConfigError, match="nosuch"):
+        make_env(EnvSpec(id="CartPole", kwargs={"nosuch": 1}), warn=True)
+    assert len(caplog.messages) == 2
+    assert not [str(w.message) for w in recwarn if "CartPole" in str(w.message)]
+
+
+def test_other_warnings_are_shown_as_always(registered):
+    def make():
+        warnings.warn("of my own", stacklevel=1)
+        return gym.make("CartPole-v1").unwrapped
+
+    registered("Warning-v0", make)
+    with pytest.warns(UserWarning, match="of my own"):
+        make_env(EnvSpec(id="Warning-v0"))

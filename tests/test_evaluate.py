@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import statistics
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -227,6 +229,76 @@ def test_load_policy_takes_numbered_observations(train):
     with torch.no_grad():
         expected = module(torch.eye(16)).argmax(dim=1).tolist()
     assert [policy(state) for state in range(16)] == expected
+
+
+class Awkward(gym.Wrapper):
+    """CartPole that never ends, and which does `what` at the twentieth call of `where`."""
+
+    def __init__(self, env, what="", where="step"):
+        super().__init__(env)
+        self.what, self.where, self.calls = what, where, 0
+
+    def _call(self, where):
+        self.calls += where == self.where
+        if self.calls == 20 and self.what:
+            if self.what == "exit":
+                sys.exit(0)
+            signal.raise_signal(int(self.what))
+
+    def step(self, action):
+        self._call("step")
+        obs, _, terminated, _, _ = self.env.step(action)
+        return self.env.reset()[0] if terminated else obs, 1.0, False, False, {}
+
+    def render(self):
+        self._call("render")
+        return self.env.render()
+
+
+def make_awkward(run: Path, limit: int | None, **arguments: str) -> None:
+    """Let the run's environment be one that does not end, with a limit or without."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["env"]["id"] = "CartPole-v1"
+    config["env"]["kwargs"] = {"max_episode_steps": -1}
+    config["env"]["wrappers"] = [{"name": f"{__name__}:Awkward", **arguments}]
+    config["eval"]["max_episode_steps"] = limit
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_the_limit_of_the_runs_evaluations_holds(run, evaluate, caplog):
+    make_awkward(run, 30)
+    code, out, _ = evaluate(run, "--episodes", 3, "--trust")
+    assert code == 0
+    assert "return mean 30.00, std 0.00, min 30.00, max 30.00 over 3 episodes" in out
+    (line,) = caplog.messages
+    assert line.startswith("eval.max_episode_steps=30: an evaluation episode was still going on")
+    with imageio.get_reader(run / "videos" / "last_episode_0.mp4") as film:
+        assert film.count_frames() == 31
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+@pytest.mark.parametrize(("where", "limit"), [("step", None), ("render", 40)])
+def test_a_signal_ends_an_evaluation_or_a_film_between_two_steps(  # noqa: PLR0917
+    run, evaluate, number, code, where, limit
+):
+    make_awkward(run, limit, what=str(int(number)), where=where)
+    exit_code, _, err = evaluate(run, "--episodes", 2, "--trust")
+    assert exit_code == code
+    assert "Traceback" not in err
+    assert not list(run.glob("videos/*"))
+
+
+@pytest.mark.parametrize("where", ["step", "render"])
+def test_an_environment_that_exits_is_a_failure_in_a_line(run, evaluate, where):
+    make_awkward(run, None if where == "step" else 40, what="exit", where=where)
+    code, _, err = evaluate(run, "--episodes", 2, "--trust")
+    assert code == 1
+    line = err.splitlines()[-1]
+    assert line.startswith("dqn-eval: error: ")
+    assert line.endswith(f"in {where}: SystemExit: 0")
+    assert not list(run.glob("videos/*"))
 
 
 def refused(outcome: tuple[int, str, str], *texts: str) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
+from dqn_runner.errors import RunFailedError
 from dqn_runner.evaluation import MAX_ENVIRONMENTS, Evaluation, Evaluator
 
 SEEDS = np.random.default_rng(0).integers(2**31, size=120).tolist()
@@ -97,13 +98,13 @@ def test_check_stop_may_raise_and_the_next_evaluation_is_whole(plain_returns):
 
     def check_stop():
         calls.append(None)
-        if len(calls) == 30:
+        if len(calls) == 300:
             raise StopHere
 
     evaluator = Evaluator(make_cartpole)
     with pytest.raises(StopHere):
         evaluator.evaluate(leaning, SEEDS, check_stop)
-    assert len(calls) == 30
+    assert len(calls) == 300
     assert list(evaluator.evaluate(leaning, SEEDS).returns) == plain_returns
     evaluator.close()
 
@@ -177,3 +178,57 @@ def test_summary_is_numpys_statistics():
 def test_summary_of_a_single_episode_has_no_spread():
     summary = Evaluation((12.0,)).summary()
     assert summary == {"mean": 12.0, "std": 0.0, "min": 12.0, "max": 12.0, "episodes": 1}
+
+
+class Endless(gym.Env):
+    """Pays k at step k, and ends by itself after as many steps as its seed says."""
+
+    observation_space = Box(-1, 1, (1,), np.float32)
+    action_space = Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self._length, self._steps = seed, 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self._steps += 1
+        ended = self._steps == self._length
+        return np.zeros(1, np.float32), float(self._steps), ended, False, {}
+
+
+def always_right(obs):
+    return np.ones(len(obs), np.int64)
+
+
+def test_an_episode_over_the_limit_counts_with_its_return_so_far_and_is_told_of_once(caplog):
+    lengths = [10**9, 3, 10**9, 4, 5]
+    evaluator = Evaluator(Endless, max_episode_steps=4)
+    for _ in range(2):
+        evaluation = evaluator.evaluate(always_right, lengths)
+        assert evaluation.returns == tuple(sum(range(min(n, 4) + 1)) for n in lengths)
+    (line,) = caplog.messages
+    assert line.startswith("eval.max_episode_steps=4: an evaluation episode was still going on")
+
+
+def test_an_episode_that_ends_at_the_limit_by_itself_is_not_told_of(caplog):
+    assert Evaluator(Endless, max_episode_steps=4).evaluate(always_right, [4]).returns == (10.0,)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("what", ["an observation that is not finite", "SystemExit: 0"])
+def test_what_fails_names_the_evaluation_and_the_episode(what):
+    class Failing(Endless):
+        def step(self, action):
+            result = super().step(action)
+            if (self._length, self._steps) != (7, 2):
+                return result
+            if what.startswith("SystemExit"):
+                raise SystemExit(0)
+            return np.full(1, np.nan, np.float32), *result[1:]
+
+    with pytest.raises(RunFailedError) as how:
+        Evaluator(Failing).evaluate(always_right, [9, 7, 8])
+    assert str(how.value).startswith(
+        "an evaluation failed: environment 1 failed at step 1 of the episode with seed 7, in step: "
+    )
+    assert str(how.value).endswith(what)

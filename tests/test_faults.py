@@ -35,6 +35,8 @@ class Failing(gym.Wrapper):
             match self.how:
                 case "raises":
                     raise ZeroDivisionError("of its own")
+                case "exits":
+                    sys.exit(0)
                 case "hangs":
                     time.sleep(60)
                 case "nan observation":
@@ -58,6 +60,7 @@ def failing(how: str) -> str:
     ("how", "saying"),
     [
         ("raises", "ZeroDivisionError: of its own"),
+        ("exits", "SystemExit: 0"),
         ("hangs", "TimeoutError: it took longer than env.max_step_seconds=0.2"),
         ("nan observation", "an observation that is not finite"),
         ("wrong shape", "ValueError: an observation of shape (3,), not (4,)"),
@@ -85,6 +88,69 @@ def test_a_failing_environment(command, quick, monkeypatch, how, saying, num_env
     assert command("resume=run", "--trust").code == 0
     assert command(*settings, failing(how), "hydra.run.dir=uninterrupted").code == 0
     assert rows_without_clock(Path("run")) == rows_without_clock(Path("uninterrupted"))
+
+
+class ExitingNetwork(torch.nn.Linear):
+    """Exits with code 0 when it is made, or when it is called for the 120th time."""
+
+    def __init__(self, obs_shape, num_actions, when):
+        if when == "made":
+            sys.exit(0)
+        super().__init__(*obs_shape, num_actions)
+        self.calls = 0
+
+    def forward(self, obs):
+        self.calls += 1
+        if self.calls == 120:
+            sys.exit(0)
+        return super().forward(obs)
+
+
+class ExitingSchedule:
+    """Exits with code 0 when it is made, or at env step 120."""
+
+    def __init__(self, when):
+        if when == "made":
+            sys.exit(0)
+
+    def __call__(self, env_steps, episodes):
+        return sys.exit(0) if env_steps == 120 else 0.5
+
+
+@pytest.mark.parametrize("when", ["made", "called"])
+@pytest.mark.parametrize(
+    ("group", "name", "unset", "saying"),
+    [
+        (
+            "network", "ExitingNetwork", ("hidden_sizes", "activation", "init"),
+            "the network ExitingNetwork failed: SystemExit: 0",
+        ),
+        (
+            "epsilon", "ExitingSchedule", ("start", "end", "decay_steps"),
+            f"epsilon.name={__name__}:ExitingSchedule: failed at env step 120: SystemExit: 0",
+        ),
+    ],
+)  # fmt: skip
+def test_a_class_of_the_users_own_that_exits(command, quick, group, name, unset, saying, when):  # noqa: PLR0917
+    settings = [f"{group}.name={__name__}:{name}", *(f"~{group}.{key}" for key in unset)]
+    outcome = command(*quick, *settings, f"+{group}.when={when}", "hydra.run.dir=run")
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1
+    made = f"{group}.name={__name__}:{name}: SystemExit: 0"
+    assert outcome.err.endswith((made if when == "made" else saying) + "\n")
+    assert not Path("run/result.json").exists()
+
+
+def test_a_warning_of_gymnasium_is_one_line_of_ours(command, quick):
+    outcome = command(*quick, "env.id=CartPole", "hydra.run.dir=run")
+    assert outcome.code == 0
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("dqn-train: WARNING: env.id=CartPole: Using the latest versioned")
+    assert Path("run/train.log").read_text().count("Using the latest versioned") == 1
+    outcome = command(*quick, "env.id=CartPole", "+env.kwargs.nosuch=1")
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("dqn-train: error: env.id=CartPole: TypeError: ")
 
 
 def test_a_failing_evaluation(command, quick, monkeypatch):

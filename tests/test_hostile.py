@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import pickle
+import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +126,115 @@ def test_a_config_imports_nothing_without_trust(sent, command, program, section,
     assert code == 2
     assert f"names what lies outside of this package ({named}); --trust" in err
     assert not Path("trace").exists()
+
+
+INDENTED_IMPORT = re.compile(rb"^[ \t]+(?:import|from)[ \t]+([A-Za-z]\w*)", re.MULTILINE)
+
+
+def optional_modules() -> list[str]:
+    """What the installed packages import somewhere inside their modules, and is not there."""
+    names: set[str] = set()
+    for source in Path(torch.__file__).parents[1].rglob("*.py"):
+        if "/ray/" not in str(source):  # large, and nothing that reads a run imports it
+            names.update(name.decode() for name in INDENTED_IMPORT.findall(source.read_bytes()))
+    names -= sys.stdlib_module_names
+    return sorted(name for name in names if importlib.util.find_spec(name) is None)
+
+
+READERS = """
+import os, signal, sys, threading, urllib.request
+from dqn_runner import compare, dashboard, evaluate, train
+
+def visit(address):
+    def look():
+        urllib.request.urlopen(address).read()
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=look).start()
+
+dashboard.open_browser = visit
+sys.argv[0] = "dqn"
+for module, *arguments in (
+    (evaluate, ".", "--episodes", "1", "--videos", "0"),
+    (evaluate, ".", "--episodes", "1", "--max-steps", "3"),
+    (train, "resume=.", "total_timesteps=310"),
+    (compare, "."),
+    (dashboard, "."),
+):
+    print(train.guarded(module.__name__, module.command_line, arguments), "of", module.__name__)
+import dqn_runner
+print(dqn_runner.load_policy(".").env_steps, "env steps")
+"""
+
+
+def test_a_run_directory_full_of_modules_is_read_and_none_of_them_imported(sent, tmp_path):
+    """Those for which installed packages look, such as Pillow's plugins for olefile."""
+    trace, names = tmp_path / "trace", optional_modules()
+    assert {"olefile", "cv2"} & set(names)
+    for name in names:
+        (sent / f"{name}.py").write_text(f"open({str(trace)!r}, 'a').write({name!r} + ' ')\n")
+    config = yaml.safe_load((sent / "config.yaml").read_text())
+    change_config(sent, tracker={**config["tracker"], "mode": "offline"})
+    # As `python -c`, which looks for modules in the working directory before all else.
+    done = subprocess.run(
+        [sys.executable, "-c", READERS], cwd=sent, capture_output=True, text=True, check=False
+    )
+    assert not trace.exists(), trace.read_text()
+    said = [line for line in done.stdout.splitlines() if " of dqn_runner" in line]
+    assert said == [
+        "0 of dqn_runner.evaluate", "0 of dqn_runner.evaluate", "0 of dqn_runner.train",
+        "0 of dqn_runner.compare", "130 of dqn_runner.dashboard",
+    ], done.stderr  # fmt: skip
+    assert done.stdout.endswith("310 env steps\n")
+
+
+def read_with(program: str, run: Path, command: Callable[..., Any], capsys: Any) -> tuple[int, str]:
+    """Read a trusted run with a command or from Python: its exit code, and what was wrong."""
+    if program == "resume":
+        code, _, err = command(f"resume={run}", "total_timesteps=310", "--trust")
+        return code, err
+    arguments = [str(run), "--episodes", "1", "--videos", "0", "--trust"]
+    return guarded("dqn-eval", evaluate_line, arguments), capsys.readouterr().err
+
+
+NETWORK = """
+import torch
+open({trace!r}, 'w')
+
+class Net(torch.nn.Sequential):
+    def __init__(self, obs_shape, num_actions):
+        super().__init__(torch.nn.Linear(*obs_shape, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64),
+                         torch.nn.ReLU(), torch.nn.Linear(64, num_actions))
+"""
+
+
+@pytest.mark.parametrize("program", ["dqn-eval", "resume"])
+@pytest.mark.parametrize("inside", [".", "checkpoints", "../cwd"])
+def test_modules_are_found_where_the_user_is_but_not_in_the_run(  # noqa: PLR0917
+    sent, command, capsys, monkeypatch, tmp_path, program, inside
+):
+    """Even with --trust, and where Python itself was told to look there."""
+    trace, cwd = tmp_path / "trace", (sent / inside).resolve()
+    (cwd / "users_own.py").write_text(NETWORK.format(trace=str(trace)))
+    change_config(sent, network={"name": "users_own:Net"})
+    monkeypatch.chdir(cwd)
+    if inside != "../cwd":
+        monkeypatch.setattr(sys, "path", ["", str(cwd), *sys.path])
+    code, err = read_with(program, sent, command, capsys)
+    sys.modules.pop("users_own", None)
+    if inside == "../cwd":
+        assert (code, err) == (0, "")
+        assert trace.exists()
+    else:
+        assert code == 2
+        assert "network.name=users_own:Net: cannot be imported: ModuleNotFoundError" in err
+        assert not trace.exists()
+
+
+def test_the_working_directory_is_searched_only_where_something_is_named(sent, command, capsys):
+    before = list(sys.path)
+    for program in ("dqn-eval", "resume"):
+        assert read_with(program, sent, command, capsys)[0] == 0
+    assert sys.path == before
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from watching import rows_without_clock
 from dqn_runner import checkpoint as checkpoint_module
 from dqn_runner import run as run_module
 from dqn_runner.envs import Environments
-from dqn_runner.errors import ConfigError, RunError
+from dqn_runner.errors import ConfigError, RunError, Stopped
+from dqn_runner.evaluation import Evaluator, never_stop
 from dqn_runner.run import resume, run
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.tracking import read_metrics
@@ -157,22 +158,120 @@ def test_killed_twice_and_resumed_equals_uninterrupted(start, compose, kind):
 
 def test_a_stop_between_checkpoints_loses_nothing(start, monkeypatch):
     reference = start("reference")
-    real, calls = run_module.StopSignals.check, [0]
+    real, steps = Environments.step, [0]
 
-    def check(self):
-        calls[0] += 1
-        if calls[0] == 137:
+    def step(self, action):
+        steps[0] += 1
+        if steps[0] == 136:
             signal.raise_signal(signal.SIGTERM)
-        real(self)
+        return real(self, action)
 
-    monkeypatch.setattr(run_module.StopSignals, "check", check)
-    with pytest.raises(run_module.Stopped):
-        start("stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(Environments, "step", step)
+        with pytest.raises(Stopped):
+            start("stopped")
     stopped = reference.parent / "stopped"
     assert torch.load(stopped / "checkpoints" / "last.pt")["env_steps"] == 136
     assert not (stopped / "result.json").exists()
     go_on(stopped)
     assert_same_runs(stopped, reference)
+
+
+def stop_in_evaluation(
+    patch: pytest.MonkeyPatch, number: int, stop: Callable[[], None]
+) -> Callable[[], bool]:
+    """Call `stop` at check 15 of evaluation `number` from now on.
+
+    Returns what says whether that evaluation has been the last.
+    """
+    real, begun, ended = Evaluator.evaluate, [0], [0]
+
+    def evaluate(self, policy, seeds, check_stop=never_stop):
+        begun[0] += 1
+        checks = itertools.count(1)
+
+        def check():
+            if begun[0] == number and next(checks) == 15:
+                stop()
+            check_stop()
+
+        evaluation = real(self, policy, seeds, check)
+        ended[0] += 1
+        return evaluation
+
+    patch.setattr(Evaluator, "evaluate", evaluate)
+    return lambda: (begun[0], ended[0]) == (number, number - 1)
+
+
+def one_signal() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def two_signals() -> None:
+    """The second one does not wait for a safe point."""
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "stop"),
+    [
+        ("defaults", 2, one_signal),  # of rows and a checkpoint that are due at the same step
+        ("defaults", 2, two_signals),
+        ("defaults", 5, one_signal),  # of the last step
+        ("four environments", 3, one_signal),
+        ("softmax", 4, one_signal),
+        ("sarsa in phases", 2, one_signal),
+        ("per-episode epsilon", 3, one_signal),
+    ],
+)
+def test_a_stop_in_an_evaluation_repeats_that_evaluation(start, kind, number, stop):
+    """Twice in the same one: the seeds are drawn anew, and no training is lost."""
+    settings = ["eval.interval=60", *KINDS[kind]]
+    reference = start("reference", *settings)
+    stopped = reference.parent / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        was_the_last = stop_in_evaluation(patch, number, stop)
+        with pytest.raises(Stopped):
+            start("stopped", *settings)
+        assert was_the_last()
+    with pytest.MonkeyPatch.context() as patch:
+        was_the_last = stop_in_evaluation(patch, 1, stop)
+        kill_at_step(patch, 1)  # no step of training is taken again
+        with pytest.raises(Stopped):
+            go_on(stopped)
+        assert was_the_last()
+    go_on(stopped)
+    assert_same_runs(stopped, reference)
+
+
+@pytest.mark.parametrize("number", [5, 6])
+def test_a_stop_in_the_closing_evaluation_ends_with_the_same_result(start, number):
+    """Of the final policy or of the best one, when four evaluations have been in training."""
+    reference = start("reference")
+    with pytest.MonkeyPatch.context() as patch:
+        was_the_last = stop_in_evaluation(patch, number, one_signal)
+        with pytest.raises(Stopped):
+            start("stopped")
+        assert was_the_last()
+    stopped = reference.parent / "stopped"
+    assert not (stopped / "result.json").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at_step(patch, 1)  # no step of training is taken again
+        go_on(stopped)
+    assert_same_runs(stopped, reference)
+
+
+def test_a_checkpoint_of_an_older_version_has_nothing_left_to_report(start):
+    reference = start("reference", "eval.interval=60")
+    killed_at_step(200, start, "killed", "eval.interval=60")
+    path = reference.parent / "killed" / "checkpoints" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    for name in ("reported_env_steps", "reported_episodes"):
+        del state["progress"][name]
+    checkpoint_module.save(state, path)
+    go_on(reference.parent / "killed")
+    assert_same_runs(reference.parent / "killed", reference)
 
 
 def test_a_kill_in_the_final_evaluation_loses_no_training(start, monkeypatch):

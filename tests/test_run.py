@@ -178,6 +178,34 @@ def test_a_budget_of_episodes(train):
     assert evaluated == [2, 4, 6]
 
 
+def test_one_policy_has_one_score(train, monkeypatch):
+    """Where the best policy is the final one it is not scored again, on other episodes."""
+    from dqn_runner.evaluation import Evaluator
+
+    real, lengths = Evaluator.evaluate, []
+
+    def evaluate(self, policy, seeds, *rest):
+        lengths.append(len(seeds))
+        return real(self, policy, seeds, *rest)
+
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+    # Without an evaluation on the way, with one at the end, and with one before the end.
+    for name, overrides, closing in (
+        ("none", ["eval.interval=null"], 1),
+        ("last", ["eval.interval=300"], 1),
+        ("middle", ["eval.interval=200"], 2),
+    ):
+        lengths.clear()
+        run = train(name, *overrides)
+        numbers = result(run)
+        assert lengths.count(3) == closing
+        same = torch.equal(params(run), params(run, "best"))
+        assert same == (closing == 1)
+        final, best = numbers["final"], dict(numbers["best"])
+        assert best.pop("env_steps") == (300 if same else 200)
+        assert (final == best) == same
+
+
 @pytest.mark.parametrize("overrides", [["total_episodes=3"], ["total_episodes=1000"]])
 def test_the_first_of_two_budgets_ends_the_run(train, overrides):
     numbers = result(train("run", *overrides))
