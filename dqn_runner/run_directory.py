@@ -20,6 +20,11 @@ from dqn_runner.errors import ConfigError, RunError, in_a_line
 LARGEST_FILE = 2**18
 DEEPEST_NESTING = 32
 
+# Where SwanLab looks for its settings in the working directory.
+SWANLAB_SETTINGS = (
+    ".env", "swanlab.yaml", "swanlab.yml", ".swanlab/config.yaml", ".swanlab/config.yml"
+)  # fmt: skip
+
 
 class _Scores(BaseModel):
     mean: FiniteFloat
@@ -62,14 +67,31 @@ class RunDirectory:
         self._lock = FileLock(path / ".lock")
 
     def check_sound(self) -> None:
-        """Raise RunError where anything here is a link or no plain file, through which what is
-        written or removed would be something else.
+        """Raise RunError where what is here could do more than be read.
+
+        A link, or what is no plain file, through which what is written or removed would be
+        something else; or settings of SwanLab's (`check_settings`).
         """
+        self.check_settings()
         for folder, subfolders, files in os.walk(self.path):
             for name in [*subfolders, *files]:
                 path = Path(folder, name)
                 if path.is_symlink() or not (path.is_file() or path.is_dir()):
                     raise RunError(f"{path}: a link or no plain file, which no run writes")
+
+    def check_settings(self) -> None:
+        """Raise RunError where SwanLab would take its server from a file of this run.
+
+        It reads such files in the working directory, so the user's key would go to that server.
+        """
+        here = Path.cwd()
+        if here.resolve().is_relative_to(self.path.resolve()):
+            for name in SWANLAB_SETTINGS:
+                if (here / name).exists():
+                    raise RunError(
+                        f"{here / name}: SwanLab would take its server and key from this file of a "
+                        f"run; go to a directory outside of {self.path.resolve()}"
+                    )
 
     def start(self, config: dict[str, Any]) -> None:
         """Write the run's config.yaml, with which it begins."""

@@ -20,6 +20,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from dqn_runner import load_policy
 from dqn_runner.analysis import compare, load_runs
@@ -27,10 +28,12 @@ from dqn_runner.build import build
 from dqn_runner.checkpoint import Checkpoints, load
 from dqn_runner.compare import command_line as compare_line
 from dqn_runner.config import read
-from dqn_runner.errors import DQNRunnerError
+from dqn_runner.errors import DQNRunnerError, RunError
 from dqn_runner.evaluate import command_line as evaluate_line
 from dqn_runner.loop import restore
+from dqn_runner.run import resume
 from dqn_runner.run_directory import RunDirectory
+from dqn_runner.tracking import cloud
 from dqn_runner.train import guarded
 from dqn_runner.types import Progress
 
@@ -42,12 +45,10 @@ FUZZ = settings(
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory, compose):
     """The directory of a short run."""
-    from rich.console import Console
-
     from dqn_runner import run
 
     path = tmp_path_factory.mktemp("hostile") / "honest"
-    run.run(compose(), path, Console(quiet=True))
+    run.run(compose("network.norm=none"), path, Console(quiet=True))
     (path / ".hydra").mkdir()
     return path
 
@@ -228,6 +229,31 @@ def test_modules_are_found_where_the_user_is_but_not_in_the_run(  # noqa: PLR091
         assert code == 2
         assert "network.name=users_own:Net: cannot be imported: ModuleNotFoundError" in err
         assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", [".env", "swanlab.yaml", ".swanlab/config.yml"])
+@pytest.mark.parametrize("program", ["resume", "dqn-eval", "load_policy", "upload"])
+def test_a_run_cannot_send_the_users_key_to_a_server_of_its_own(  # noqa: PLR0917
+    sent, command, program, name, capsys, monkeypatch
+):
+    """SwanLab believes such a file in the working directory; the user is in the run's videos/."""
+    elsewhere = "http://127.0.0.1:9"
+    yaml_or_env = f"SWANLAB_API_HOST={elsewhere}" if name == ".env" else f"api_host: {elsewhere}"
+    place = sent / "videos"
+    (place / name).parent.mkdir(parents=True)
+    (place / name).write_text(yaml_or_env + "\n")
+    monkeypatch.setenv("SWANLAB_API_KEY", "secret")
+    monkeypatch.chdir(place)
+    assert cloud.find_server(None).host == elsewhere  # what would be believed
+    attempts = {
+        "resume": lambda: resume(sent, {"total_timesteps": 400}, Console(quiet=True)),
+        "dqn-eval": lambda: evaluate_line([str(sent)]),
+        "load_policy": lambda: load_policy(sent),
+        "upload": lambda: cloud.upload([sent], None, 1.0, Console(quiet=True)),
+    }
+    with pytest.raises(RunError, match=f"{name}: SwanLab would take its server and key"):
+        attempts[program]()
+    assert not (sent / "swanlab").exists()
 
 
 def test_the_working_directory_is_searched_only_where_something_is_named(sent, command, capsys):

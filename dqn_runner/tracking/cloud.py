@@ -189,6 +189,8 @@ def upload(run_paths: Sequence[Path], host: str | None, time_limit: float, conso
     `time_limit` is in seconds, for each run. Returns 1 where something could not be sent, else 0;
     raises ConfigError where there is no API key.
     """
+    for path in run_paths:
+        RunDirectory(path).check_settings()
     server = find_server(host)
     if not server.has_key:
         raise ConfigError(server.no_key)
