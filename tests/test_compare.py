@@ -110,6 +110,24 @@ def test_names_say_all_that_differs_and_nothing_twice(tmp_path):
     }
 
 
+def test_what_runs_decide_for_themselves_sets_only_equal_seeds_apart(tmp_path):
+    """Seeds added to a sweep may be compiled where the first ones were not."""
+    decided = {0: "never", 1: "never", 2: "always"}
+    for seed, how in decided.items():
+        for lr in (0.1, 0.2):
+            write_run(tmp_path / f"{seed}{lr}", [1.0], 1.0, seed=seed, compile=how, agent__lr=lr)
+    groups = group_runs(load_runs([tmp_path]))
+    assert [group.name for group in groups] == ["agent.lr=0.1", "agent.lr=0.2"]
+    assert [len(group.runs) for group in groups] == [3, 3]
+    write_run(tmp_path / "other", [1.0], 1.0, seed=0, compile="always", agent__lr=0.1)
+    assert [group.name for group in group_runs(load_runs([tmp_path]))] == [
+        "agent.lr=0.1 compile=always",
+        "agent.lr=0.1 compile=never",
+        "agent.lr=0.2 compile=always",
+        "agent.lr=0.2 compile=never",
+    ]
+
+
 def test_a_long_name_is_printed_whole(tmp_path, capsys):
     sizes = [[width] * 60 for width in (64, 128)]
     for i, hidden in enumerate(sizes):

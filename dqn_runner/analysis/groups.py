@@ -14,6 +14,9 @@ from dqn_runner.tracking.metrics_file import EVALUATION, is_number
 # What a run is called and where it reports to says nothing about what it computes.
 _NO_SETTINGS = ("seed", "tracker.")
 
+# What a run decides for itself, and runs that belong together may have decided differently.
+_DECIDED = ("compile", "device", "torch_threads")
+
 RETURNS = ("final", "best")  # the scores in result.json
 
 
@@ -63,7 +66,8 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
     """The dotted keys in which the configurations differ, those of the seed and tracker aside.
 
     A key that only some runs have, such as `epsilon.tau` beside another schedule, is left out
-    where the other keys tell the runs apart without it.
+    where the other keys tell the runs apart without it. So is what a run decides for itself where
+    the other keys and the seed do.
     """
     known = dict.fromkeys(key for run in runs for key in run.config)
     keys = [
@@ -74,6 +78,10 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
     for key in [key for key in keys if any(key not in run.config for run in runs)]:
         fewer = [other for other in keys if other != key]
         if _num_groups(runs, fewer) == _num_groups(runs, keys):
+            keys = fewer
+    for key in [key for key in keys if key in _DECIDED]:
+        fewer = [other for other in keys if other != key]
+        if _num_groups(runs, [*fewer, "seed"]) == _num_groups(runs, [*keys, "seed"]):
             keys = fewer
     return keys
 
