@@ -6,7 +6,7 @@ import copy
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,8 +39,10 @@ logger = logging.getLogger(__name__)
 # Below this many parameters a second thread costs more than it brings.
 SMALL_NETWORK = 1_000_000
 
-# Updates that repay the half minute which the first compilation of an update takes.
+# Updates that repay the half minute which the first compilation of an update takes, and those that
+# repay the second which each run of a sweep takes to load what the first one compiled.
 WORTH_COMPILING = 25_000
+WORTH_LOADING = 1_000
 
 # What is assumed of episodes without a time limit, to compare a budget of them with that.
 STEPS_OF_AN_EPISODE = 100
@@ -168,8 +170,8 @@ def compile_learner(config: Config, env: Env, learner: Learner, buffer: UniformB
     `auto` looks at the budget alone, not at what is cached, so that a command computes the same
     the second time as the first.
     """
-    updates = expected_updates(config, env)
-    if config.compile == "never" or (config.compile == "auto" and updates < WORTH_COMPILING):
+    updates = [expected_updates(config, env)]
+    if config.compile == "never" or (config.compile == "auto" and not is_worth_compiling(updates)):
         return False
     try:
         learner.compile(buffer.storage, config.batch_size)
@@ -177,6 +179,12 @@ def compile_learner(config: Config, env: Env, learner: Learner, buffer: UniformB
         logger.warning("the update runs uncompiled, several times slower: %s", reason)
         return False
     return True
+
+
+def is_worth_compiling(updates: Iterable[int]) -> bool:
+    """Whether runs that share a compiled update repay it, given how many updates each makes."""
+    gained = sum(max(count - WORTH_LOADING, 0) for count in updates)
+    return gained >= WORTH_COMPILING - WORTH_LOADING
 
 
 def expected_updates(config: Config, env: Env) -> int:

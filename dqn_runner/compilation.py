@@ -7,6 +7,7 @@ this costs a tenth of the eager update.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -14,11 +15,11 @@ import platform
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor, fx
 
 logger = logging.getLogger(__name__)
@@ -45,12 +46,7 @@ def compile_ahead(
             warnings.simplefilter("ignore")  # torch's, about its own deprecations
             graph = _trace(function, example)
             library = cache_dir() / f"{_fingerprint(graph, example)}.pt2"
-            library.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(library.with_suffix(".lock")):
-                try:
-                    run = _load(library)
-                except (OSError, RuntimeError):  # not there yet, or damaged
-                    run = _load(_compile(graph, example, library))
+            run = _load_or_compile(graph, example, library)
     except Exception as error:  # whatever the tracer, the compiler or the linker raise
         logger.debug("compilation failed", exc_info=True)
         raise CompilationError(_reason(error)) from error
@@ -74,6 +70,7 @@ def capture(function: Callable[..., Tensor], example: Sequence[Tensor]) -> Calla
     All tensors but the last must be those of `example` at every call, as a learner's state and its
     replay storage are; the last one, the indices, is copied in. Raises CompilationError.
     """
+    logger.info("compiling the update, which takes half a minute at first")
     try:
         step = torch.compile(_trace(function, example), fullgraph=True, dynamic=False)
         before = [tensor.clone() for tensor in example]
@@ -131,6 +128,35 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return "\n".join(sorted({li for li in lines if li.startswith(("model name", "flags"))}))
+
+
+def _load_or_compile(
+    graph: fx.GraphModule, example: Sequence[Tensor], library: Path
+) -> Callable[[list[Tensor]], list[Tensor]]:
+    """The compiled graph in `library`, which the first of several processes makes for all."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError, RuntimeError):  # not there yet, or damaged
+        return _load(library)
+    with _alone(library.with_suffix(".lock")):
+        with contextlib.suppress(OSError, RuntimeError):  # unless another has made it meanwhile
+            return _load(library)
+        logger.info("compiling the update, which takes half a minute once")
+        return _load(_compile(graph, example, library))
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes out; say so where one has to be waited for."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.info("waiting for another run, which compiles the same update")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _load(library: Path) -> Callable[[list[Tensor]], list[Tensor]]:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from rich.filesize import decimal
+from rich.status import Status
 
 from dqn_runner.agent import LearnedPolicy
 from dqn_runner.analysis.curve import draw_curve
@@ -115,9 +116,27 @@ def extended(config: Config, budgets: dict[str, int]) -> Config:
 
 
 def assemble(config: Config, run_dir: RunDirectory, console: Console) -> tuple[Config, Parts]:
-    """Build what training works with, and say that it may take its time."""
-    with console.status("building the agent; a first compilation takes half a minute"):
-        return build(config, run_dir)
+    """Build what training works with, and say what takes its time."""
+    compiling = logging.getLogger("dqn_runner.compilation")
+    with console.status("building the agent") as status:
+        shown = _Shown(status)
+        compiling.addHandler(shown)
+        try:
+            return build(config, run_dir)
+        finally:
+            compiling.removeHandler(shown)
+
+
+class _Shown(logging.Handler):
+    """Shows what is logged in a status line."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(logging.INFO)
+        self._status = status
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show the record's text in place of what is shown."""
+        self._status.update(record.getMessage())
 
 
 def carry_out(  # noqa: PLR0917

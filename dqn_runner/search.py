@@ -16,23 +16,25 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import Field
 from rich.console import Console
 
 from dqn_runner.analysis.statistics import iqm
 from dqn_runner.composition import Command, Job
-from dqn_runner.config import Config
+from dqn_runner.config import Config, read
 from dqn_runner.errors import ConfigError
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.search_space import (
     a_point,
     as_overrides,
+    choices_or_ends,
     search_space,
     write_experiment,
 )
 from dqn_runner.study import may_exist, open_study
-from dqn_runner.sweep import Sweep, Task, is_to_do
+from dqn_runner.sweep import Sweep, Task, is_to_do, repay_compiling, update_function
 from dqn_runner.tracking.metrics_file import EVALUATION, read_metrics
 from dqn_runner.types import PositiveInt, Spec
 
@@ -85,7 +87,8 @@ class Search:
         """Search; returns how many trials have failed meanwhile."""
         failed = 0
         console = Console(soft_wrap=True)
-        with Sweep(self._command, task) as sweep:
+        is_repaid = functools.partial(_is_repaid, self._num_sharing())
+        with Sweep(self._command, functools.partial(task, is_repaid=is_repaid)) as sweep:
             study = self._open_study()
             self._announce(study, console)
             candidates = self._interrupted(study)
@@ -110,16 +113,31 @@ class Search:
         return seeds
 
     def _jobs(self, params: dict[str, Any], number: int) -> list[Job]:
+        return [self._job(params, number, seed) for seed in self._seeds]
+
+    def _job(self, params: dict[str, Any], number: int, seed: int) -> Job:
         fixed = [
             o.input_line or ""
             for o in self._command.given
             if not o.is_sweep_override() and o.key_or_group != "seed"
         ]
-        lines = [*fixed, *as_overrides(params)]
-        return [
-            self._command.job([*lines, f"seed={seed}"], f"trial={number},seed={seed}")
-            for seed in self._seeds
-        ]
+        lines = [*fixed, *as_overrides(params), f"seed={seed}"]
+        return self._command.job(lines, f"trial={number},seed={seed}")
+
+    def _num_sharing(self) -> int:
+        """How many runs share an update, where trials spread evenly over those that there are.
+
+        Of a number that an update is made for, such as a batch size from a range, each trial is
+        taken to have one of its own.
+        """
+        point, num_updates = a_point(self.space), 1
+        for key, distribution in self.space.items():
+            values = choices_or_ends(distribution)
+            jobs = [self._job({**point, key: value}, 0, self._seeds[0]) for value in values]
+            differ = len({update_function(job.config) for job in jobs})
+            is_number = not isinstance(distribution, CategoricalDistribution)
+            num_updates *= self.spec.n_trials if is_number and differ > 1 else differ
+        return len(self._seeds) * max(1, self.spec.n_trials // num_updates)
 
     def _open_study(self) -> optuna.Study:
         fixed = [o for o in self._command.given if not o.is_sweep_override()]
@@ -219,6 +237,7 @@ class Search:
         best = study.best_trial
         fixed = [o.input_line for o in self._command.given if _belongs_to_best(o)]
         lines = [line for line in [*fixed, *as_overrides(best.params)] if line]
+        lines += self._decided(best)
         path = self._command.directory / "experiment" / "best.yaml"
         overrides = self._command.parse(dict(line.split("=", 1) for line in lines))
         write_experiment(path, overrides, self._command.groups())
@@ -229,6 +248,19 @@ class Search:
             highlight=False,
             markup=False,
         )
+
+    def _decided(self, trial: FrozenTrial) -> list[str]:
+        """What the search decided for the trial and a run of its own would decide otherwise."""
+        job = self._jobs(trial.params, trial.number)[0]
+        (config,) = self._check([job])
+        ran = RunDirectory(job.path).config
+        if config.compile != "auto" or repay_compiling([config]) or not ran.is_file():
+            return []
+        return ["compile=always"] if read(ran, trust=True).compile == "always" else []
+
+
+def _is_repaid(runs: int, config: Config) -> bool:
+    return repay_compiling([config] * runs)
 
 
 def _belongs_to_best(override: Any) -> bool:

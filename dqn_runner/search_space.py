@@ -80,6 +80,14 @@ def a_point(space: Space) -> dict[str, Any]:
     return point
 
 
+def choices_or_ends(distribution: BaseDistribution) -> list[Any]:
+    """All values of a category; the lowest and the highest of a number."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return [distribution.low, distribution.high]
+
+
 def as_overrides(params: Mapping[str, Any]) -> list[str]:
     """A point of the space as it is typed."""
     return [f"{key}={value}" for key, value in params.items()]

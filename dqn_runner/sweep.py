@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import joblib
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from dqn_runner import config as configuration
+from dqn_runner.build import expected_updates, is_worth_compiling, resolve_device
 from dqn_runner.composition import Command, Job
 from dqn_runner.config import Config
 from dqn_runner.config_loader import JOB_FOLDER
+from dqn_runner.envs import make_env
+from dqn_runner.episode import close
 from dqn_runner.errors import ConfigError
 from dqn_runner.launchers import Launcher, instantiate
 from dqn_runner.run_directory import RunDirectory
@@ -29,6 +35,26 @@ _OPEN = {
     "compile": "auto",
     "agent.lr_decay_steps": None,
 }
+
+# Sections and settings that are numbers to an update, or no part of it.
+_NUMBERS = {
+    *("seed", "resume", "compile", "total_timesteps", "total_episodes", "num_envs"),
+    *("learning_starts", "train_frequency", "gradient_steps", "phase", "eval", "log"),
+    *("checkpoint", "tracker", "epsilon", "env.max_step_seconds"),
+    *(
+        "agent.lr",
+        "agent.lr_schedule",
+        "agent.lr_decay_steps",
+        "agent.gamma",
+        "agent.n_step",
+        "agent.behaviour",
+        "agent.temperature",
+    ),
+    *(f"agent.optimizer.{name}" for name in ("betas", "eps", "weight_decay", "momentum", "alpha")),
+    *("target_update.tau", "target_update.interval", "target_update.unit"),
+}
+# Numbers to an update, which computes something else where they are null.
+_NUMBERS_OR_NULL = {"agent.max_grad_norm", "agent.max_grad_value"}
 
 
 def is_to_do(job: Job) -> bool:
@@ -62,6 +88,45 @@ def check_folder(job: Job, config: Config) -> None:
         raise ConfigError(f"{job.path}: another process is at work in it")
 
 
+def update_function(settings: dict[str, Any]) -> str:
+    """What decides which function the update is: runs that agree in it share a compilation.
+
+    A setting that is not known to be a number counts: at worst runs that could share do not.
+    """
+    shape = {
+        key: value is None if key in _NUMBERS_OR_NULL else value
+        for key, value in flatten(settings).items()
+        if not _NUMBERS & {key, key.split(".")[0]}
+    }
+    return json.dumps(shape, sort_keys=True)
+
+
+def with_shared_compilation(task: Task, configs: Sequence[Config]) -> Task:
+    """`task`, where `compile=auto` compiles what all the runs of `configs` together repay.
+
+    All of them count, done or not, so that the sweep decides the same when it goes on.
+    """
+    sharing: dict[str, list[Config]] = {}
+    for config in configs:
+        if config.compile == "auto":
+            sharing.setdefault(update_function(config.plain()), []).append(config)
+    repaid = frozenset(function for function, runs in sharing.items() if repay_compiling(runs))
+    if not repaid:  # a budget that repays it alone is in no such sweep
+        return task
+    return functools.partial(task, is_repaid=functools.partial(_is_among, repaid))
+
+
+def repay_compiling(configs: Sequence[Config]) -> bool:
+    """Whether runs that share an update, and with it their environment, repay compiling it."""
+    env = make_env(configs[0].env)
+    close(env)
+    return is_worth_compiling([expected_updates(config, env) for config in configs])
+
+
+def _is_among(functions: Set[str], config: Config) -> bool:
+    return update_function(config.plain()) in functions
+
+
 class Sweep:
     """Runs jobs with Hydra's launcher, in one sweep directory that it holds alone meanwhile."""
 
@@ -75,6 +140,7 @@ class Sweep:
         )  # fmt: skip
         self._lock = FileLock(self.directory / ".lock")
         self._launched = 0
+        self._has_said_how_to_use_all_cores = False
 
     def __enter__(self) -> Sweep:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -97,6 +163,7 @@ class Sweep:
             return
         for job in to_do:
             RunDirectory(job.path).ended.unlink(missing_ok=True)
+        self._say_how_to_use_all_cores(to_do)
         paths = [job.path for job in to_do]
         with SweepDisplay(paths, visible=not self._shows_runs, watch=watch):
             # One by one where one runs at a time: Hydra's launcher keeps what each returned.
@@ -105,6 +172,17 @@ class Sweep:
                 batch = [_overrides(job, self.directory) for job in to_do[i : i + size]]
                 self._launcher.launch(batch, initial_job_idx=self._launched)
                 self._launched += len(batch)
+
+    def _say_how_to_use_all_cores(self, jobs: Sequence[Job]) -> None:
+        """Once, where several jobs on a CPU run one after another."""
+        cores = joblib.cpu_count()
+        one_by_one = self._shows_runs and len(jobs) > 1 and cores > 1
+        if self._has_said_how_to_use_all_cores or not one_by_one:
+            return
+        if all(resolve_device(job.config["device"]).type == "cpu" for job in jobs):
+            self._has_said_how_to_use_all_cores = True
+            line = "jobs run one after another; hydra/launcher=joblib runs them on all"
+            Console(soft_wrap=True).print(f"{line} {cores} cores", highlight=False)
 
 
 def _overrides(job: Job, directory: Path) -> list[str]:

@@ -107,11 +107,12 @@ def run_sweep(command: Command) -> int:
 def run_grid(command: Command) -> int:
     """Check all jobs, run those that are to do, and print what came of each."""
     from dqn_runner.analysis.table import print_results
-    from dqn_runner.sweep import Sweep, check_folder, is_to_do
+    from dqn_runner.sweep import Sweep, check_folder, is_to_do, with_shared_compilation
 
-    for job, config in zip(command.jobs, check(command.jobs), strict=True):
+    configs = check(command.jobs)
+    for job, config in zip(command.jobs, configs, strict=True):
         check_folder(job, config)
-    with Sweep(command, run_job) as sweep:
+    with Sweep(command, with_shared_compilation(run_job, configs)) as sweep:
         try:
             sweep.run(command.jobs)
         finally:
@@ -203,10 +204,15 @@ def check(jobs: Sequence[Job]) -> list[Config]:
     return configs
 
 
-def run_job(hydra_config: DictConfig, quiet: bool = False) -> float | None:
+def run_job(
+    hydra_config: DictConfig,
+    quiet: bool = False,
+    is_repaid: Callable[[Config], bool] | None = None,
+) -> float | None:
     """Hydra's task: one run. Returns its final policy's mean return, None where it has none.
 
     With `quiet`, for jobs that run side by side, all that is to be said is in the run directory.
+    `is_repaid` says of a job whether its sweep as a whole repays compiling the update.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
@@ -221,6 +227,8 @@ def run_job(hydra_config: DictConfig, quiet: bool = False) -> float | None:
 
     def body() -> Scores:
         parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))
+        if is_repaid is not None and parsed.compile == "auto" and is_repaid(parsed):
+            parsed = parsed.model_copy(update={"compile": "always"})
         parsed = with_tracker_names(parsed, hydra)
         if quiet and parsed.torch_threads == "auto":
             parsed = parsed.model_copy(update={"torch_threads": 1})

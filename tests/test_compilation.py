@@ -1,15 +1,22 @@
 """Ahead-of-time compilation: the same numbers, in place, from the cache, or a clear refusal."""
 
+import io
+import logging
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy import stats
+from watching import wait_for
 
 from dqn_runner import compilation
+from dqn_runner import run as running
 from dqn_runner.compilation import CompilationError, cache_dir, compile_ahead
 from dqn_runner.run_directory import RunDirectory
 
@@ -49,6 +56,56 @@ def test_compiled_equals_the_function_writes_in_place_and_is_cached(tmp_path, mo
         assert total.data_ptr() == address
     assert [path.name for path in cache_dir().glob("*.pt2")] == [library.name]
     assert library.stat().st_mtime_ns == written
+
+
+def test_of_two_that_need_the_same_one_compiles_and_the_other_says_that_it_waits(
+    tmp_path, monkeypatch, caplog
+):
+    """Locks keep threads apart as they keep processes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    caplog.set_level("INFO", "dqn_runner.compilation")
+    compiling, may_end, compiled = Event(), Event(), []
+
+    def load(library):
+        if not library.exists():
+            raise FileNotFoundError(library)
+        return lambda tensors: tensors
+
+    def compile_once(graph, example, library):
+        compiling.set()
+        assert may_end.wait(60)
+        compiled.append(library)
+        library.touch()
+        return library
+
+    monkeypatch.setattr(compilation, "_load", load)
+    monkeypatch.setattr(compilation, "_compile", compile_once)
+    waits = "waiting for another run, which compiles the same update"
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(compile_ahead, torch.sin, (torch.ones(3),))
+        assert compiling.wait(60)
+        second = pool.submit(compile_ahead, torch.sin, (torch.ones(3),))
+        wait_for(lambda: waits in caplog.messages)
+        assert not second.done()
+        may_end.set()
+        first.result(), second.result()
+    assert len(compiled) == 1
+    assert caplog.messages == ["compiling the update, which takes half a minute once", waits]
+
+
+def test_what_a_compilation_waits_for_is_shown(compose, tmp_path, monkeypatch):
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True)
+
+    def build(config, run_dir):
+        logging.getLogger("dqn_runner.compilation").info("waiting for something")
+        wait_for(lambda: "waiting for something" in shown.getvalue())
+        return config, None
+
+    monkeypatch.setattr(running, "build", build)
+    monkeypatch.setattr(logging.getLogger("dqn_runner"), "level", logging.INFO)
+    running.assemble(compose(), RunDirectory(tmp_path), console)
+    assert not logging.getLogger("dqn_runner.compilation").handlers
 
 
 @pytest.mark.parametrize("changed", ["constant in the code", "shape", "dtype", "threads"])

@@ -113,6 +113,50 @@ def test_the_same_command_again_goes_on(command, searching):
     assert finished() == after
 
 
+@pytest.mark.parametrize(
+    ("space", "decided"),
+    [
+        (["agent.lr=interval(1e-4,1e-1)"], "always"),  # four runs of one update
+        (["batch_size=choice(8,16)", "agent.gamma=choice(0.5,0.6)"], "never"),  # two each of two
+    ],
+)
+def test_auto_compiles_what_the_whole_search_repays(
+    command, searching, monkeypatch, space, decided
+):
+    monkeypatch.setattr("dqn_runner.build.WORTH_LOADING", 10)
+    monkeypatch.setattr("dqn_runner.build.WORTH_COMPILING", 3 * (120 - 10) + 10)
+    monkeypatch.setattr("dqn_runner.learner.Learner.compile", lambda *_: None)
+    kept = [o for o in searching if o not in SPACE]
+    arguments = [*kept, SPACE[0], "compile=auto", *space, "seed=0,1", "hydra.sweeper.n_trials=2"]
+    assert command(*arguments).code == 0
+    configs = [path.read_text() for path in Path("search").glob("*/config.yaml")]
+    assert len(configs) >= 2
+    assert all(f"\ncompile: {decided}\n" in config for config in configs)
+    # A run of the best trial's settings alone would not be worth it, and would be another one.
+    (best,) = Command(["--config-dir", "search", "experiment=best"]).jobs
+    assert best.config["compile"] == {"always": "always", "never": "auto"}[decided]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "runs"),
+    [
+        ([], 5 * 3),  # of 50 trials with 3 seeds each, and 3 batch sizes with 3 networks each
+        (["batch_size=64"], 16 * 3),
+        (["batch_size=64", "network.hidden_sizes=[64]"], 50 * 3),
+        (["batch_size=64", "network.hidden_sizes=[64]", "seed=0,1"], 50 * 2),
+        (["batch_size=64", "network.hidden_sizes=[64]", "hydra.sweeper.n_trials=7"], 7 * 3),
+        (["batch_size=range(16,129)"], 3),  # seldom drawn twice
+        (["hydra.sweeper.n_trials=4"], 3),
+    ],
+)
+def test_runs_that_share_an_update_in_a_search(arguments, runs):
+    from dqn_runner.search import Search
+    from dqn_runner.train import check
+
+    command = Command(["-m", "hydra/sweeper=optuna", "env=acrobot", *arguments])
+    assert Search(command, check)._num_sharing() == runs
+
+
 def test_a_stopped_search_goes_on_with_the_trial_it_was_in(command, searching, monkeypatch):
     def stop(*_: object, **__: object) -> None:
         raise Stopped(signal.SIGINT)

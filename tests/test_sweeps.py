@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,11 @@ import torch
 import yaml
 from watching import rows_without_clock, wait_for
 
+from dqn_runner.launchers.joblib import _Worker
 from dqn_runner.run_directory import End, RunDirectory
 from dqn_runner.tracking.sweep_display import SweepDisplay
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 FAILING_ENV = """
 import os
@@ -165,14 +171,153 @@ def test_bad_sweeps_are_refused_in_a_line(command, tiny, arguments, line):
 
 def test_a_missing_extra_is_named(command, tiny, monkeypatch):
     monkeypatch.setitem(
-        __import__("dqn_runner.launchers").launchers.OURS, "joblib", ("nosuch:x", "no_such_package")
+        __import__("dqn_runner.launchers").launchers.OURS, "ray", ("nosuch:x", "no_such_package")
     )
-    outcome = command("-m", *tiny, "hydra/launcher=joblib", "seed=0,1")
+    outcome = command("-m", *tiny, "hydra/launcher=ray", "seed=0,1")
     assert outcome.code == 2
     assert outcome.err == (
-        "dqn-train: error: hydra/launcher=joblib: needs pip install 'dqn_runner[joblib]'\n"
+        "dqn-train: error: hydra/launcher=ray: needs pip install 'dqn_runner[ray]'\n"
     )
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_all_cores_need_no_extra():
+    """README's install is enough for README's line with hydra/launcher=joblib."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert any(re.match(r"joblib\b", needed) for needed in project["dependencies"])
+    assert project["optional-dependencies"]["joblib"] == []  # which was typed once
+
+
+@pytest.fixture
+def repaid_by_three(monkeypatch):
+    """What one or two runs of `tiny` do not repay compiling, but three do; nothing is compiled."""
+    monkeypatch.setattr("dqn_runner.build.WORTH_LOADING", 10)
+    monkeypatch.setattr("dqn_runner.build.WORTH_COMPILING", 3 * (120 - 10) + 10)
+    monkeypatch.setattr("dqn_runner.learner.Learner.compile", lambda *_: None)
+
+
+def _setting(run: Path, key: str) -> object:
+    value = yaml.safe_load((run / "config.yaml").read_text())
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+@pytest.mark.usefixtures("repaid_by_three")
+@pytest.mark.parametrize(
+    ("swept", "decided"),
+    [
+        (["seed=0"], "never"),
+        (["seed=0,1"], "never"),
+        (["seed=0,1,2"], "always"),
+        (["agent.lr=1e-3,1e-4,1e-5"], "always"),
+        (["batch_size=8,16,32"], "never"),  # each has an update of its own
+        (["batch_size=8,16", "seed=0,1,2"], "always"),
+    ],
+)
+def test_auto_compiles_what_the_whole_sweep_repays(command, tiny, swept, decided):
+    arguments = ["-m", *tiny, "compile=auto", *swept, "hydra.sweep.dir=sweep"]
+    assert command(*arguments).code == 0
+    runs = sorted(Path("sweep").glob("*/"))
+    assert {_setting(run, "compile") for run in runs} == {decided}
+    # What was decided is in no name.
+    assert not [run for run in runs if decided in f"{run.name} {_setting(run, 'tracker.name')}"]
+
+
+@pytest.mark.usefixtures("repaid_by_three")
+def test_a_sweep_that_goes_on_decides_as_it_did(command, tiny):
+    """Of three jobs one is left to do: one alone would not repay it."""
+    arguments = ["-m", *tiny, "compile=auto", "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    assert command(*arguments).code == 0
+    rows = rows_without_clock(Path("sweep/seed=1"))
+    for was_begun in (True, False):
+        if was_begun:
+            Path("sweep/seed=1/result.json").unlink()
+        else:
+            shutil.rmtree("sweep/seed=1")
+        assert command(*arguments).code == 0
+        assert _setting(Path("sweep/seed=1"), "compile") == "always"
+        assert rows_without_clock(Path("sweep/seed=1")) == rows
+    # Another sweep in the folder decides otherwise; an interrupted run stays what it was.
+    Path("sweep/seed=2/result.json").unlink()
+    assert command(*arguments[:-2], "seed=2,3", "hydra.sweep.dir=sweep").code == 0
+    assert _setting(Path("sweep/seed=2"), "compile") == "always"
+    assert _setting(Path("sweep/seed=3"), "compile") == "never"
+
+
+NUMBERS = (
+    "seed=3", "agent.lr=0.5", "agent.gamma=0.5", "agent.n_step=1", "target_update.tau=0.5",
+    "agent.max_grad_norm=3", "agent.optimizer.eps=0.1", "agent.optimizer.betas=[0.5,0.6]",
+    "epsilon=linear", "total_timesteps=7", "agent.lr_schedule=cosine", "agent.lr_decay_steps=9",
+)  # fmt: skip
+FUNCTIONS = (
+    "batch_size=8", "buffer.capacity=50", "network.hidden_sizes=[8]", "env=acrobot",
+    "agent.double=false", "agent.loss=mse", "agent.max_grad_norm=null", "agent.optimizer.name=sgd",
+    "target_update=hard", "agent.clip_target=false", "network.norm=none",
+)  # fmt: skip
+
+
+def test_runs_share_what_is_the_same_to_the_compiler(compose, tmp_path, monkeypatch):
+    """Runs that are said to share an update find it under one name in the cache; others do not."""
+    from dqn_runner import build, compilation
+    from dqn_runner.sweep import update_function
+
+    names = []
+
+    def note(graph, example, library):
+        names.append(library.name)
+        raise RuntimeError("not compiled in this test")
+
+    monkeypatch.setattr(compilation, "_load_or_compile", note)
+
+    def both(*overrides: str) -> tuple[str, str]:
+        config = compose("compile=always", *overrides)
+        build.build(config, RunDirectory(tmp_path))
+        return update_function(config.plain()), names[-1]
+
+    plain = both()
+    for override in NUMBERS:
+        assert both(override) == plain, override
+    for override in FUNCTIONS:
+        function, name = both(override)
+        assert function != plain[0], override
+        assert name != plain[1], override
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cores", "device", "says"),
+    [
+        (["seed=0,1"], 2, "cpu", True),
+        (["seed=0,1"], 1, "cpu", False),
+        (["seed=0"], 2, "cpu", False),
+        (["seed=0,1"], 2, "cuda", False),  # which one job has to itself
+        (["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "seed=0,1"], 2, "cpu", True),
+    ],
+)
+def test_one_after_another_says_once_how_to_use_all_cores(  # noqa: PLR0917
+    command, tiny, monkeypatch, arguments, cores, device, says
+):
+    if "hydra/sweeper=optuna" in arguments:
+        pytest.importorskip("optuna", reason="needs dqn_runner[optuna]")
+    monkeypatch.setattr("joblib.cpu_count", lambda: cores)
+    monkeypatch.setattr("dqn_runner.sweep.resolve_device", lambda _: torch.device(device))
+    outcome = command("-m", *tiny, *arguments, "hydra.sweep.dir=sweep")
+    assert outcome.code == 0, outcome.err
+    line = "jobs run one after another; hydra/launcher=joblib runs them on all 2 cores\n"
+    assert outcome.out.count(line) == outcome.out.count("on all") == says
+    assert "seed 0" not in outcome.out.partition(line)[0] or not says  # before the first job
+
+
+def test_a_worker_that_grows_stays_the_process_that_signals_reach():
+    """Compiling takes some hundred megabytes, which loky takes for a leak."""
+    worker = _Worker()
+    try:
+        before = worker._pool.submit(os.getpid).result()
+        grow = "import builtins, time; builtins.kept = b'x' * 400_000_000; time.sleep(1.1)"
+        worker._pool.submit(exec, grow).result()
+        assert worker._pool.submit(os.getpid).result() == before
+    finally:
+        worker.close()
 
 
 def test_folders_that_would_share_a_name_are_told_apart(command, tiny):
@@ -183,12 +328,6 @@ def test_folders_that_would_share_a_name_are_told_apart(command, tiny):
     assert len(_times(Path("sweep"))) == 2
 
 
-joblib = pytest.mark.skipif(
-    __import__("importlib.util").util.find_spec("joblib") is None, reason="needs dqn_runner[joblib]"
-)
-
-
-@joblib
 def test_jobs_side_by_side_fail_alone(process, tiny, failing, tmp_path):
     swept = ["+env.kwargs.how=null,raise,die", "seed=0,1"]
     arguments = ["-m", "hydra/launcher=joblib", *tiny, failing, *swept, "hydra.launcher.n_jobs=2"]
@@ -196,6 +335,7 @@ def test_jobs_side_by_side_fail_alone(process, tiny, failing, tmp_path):
         code, out, err = _finish(child)
     assert code == 1
     assert "Traceback" not in out
+    assert "one after another" not in out
     for seed in (0, 1):
         done, raised, died = (
             tmp_path / "sweep" / f"+env.kwargs.how={how},seed={seed}"
@@ -213,7 +353,6 @@ def test_jobs_side_by_side_fail_alone(process, tiny, failing, tmp_path):
     assert err.count("the pole has broken") == 2
 
 
-@joblib
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_jobs_side_by_side_in_order(process, quick, tmp_path, number, code):
     arguments = ["-m", *quick, "total_timesteps=100_000_000", "seed=1,2,3"]
@@ -236,7 +375,6 @@ def test_a_signal_ends_jobs_side_by_side_in_order(process, quick, tmp_path, numb
     assert not (tmp_path / "sweep" / "seed=3").exists()
 
 
-@joblib
 def test_a_preset_of_ones_own_is_found(command, tiny, tmp_path):
     preset = tmp_path / "own" / "hydra" / "launcher" / "two.yaml"
     preset.parent.mkdir(parents=True)
@@ -272,6 +410,21 @@ def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
         " 71%  2 of 6 done  1 running  1 failed  1 pruned  best 12.2 (seed=1)  0:01:10 left"
     )
     assert err == f"dqn-train: error: {paths[2]}: the pole has broken\n"
+
+
+def test_the_display_says_why_nothing_goes_on_yet(tmp_path, capsys, monkeypatch):
+    """Until a run has built what it trains with there is no config.yaml."""
+    monkeypatch.setattr("dqn_runner.tracking.sweep_display.SECONDS_BETWEEN_LINES", 0.0)
+    run = RunDirectory(tmp_path / "seed=0")
+    run.claim_new()
+    display = SweepDisplay([run.path, tmp_path / "seed=1"], visible=True)
+    display._look()
+    run.start({"total_timesteps": 400, "total_episodes": None})
+    display._look()
+    run.close()
+    before, after = capsys.readouterr().out.splitlines()
+    assert "  1 running  0 failed  starting; a first compilation takes half a minute" in before
+    assert "compilation" not in after
 
 
 @pytest.mark.slow

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from dqn_runner.errors import ConfigError
 
-# The class, and the packages that it needs, which the extra of the same name installs.
+# The class, and the packages it needs beyond our own, which the extra of the same name installs.
 OURS = {
-    "joblib": ("dqn_runner.launchers.joblib:JoblibLauncher", "joblib"),
+    "joblib": ("dqn_runner.launchers.joblib:JoblibLauncher",),
     "slurm": ("dqn_runner.launchers.slurm:SlurmLauncher", "submitit"),
     "ray": ("dqn_runner.launchers.ray:RayLauncher", "ray", "grpc"),
 }

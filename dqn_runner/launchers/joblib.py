@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 import joblib
-from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky import ProcessPoolExecutor, process_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from dqn_runner.errors import ConfigError, Stopped, named
@@ -114,3 +114,5 @@ def _set_up() -> None:
     # Ctrl-C reaches all processes of a terminal's group; the launcher alone decides what it means.
     os.setpgrp()
     signal.signal(signal.SIGTERM, stop)
+    # loky replaces a worker that has grown, as by compiling; signals go to the process it was.
+    process_executor._USE_PSUTIL = False

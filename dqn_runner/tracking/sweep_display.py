@@ -119,6 +119,8 @@ class SweepDisplay:
             parts.append(f"best {self._best[0]:,.1f} ({self._best[1]})")
         elif scores := [s for run in running if (s := run.evaluation()) is not None]:
             parts.append(f"best so far {max(scores):,.1f}")
+        elif running and not any(run.directory.config.is_file() for run in running):
+            parts.append("starting; a first compilation takes half a minute")
         return "  ".join(parts)
 
     def _time_left(self, fraction: float) -> str:
