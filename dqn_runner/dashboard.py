@@ -118,8 +118,17 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
     store = tempfile.TemporaryDirectory(prefix="dqn-dashboard-", dir=store_parent())
     with listener, store as folder:
         board = Board(directory, Path(folder))
-        with console.status(f"reading the runs below {directory}"):
+        said: set[str] = set()
+
+        def update() -> None:
             board.update()
+            for line in board.damage:
+                if line not in said:
+                    console.print(f"left out {line}", markup=False)
+                    said.add(line)
+
+        with console.status(f"reading the runs below {directory}"):
+            update()
         for path, problem in board.left_out.items():
             console.print(f"left out {path}: {problem}", markup=False)
         address = "http://{}:{}".format(*listener.getsockname())
@@ -134,7 +143,7 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
             serve(
                 Path(folder),
                 listener,
-                board.update,
+                update,
                 SECONDS_BETWEEN_UPDATES,
                 ready=announce,
                 check_stop=signals.check,

@@ -29,7 +29,7 @@ _OPEN = {"device": "auto", "torch_threads": "auto", "compile": "auto"}
 def is_to_do(job: Job) -> bool:
     """Whether the job has neither finished nor been given up."""
     run_dir = RunDirectory(job.path)
-    if run_dir.result.is_file():
+    if run_dir.has_finished():
         return False
     end = run_dir.read_end()
     return end is None or end.status != "pruned"

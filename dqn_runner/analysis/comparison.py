@@ -187,6 +187,7 @@ def _remarks(runs: Sequence[Run], groups: Sequence[GroupStatistics], options: Op
             if run.status == status and run.config
         ]
     remarks += [f"{run.path}: {run.problem}; left out" for run in runs if not run.config]
+    remarks += [f"{line}; left out" for run in runs for line in sorted(run.damage)]
     counts = [group.num_scores() for group in groups]
     if counts and min(counts) < ENOUGH_SEEDS:
         fewest = min(counts)

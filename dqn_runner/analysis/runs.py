@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from dqn_runner.errors import ConfigError, in_a_line
 from dqn_runner.run_directory import RunDirectory, read_yaml
-from dqn_runner.tracking.metrics_file import is_number, parse_rows, read_lines, read_metrics
+from dqn_runner.tracking.metrics_file import MetricsReader, is_number, read_metrics
 from dqn_runner.types import Row, flatten
 
 Status = Literal["finished", "running", "stopped", "unreadable"]
@@ -29,7 +30,8 @@ class Run:
 
     `status` is `finished` where there is a result.json, `running` while a process holds the
     directory, `stopped` for a run that was interrupted or failed, and `unreadable` where nothing
-    can be learned from it; `problem` then says why. `config` has dotted keys.
+    can be learned from it; `problem` then says why. `config` has dotted keys. `damage` says of
+    what was read of metrics.jsonl which lines hold no row.
     """
 
     path: Path
@@ -37,19 +39,31 @@ class Run:
     config: dict[str, Any]
     result: dict[str, Any] | None
     problem: str = ""
+    damage: set[str] = field(default_factory=set, compare=False)
 
     def series(self, name: str) -> tuple[Integers, Floats]:
         """Env steps [T] and values [T] of the metric `name`, in the order they were logged."""
-        metrics = RunDirectory(self.path).metrics
-        rows = [row for row in read_metrics(metrics, f'"{name}"') if is_number(row.get(name))]
-        steps = np.array([row["env_steps"] for row in rows], np.int64)
-        return steps, np.array([row[name] for row in rows], np.float64)
+        (steps, values), problem = read_columns(RunDirectory(self.path).metrics, name)
+        self.damage.update([problem] if problem else [])
+        return steps.astype(np.int64), values
 
     def last_row(self) -> Row:
         """The last row with a time that was logged; empty where there is none."""
-        metrics = RunDirectory(self.path).metrics
-        lines = reversed(read_lines(metrics, '"time/elapsed_seconds"', TAIL))
-        return next((row for line in lines for row in parse_rows([line])), {})
+        rows = reversed(read_metrics(RunDirectory(self.path).metrics, TAIL))
+        return next((row for row in rows if "time/elapsed_seconds" in row), {})
+
+
+def read_columns(metrics: Path, *names: str) -> tuple[Floats, str]:
+    """Env steps and the values of `names`, [1 + names, T], of the rows that have all of them.
+
+    Also which lines hold no row, and are left out; empty where there are none.
+    """
+    numbers, reader = array("d"), MetricsReader(metrics, names[0])
+    for row in reader.new_rows():
+        values = [row.get(name) for name in names]
+        if all(is_number(value) for value in values):
+            numbers.extend([row["env_steps"], *values])  # type: ignore[list-item]
+    return np.array(numbers).reshape(-1, 1 + len(names)).T, reader.problem
 
 
 def load_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Run]:
