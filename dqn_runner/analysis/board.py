@@ -28,7 +28,7 @@ from dqn_runner.tracking.metrics_file import MetricsReader
 from dqn_runner.types import Row
 
 POINTS_IN_A_FILE = 1000
-ROWS_AT_A_TIME = 10_000
+ROWS_AT_A_TIME = 5_000
 
 Signature = tuple[int, int, bool]
 
@@ -156,7 +156,11 @@ class RunCopy:
             metric.clear()
 
     def _time(self, elapsed: float) -> str:
-        return datetime.fromtimestamp(self._started + elapsed, UTC).isoformat()
+        try:
+            when = datetime.fromtimestamp(self._started + elapsed, UTC)
+        except (ValueError, OverflowError, OSError):  # of no year that there is
+            when = datetime.fromtimestamp(self._started, UTC)
+        return when.isoformat()
 
 
 class Metric:

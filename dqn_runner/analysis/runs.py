@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ import numpy.typing as npt
 
 from dqn_runner.errors import ConfigError, in_a_line
 from dqn_runner.run_directory import RunDirectory, read_yaml
-from dqn_runner.tracking.metrics_file import MetricsReader, is_number, read_metrics
+from dqn_runner.tracking.metrics_file import LARGEST_NUMBER, MetricsReader, read_metrics
 from dqn_runner.types import Row, flatten
 
 Status = Literal["finished", "running", "stopped", "unreadable"]
@@ -59,11 +61,13 @@ def read_columns(metrics: Path, *names: str) -> tuple[Floats, str]:
     Also which lines hold no row, and are left out; empty where there are none.
     """
     numbers, reader = array("d"), MetricsReader(metrics, names[0])
+    pick = itemgetter("env_steps", *names)
     for row in reader.new_rows():
-        values = [row.get(name) for name in names]
-        if all(is_number(value) for value in values):
-            numbers.extend([row["env_steps"], *values])  # type: ignore[list-item]
-    return np.array(numbers).reshape(-1, 1 + len(names)).T, reader.problem
+        with contextlib.suppress(KeyError, OverflowError):
+            numbers.fromlist(list(pick(row)))
+    columns = np.frombuffer(numbers).reshape(-1, 1 + len(names)).T
+    is_number = (np.abs(columns) < LARGEST_NUMBER).all(axis=0)
+    return (columns if is_number.all() else columns[:, is_number]), reader.problem
 
 
 def load_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Run]:
