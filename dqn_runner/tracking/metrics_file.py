@@ -223,7 +223,7 @@ def _rows(chunk: bytes, mention: bytes) -> list[Row] | None:
     """The rows in `chunk` that say `mention`; None where some of its lines hold none."""
     if not _ROWS.fullmatch(chunk):
         return None
-    lines = list(_lines_with(mention, chunk)) if mention else chunk.splitlines()
+    lines = _lines_with(mention, chunk) if mention else chunk.splitlines()
     try:
         rows = json.loads(f"[{b','.join(lines).decode()}]")
     except (ValueError, RecursionError):
@@ -231,11 +231,13 @@ def _rows(chunk: bytes, mention: bytes) -> list[Row] | None:
     return rows if len(rows) == len(lines) and _are_rows(rows) else None
 
 
-def _lines_with(mention: bytes, chunk: bytes) -> Iterator[bytes]:
-    end = 0
+def _lines_with(mention: bytes, chunk: bytes) -> list[bytes]:
+    """Found without looking at each line, of which most may lack it."""
+    lines, end = [], 0
     while (place := chunk.find(mention, end)) >= 0:
         start, end = chunk.rfind(b"\n", end, place) + 1, chunk.find(b"\n", place)
-        yield chunk[start:end]
+        lines.append(chunk[start:end])
+    return lines
 
 
 def _row(line: bytes) -> Row:
@@ -258,8 +260,8 @@ def _are_rows(found: list[Any]) -> bool:
     """Whether each maps names to numbers, and has env_steps."""
     try:
         steps = [row["env_steps"] for row in found]
-        types = set(map(type, itertools.chain.from_iterable(row.values() for row in found)))
-    except (TypeError, KeyError, AttributeError):
+        types = set(map(type, itertools.chain.from_iterable(map(dict.values, found))))
+    except (TypeError, KeyError):
         return False
     return types <= {int, float} and all(map(is_number, steps))
 
