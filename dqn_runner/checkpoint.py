@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,11 +14,12 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from dqn_runner.errors import RunError
+from dqn_runner.errors import RunError, in_a_line
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
+LONGEST_LIST = 1000  # bytes of checksums; there are two, of 64 digits
 
 
 class Buffer(Protocol):
@@ -119,6 +121,8 @@ class Checkpoints:
     def _load_whole(self, path: Path) -> dict[str, Any]:
         """A checkpoint, once its chunks have been found to be all there."""
         state = load(path)
+        if not _checksum(path).exists():
+            logger.warning("%s: its checksum is gone, so that damage may go unseen", path)
         for chunk in _chunks(state):
             _read(self._replay / chunk.name, chunk.digest)
         return state
@@ -166,9 +170,7 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; raises RunError where there is none or it is damaged."""
-    checksum = _checksum(path)
-    digests = checksum.read_text().split() if checksum.is_file() else []
-    state = _unpack(_read(path, *digests), path)
+    state = _unpack(_read(path, *_digests(path)), path)
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
         raise RunError(f"{path}: has format {version!r}; this version reads {FORMAT_VERSION}")
@@ -201,6 +203,24 @@ def _unpack(content: bytes, path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises whatever its readers raise
         raise RunError(f"{path}: not a checkpoint, or a damaged one") from error
     return state
+
+
+def _digests(path: Path) -> list[str]:
+    """The checksums that are listed beside `path`; none where there is no list.
+
+    Raises RunError for a damaged list, which must not pass for none.
+    """
+    checksum = _checksum(path)
+    if not checksum.exists():
+        return []
+    try:
+        with checksum.open("rb") as file:
+            digests = file.read(LONGEST_LIST).decode().split()
+    except (OSError, ValueError) as error:
+        raise RunError(f"{checksum}: damaged; {in_a_line(error)}") from error
+    if not digests or not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
+        raise RunError(f"{checksum}: damaged; it holds no checksums")
+    return digests
 
 
 def _digest(content: bytes) -> str:

@@ -233,6 +233,9 @@ def publish(comparison: Comparison, style: str, output: Path | None) -> None:
         console.print(renderable(comparison))
     else:
         print(as_text(comparison, style))
+    if style == "csv":  # which has no place for them
+        for remark in comparison.remarks:
+            print(f"dqn-compare: {remark}", file=sys.stderr)
 
 
 @contextmanager

@@ -8,14 +8,22 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from dqn_runner.errors import ConfigError, Stopped
 from dqn_runner.train import guarded
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dqn_runner.analysis.board import Board
+
 SECONDS_BETWEEN_UPDATES = 2.0
 BYTES_TO_SPARE = 2**31  # a thousand runs of a hundred rows take a tenth of a gigabyte
+BYTES_A_BYTE = 3  # of metrics.jsonl, at most, in the dashboard's copy
 
 EPILOG = """examples:
   dqn-dashboard
@@ -115,11 +123,12 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
         listener = listen(port)
     except OSError as error:
         raise ConfigError(f"--port={port}: {error.strerror}") from error
-    store = tempfile.TemporaryDirectory(prefix="dqn-dashboard-", dir=store_parent())
+    store = tempfile.TemporaryDirectory(prefix="dqn-dashboard-", dir=store_parent(directory))
     with listener, store as folder:
         board = Board(directory, Path(folder))
+        update = updating(board, console)
         with console.status(f"reading the runs below {directory}"):
-            board.update()
+            update()
         for path, problem in board.left_out.items():
             console.print(f"left out {path}: {problem}", markup=False)
         address = "http://{}:{}".format(*listener.getsockname())
@@ -134,7 +143,7 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
             serve(
                 Path(folder),
                 listener,
-                board.update,
+                update,
                 SECONDS_BETWEEN_UPDATES,
                 ready=announce,
                 check_stop=signals.check,
@@ -142,15 +151,31 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
     return 0
 
 
-def store_parent() -> Path | None:
-    """Where the dashboard's copy lies: in memory where that is plenty, else as TMPDIR says.
+def updating(board: Board, console: Console) -> Callable[[], None]:
+    """A function that updates `board` and says once which lines of its runs are left out."""
+    said: set[str] = set()
+
+    def update() -> None:
+        board.update()
+        for line in board.damage:
+            if line not in said:
+                console.print(f"left out {line}", markup=False)
+            said.add(line)
+
+    return update
+
+
+def store_parent(directory: Path) -> Path | None:
+    """Where the copy of `directory` lies: in memory where that is plenty, else as TMPDIR says.
 
     It has a small file for each metric of each run, which a disk takes a minute to remove.
     """
     memory = Path("/dev/shm")
     if "TMPDIR" in os.environ or not memory.is_dir():
         return None
-    return memory if shutil.disk_usage(memory).free > BYTES_TO_SPARE else None
+    rows = sum(path.stat().st_size for path in directory.rglob("metrics.jsonl"))
+    needed = BYTES_TO_SPARE + BYTES_A_BYTE * rows
+    return memory if shutil.disk_usage(memory).free > needed else None
 
 
 def check_swanboard() -> None:

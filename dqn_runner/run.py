@@ -34,9 +34,10 @@ from dqn_runner.stop_signals import StopSignals
 from dqn_runner.tracking import (
     EndState,
     MetricsFile,
+    MetricsReader,
     ProgressDisplay,
     SwanLabTracker,
-    read_metrics,
+    cut,
 )
 from dqn_runner.types import Progress, Row
 
@@ -81,15 +82,20 @@ def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool
     config = extended(read(run_dir.config, trust=trust), budgets)
     run_dir.claim()
     with contextlib.closing(run_dir):
-        has_finished = run_dir.result.exists()
+        has_finished = run_dir.has_finished()
         if has_finished and not budgets:
             raise ConfigError(f"resume={path}: has finished; a larger total_timesteps extends it")
+        if run_dir.result.exists() and not has_finished:
+            logger.warning("%s holds no result; it is made again", run_dir.result)
         config, parts = assemble(config, run_dir, console)
         state = parts.checkpoints.load_last()
-        if state is None and has_finished:
+        if state is None and run_dir.result.exists():
             raise RunError("it has finished, and its checkpoints are gone: nothing to go on from")
-        if state is not None:
+        if state is None:  # it starts over
+            run_dir.metrics.unlink(missing_ok=True)
+        else:
             take_up(parts, progress, state)
+            cut(run_dir.metrics, progress.env_steps, progress.episodes)
         run_dir.reopen(config.plain())
         return carry_out(config, parts, run_dir, progress, console, started)
 
@@ -166,7 +172,6 @@ def train_and_score(
         stack.callback(parts.evaluator.close)
         metrics_file = MetricsFile(run_dir.metrics)
         stack.callback(metrics_file.close)
-        metrics_file.cut(progress.env_steps)
         tracker = open_tracker(config, run_dir)
         if tracker:
             stack.callback(lambda: close_tracker(tracker, end, console))
@@ -269,7 +274,7 @@ def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None
     )
     if tracker.run_id:
         run_dir.swanlab_id.write_text(tracker.run_id + "\n")
-    for row in read_metrics(run_dir.metrics):
+    for row in MetricsReader(run_dir.metrics).new_rows():
         tracker.log(row)
     return tracker
 

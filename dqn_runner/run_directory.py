@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -11,9 +12,11 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, FiniteFloat
+from pydantic import BaseModel, FiniteFloat, TypeAdapter
 
 from dqn_runner.errors import ConfigError, RunError, in_a_line
+
+logger = logging.getLogger(__name__)
 
 # Of a config.yaml or result.json, whose own have some thousand bytes and five levels. Reading YAML
 # takes time with the square of its depth.
@@ -125,8 +128,12 @@ class RunDirectory:
         """Remove SwanLab's record of the training, if there is one; returns the id it had."""
         if not self.swanlab_id.is_file():
             return None
-        run_id = _read_text(self.swanlab_id).strip()
+        try:
+            run_id = _read_text(self.swanlab_id).strip()
+        except ValueError:
+            run_id = ""
         if not re.fullmatch("[0-9a-z]{1,64}", run_id):
+            logger.warning("%s holds no id: in SwanLab the run gets another one", self.swanlab_id)
             return None
         for record in self.swanlab.glob(f"run-*-{run_id}"):
             shutil.rmtree(record)
@@ -153,15 +160,28 @@ class RunDirectory:
         """Write ended.json, for those who look after the runs of a sweep."""
         write_whole(self.ended, json.dumps(end._asdict(), indent=2) + "\n")
 
+    def has_finished(self) -> bool:
+        """Whether the run has a result; one that cannot be read is made again."""
+        try:
+            return self.read_result() is not None
+        except ValueError:
+            return False
+
     def has_ended(self) -> bool:
         """Whether the run has finished, failed or been pruned; one that was stopped has not."""
-        return self.result.is_file() or self.ended.is_file()
+        return self.has_finished() or self.ended.is_file()
 
     def read_end(self) -> End | None:
-        """What ended.json holds; None where the run did not end that way."""
+        """What ended.json holds; None where the run did not end that way.
+
+        Of a file that does not tell, a failure: nobody takes a run for pruned that may not be.
+        """
         if not self.ended.is_file():
             return None
-        return End(**json.loads(self.ended.read_text(encoding="utf-8")))
+        try:
+            return TypeAdapter(End).validate_json(_read_text(self.ended))
+        except ValueError:
+            return End("failed", f"{self.ended.name} is damaged, and does not tell how it ended")
 
     def read_result(self) -> dict[str, Any] | None:
         """What result.json holds; None where the run has not finished.

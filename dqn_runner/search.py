@@ -8,6 +8,7 @@ launcher and leaves Optuna out of the jobs.
 from __future__ import annotations
 
 import functools
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -35,8 +36,10 @@ from dqn_runner.search_space import (
 )
 from dqn_runner.study import may_exist, open_study
 from dqn_runner.sweep import Sweep, Task, is_to_do, repay_compiling, update_function
-from dqn_runner.tracking.metrics_file import EVALUATION, read_metrics
+from dqn_runner.tracking.metrics_file import EVALUATION, MetricsReader, is_number
 from dqn_runner.types import PositiveInt, Spec
+
+logger = logging.getLogger(__name__)
 
 
 class SearchSpec(Spec):
@@ -62,6 +65,34 @@ class Candidate:
     jobs: list[Job]  # none where another trial has the same or the settings do not go together
     reported: set[int] = field(default_factory=set)
     duplicate_of: int | None = None  # the number of an earlier trial, which ends before this one
+    evaluations: list[Evaluations] = field(init=False)  # of each job
+
+    def __post_init__(self) -> None:
+        self.evaluations = [Evaluations(job) for job in self.jobs]
+
+
+class Evaluations:
+    """The mean returns that a job has logged, by the env steps or episodes they are due at."""
+
+    def __init__(self, job: Job) -> None:
+        self._path = RunDirectory(job.path).metrics
+        self._unit = "episodes" if job.config["eval"]["unit"] == "episode" else "env_steps"
+        self._begin()
+
+    def _begin(self) -> None:
+        self._reader, self.values = MetricsReader(self._path, EVALUATION), dict[int, float]()
+
+    def update(self) -> None:
+        """Read those that are new; warn of the first line that holds no row."""
+        if self._reader.is_rewritten():
+            self._begin()
+        was_whole = not self._reader.problem
+        for row in self._reader.new_rows():
+            value, at = row.get(EVALUATION), row.get(self._unit)
+            if is_number(value) and is_number(at):
+                self.values[int(at)] = value
+        if was_whole and self._reader.problem:
+            logger.warning("%s; left out", self._reader.problem)
 
 
 class Search:
@@ -188,11 +219,10 @@ class Search:
         enough = min(self.spec.prune_after_seeds or len(self._seeds), len(self._seeds))
         for candidate in candidates:
             values: dict[int, list[float]] = {}
-            for job in candidate.jobs:
-                in_episodes = job.config["eval"]["unit"] == "episode"
-                unit = "episodes" if in_episodes else "env_steps"
-                for row in read_metrics(RunDirectory(job.path).metrics, EVALUATION):
-                    values.setdefault(int(row[unit]), []).append(row[EVALUATION])
+            for evaluations in candidate.evaluations:
+                evaluations.update()
+                for at, value in evaluations.values.items():
+                    values.setdefault(at, []).append(value)
             for at in sorted(values):
                 if len(values[at]) >= enough and at not in candidate.reported:
                     candidate.reported.add(at)
@@ -209,13 +239,14 @@ class Search:
                 number, same.value if same.state == TrialState.COMPLETE else None, same.state
             )
             return same.state
-        results = [RunDirectory(job.path).read_result() for job in candidate.jobs]
-        if results and all(results):
+        run_dirs = [RunDirectory(job.path) for job in candidate.jobs]
+        results = [run_dir.read_result() for run_dir in run_dirs if run_dir.has_finished()]
+        if results and len(results) == len(run_dirs):
             scores = [r[self.spec.objective]["mean"] for r in results if r]
             candidate.trial.set_user_attr("scores", scores)
             study.tell(number, float(iqm(np.array(scores))))
             return TrialState.COMPLETE
-        failed = not results or any(is_to_do(job) for job in candidate.jobs)
+        failed = not run_dirs or any(is_to_do(job) for job in candidate.jobs)
         state = TrialState.FAIL if failed else TrialState.PRUNED
         study.tell(number, state=state)
         return state

@@ -60,7 +60,7 @@ _NUMBERS_OR_NULL = {"agent.max_grad_norm", "agent.max_grad_value"}
 def is_to_do(job: Job) -> bool:
     """Whether the job has neither finished nor been given up."""
     run_dir = RunDirectory(job.path)
-    if run_dir.result.is_file():
+    if run_dir.has_finished():
         return False
     end = run_dir.read_end()
     return end is None or end.status != "pruned"

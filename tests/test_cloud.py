@@ -285,6 +285,24 @@ def test_an_upload_that_was_killed_and_is_repeated_sends_each_point_once(server,
     assert cloud.SentFile(store).outcome("http://127.0.0.1:1") is None
 
 
+def test_an_upload_tells_of_damaged_lines(server, tmp_path):
+    path = logged_run(tmp_path / "run", rows=3)
+    metrics = path / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes() + b"\xff\n")
+    _, ((_, result),) = upload(path, host=server.url)
+    assert result.startswith(f"sent, but {metrics}: line 4 is damaged")
+    assert only_run(server).training_points() == logged(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b'{"http://127.0.0.1:1": 3}'])
+def test_a_damaged_note_of_what_was_sent_has_it_sent_again(server, tmp_path, content):
+    path = logged_run(tmp_path / "run", rows=3)
+    (store,) = path.glob("swanlab/run-*/*.swanlab")
+    store.with_name("sent.json").write_bytes(content)
+    assert upload(path, host=server.url) == (0, [(str(path), "sent")])
+    assert cloud.SentFile(store).outcome(server.url)
+
+
 def test_an_upload_ends_with_its_time_limit(server, tmp_path):
     path = logged_run(tmp_path / "run", rows=2)
     server.fail("hang")

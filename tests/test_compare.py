@@ -559,6 +559,18 @@ def test_summaries_reach_swanlab(sweep, capsys):
     assert len(list((sweep / "compare" / "swanlab").glob("run-*"))) == 2
 
 
+@pytest.mark.parametrize("style", ["table", "markdown", "csv", "json"])
+def test_a_damaged_line_is_left_out_and_told_of(tmp_path, capsys, style):
+    """Not the rows behind it; and what is read by a program says so beside it."""
+    metrics = write_run(tmp_path / "run", [1.0, 2.0, 3.0]) / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes().replace(b"100,", b"1\xff0,", 1))
+    code, out, err = run_compare(capsys, tmp_path, "--no-figures", f"--format={style}")
+    told = f"{metrics}: line 1 is damaged"
+    assert (code, told in out, told in err) == (0, style != "csv", style == "csv")
+    steps, values = load_runs([tmp_path])[0].series("eval/episode_return_mean")
+    assert (steps.tolist(), values.tolist()) == ([200, 300], [2.0, 3.0])
+
+
 def test_a_thousand_runs_of_a_thousand_points_take_less_than_ten_seconds(tmp_path):
     path = write_run(tmp_path / "runs" / "template", [0.5 * i for i in range(1000)], 100.0)
     text = (path / "metrics.jsonl").read_text()

@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 from matplotlib.axes import Axes
 
-from dqn_runner.analysis.curve import draw_curve, moving_mean, show_live
+from dqn_runner.analysis.curve import MOST_STRETCHES, draw_curve, few, moving_mean, show_live
 
 
 @pytest.mark.parametrize("window", [1, 3, 100])
@@ -18,7 +18,7 @@ from dqn_runner.analysis.curve import draw_curve, moving_mean, show_live
 def test_moving_mean_is_the_mean_of_the_values_so_far_up_to_the_window(window, length):
     values = np.random.default_rng(0).normal(100, 50, size=length)
     expected = [values[max(0, t + 1 - window) : t + 1].mean() for t in range(length)]
-    np.testing.assert_allclose(moving_mean(values, window), expected, rtol=1e-12)
+    np.testing.assert_allclose(moving_mean(values, window, np.arange(length)), expected, rtol=1e-12)
 
 
 def test_episodes_their_mean_and_evaluations_are_drawn(tmp_path, monkeypatch):
@@ -56,6 +56,33 @@ def test_episodes_their_mean_and_evaluations_are_drawn(tmp_path, monkeypatch):
     assert mean_y[149] == pytest.approx(returns[50:].mean())
     assert bars == [([1000.0, 2000.0], [100.0, 200.0], [10.0, 20.0])]
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_says_which_lines_are_missing(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(Axes, "set_title", lambda self, text, **style: titles.append(text))
+    metrics = tmp_path / "metrics.jsonl"
+    row = '{"env_steps": 5, "episodes": 1, "rollout/episode_return": 1.0}\n'
+    for content in (row, row + "bad\n" + row):
+        metrics.write_text(content)
+        draw_curve(metrics, tmp_path / "curve.png")
+    assert titles[0] == ""
+    assert titles[1].startswith(f"{metrics}: line 2 is damaged")
+
+
+@pytest.mark.parametrize("length", [0, 1, MOST_STRETCHES, MOST_STRETCHES + 1, 123_457])
+def test_few_points_have_the_outline_of_many(length):
+    values = np.random.default_rng(0).normal(size=length)
+    picked = few(values)
+    assert len(picked) <= 2 * MOST_STRETCHES
+    assert (np.diff(picked) > 0).all()
+    if length <= MOST_STRETCHES:
+        assert picked.tolist() == list(range(length))
+    size = -(-length // MOST_STRETCHES)
+    for start in range(0, length, size or 1):
+        stretch = values[start : start + size]
+        shown = values[picked[(picked >= start) & (picked < start + size)]]
+        assert (shown.min(), shown.max()) == (stretch.min(), stretch.max())
 
 
 def test_a_run_without_an_episode_or_an_evaluation_has_a_curve(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,10 +27,11 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from rich.console import Console
 
 from dqn_runner.analysis.board import Board
 from dqn_runner.analysis.board_tables import SWANBOARD_VERSION
-from dqn_runner.dashboard import command_line, open_browser
+from dqn_runner.dashboard import command_line, open_browser, store_parent, updating
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.tracking import MetricsFile, group_color, read_metrics
 from dqn_runner.train import guarded
@@ -319,6 +322,49 @@ def test_a_row_that_is_being_written_is_taken_when_it_is_whole(tmp_path):
         file.write('ss": 1.0}\n')
         assert steps() == [10, 40]
         assert steps() == [10, 40]
+
+
+@needs_swanboard
+def test_damaged_lines_are_told_of_once_and_what_follows_is_shown(tmp_path):
+    run_dir = write_run(tmp_path / "outputs" / "run", "group", [row(10)])
+    store, out = tmp_path / "store", io.StringIO()
+    store.mkdir()
+    update = updating(Board(tmp_path / "outputs", store), Console(file=out, soft_wrap=True))
+    for line in (b"\xff\n", json.dumps(row(30)).encode() + b"\n"):
+        with run_dir.metrics.open("ab") as file:
+            file.write(line)
+        update()
+    assert out.getvalue().startswith(f"left out {run_dir.metrics}: line 2 is damaged")
+    assert out.getvalue().count("\n") == 1
+    (log,) = (store / "run-1" / "logs" / "0").glob("*.log")
+    assert [json.loads(line)["index"] for line in log.read_text().splitlines()] == [10, 30]
+
+
+@needs_swanboard
+def test_the_copy_is_made_in_little_memory(tmp_path):
+    """A piece at a time, whose size does not depend on that of the file."""
+    store = tmp_path / "store"
+    store.mkdir()
+    write_run(tmp_path / "outputs" / "first", "group", LONG[:10])
+    board = Board(tmp_path / "outputs", store)
+    board.update()  # imports what it takes
+    large = write_run(tmp_path / "outputs" / "large", "group", LONG)
+    content = large.metrics.read_text()
+    large.metrics.write_text(content * 10)
+    tracemalloc.start()
+    board.update()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no disk in memory")
+def test_a_large_copy_is_not_made_in_memory(tmp_path, monkeypatch):
+    monkeypatch.delenv("TMPDIR", raising=False)
+    assert store_parent(tmp_path) == Path("/dev/shm")
+    with (tmp_path / "metrics.jsonl").open("wb") as file:
+        file.truncate(shutil.disk_usage("/dev/shm").free // 2)  # takes no room on the disk
+    assert store_parent(tmp_path) is None
 
 
 @needs_swanboard

@@ -339,6 +339,23 @@ def test_folders_in_place_of_files(sent, capsys):
     assert guarded("dqn-eval", evaluate_line, [str(sent)]) == 2
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[", b"{}", b'{"status": 3, "reason": "x"}'])
+def test_an_end_that_cannot_be_read_is_a_failure(sent, content):
+    """A run that may not have been pruned is run again."""
+    (sent / "ended.json").write_bytes(content)
+    end = RunDirectory(sent).read_end()
+    assert end is not None
+    assert (end.status, "ended.json is damaged" in end.reason) == ("failed", True)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"../../elsewhere"])
+def test_an_id_of_swanlab_that_cannot_be_read_is_told_of(sent, caplog, content):
+    (sent / "swanlab").mkdir()
+    (sent / "swanlab" / "run_id").write_bytes(content)
+    assert RunDirectory(sent).forget_swanlab_run() is None
+    assert "run_id holds no id" in caplog.text
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),

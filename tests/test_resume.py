@@ -384,6 +384,26 @@ def test_a_damaged_replay_chunk_is_passed_over(start, monkeypatch, caplog):
     assert_same_runs(killed, reference)
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"", b"0123\n", bytes(130), b"x" * 10_000])
+def test_a_damaged_checksum_is_no_missing_one(start, caplog, content):
+    reference = start("reference")
+    killed_at_step(200, start, "killed")
+    killed = reference.parent / "killed"
+    (killed / "checkpoints" / "last.pt.sha256").write_bytes(content)
+    go_on(killed)
+    (line,) = [r.getMessage() for r in caplog.records if r.name == checkpoint_module.__name__]
+    assert line.startswith(f"{killed / 'checkpoints' / 'last.pt.sha256'}: damaged")
+    assert line.endswith("going on from previous.pt")
+    assert_same_runs(killed, reference)
+
+
+def test_a_checksum_that_is_gone_is_told_of(start, caplog, tmp_path):
+    killed_at_step(200, start, "killed")
+    (tmp_path / "killed" / "checkpoints" / "last.pt.sha256").unlink()
+    go_on(tmp_path / "killed")
+    assert "last.pt: its checksum is gone" in caplog.text
+
+
 def test_both_checkpoints_damaged_is_an_error(start, monkeypatch, tmp_path):
     killed_at_step(200, start, "killed")
     for name in ("last.pt", "previous.pt"):
@@ -428,6 +448,52 @@ def test_torn_and_late_rows_are_cut(start, monkeypatch, tmp_path):
         file.write('{"env_steps": 199, "train/')
     go_on(tmp_path / "killed")
     assert rows_without_clock(tmp_path / "killed") == rows_without_clock(reference)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`, but for its lock."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_one_bad_byte_in_metrics_stops_a_resume_and_loses_nothing(start, tmp_path):
+    reference = start("reference")
+    killed_at_step(200, start, "killed")
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    whole = metrics.read_bytes()
+    at = whole.index(b"\n") + 5  # in the second line
+    metrics.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+    before = contents(tmp_path / "killed")
+    with pytest.raises(RunError, match=r"metrics\.jsonl: line 2 is damaged .*mend or remove"):
+        go_on(tmp_path / "killed")
+    after = contents(tmp_path / "killed")
+    assert after.pop("metrics.jsonl.damaged-2") == before["metrics.jsonl"]
+    assert after == before
+    metrics.write_bytes(whole)
+    go_on(tmp_path / "killed")
+    assert_same_runs(tmp_path / "killed", reference)
+
+
+def test_damage_to_a_finished_run_leaves_it_finished(start, tmp_path):
+    run_dir = start("finished")
+    result = (run_dir / "result.json").read_bytes()
+    metrics = run_dir / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes().replace(b":", b";", 1))
+    with pytest.raises(RunError, match="line 1 is damaged"):
+        go_on(run_dir, total_timesteps=480)
+    assert (run_dir / "result.json").read_bytes() == result
+    assert "total_timesteps: 300" in (run_dir / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{}", b'{"env_steps": 1'])
+def test_a_result_that_cannot_be_read_is_made_again(start, caplog, content):
+    run_dir = start("finished")
+    result = json.loads((run_dir / "result.json").read_text())
+    (run_dir / "result.json").write_bytes(content)
+    go_on(run_dir)
+    again = json.loads((run_dir / "result.json").read_text())
+    assert (again["final"], again["best"]) == (result["final"], result["best"])
+    assert "result.json holds no result; it is made again" in caplog.text
 
 
 class Restless(gym.Wrapper):

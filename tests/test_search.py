@@ -6,6 +6,7 @@ import json
 import signal
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from scipy.stats import trim_mean
@@ -17,7 +18,9 @@ optuna = pytest.importorskip("optuna", reason="needs dqn_runner[optuna]")
 from dqn_runner.composition import Command  # noqa: E402
 from dqn_runner.errors import Stopped  # noqa: E402
 from dqn_runner.run_directory import RunDirectory  # noqa: E402
+from dqn_runner.search import Evaluations  # noqa: E402
 from dqn_runner.search_space import search_space  # noqa: E402
+from dqn_runner.tracking.metrics_file import EVALUATION  # noqa: E402
 
 SPACE = (
     "hydra/sweeper/space=none",
@@ -347,3 +350,30 @@ def test_spaces_are_read_as_hydra_writes_them():
     }
     fixed = command.parse({"agent.lr": "0.5"})
     assert "agent.lr" not in search_space([*given, *fixed])
+
+
+def test_evaluations_are_followed_not_read_anew(tmp_path, caplog):
+    """Also of a run that goes on after it was cut; damage is told of once."""
+    file = tmp_path / "metrics.jsonl"
+
+    def row(env_steps: int, value: float) -> str:
+        return json.dumps({"env_steps": env_steps, EVALUATION: value}) + "\n"
+
+    evaluations = Evaluations(SimpleNamespace(path=tmp_path, config={"eval": {"unit": "env_step"}}))
+    evaluations.update()
+    assert evaluations.values == {}
+    file.write_text(row(10, 1.0) + row(20, 2.0))
+    evaluations.update()
+    assert evaluations.values == {10: 1.0, 20: 2.0}
+    file.write_text("x" * len(row(10, 1.0)) + row(20, 2.0) + row(30, 3.0))  # not looked at again
+    evaluations.update()
+    assert (evaluations.values, caplog.text) == ({10: 1.0, 20: 2.0, 30: 3.0}, "")
+    for value in (5.0, 6.0):
+        with file.open("a") as more:
+            more.write("bad\n" + row(40, value))
+        evaluations.update()
+    assert evaluations.values[40] == 6.0
+    assert caplog.text.count(f"{file}: line 4 is damaged") == 1
+    file.write_text(row(10, 9.0))
+    evaluations.update()
+    assert evaluations.values == {10: 9.0}

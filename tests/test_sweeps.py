@@ -105,6 +105,22 @@ def test_the_same_command_again_runs_what_is_left(command, tiny):
     assert _times(sweep) == after
 
 
+def test_results_and_ends_that_cannot_be_read_are_made_again(command, tiny):
+    """A sweep does not pass for done because of a file that holds nothing."""
+    sweep = (*tiny, "-m", "seed=0,1,2", "hydra.sweep.dir=sweep")
+    assert command(*sweep).code == 0
+    paths = [Path("sweep") / f"seed={seed}" / "result.json" for seed in range(3)]
+    scores = [json.loads(path.read_text())["final"] for path in paths]
+    paths[0].write_bytes(b"")
+    paths[1].unlink()
+    paths[1].with_name("ended.json").write_bytes(b"\xff")
+    done = paths[2].read_bytes()
+    outcome = command(*sweep)
+    assert outcome.code == 0, outcome.err
+    assert [json.loads(path.read_text())["final"] for path in paths] == scores
+    assert paths[2].read_bytes() == done
+
+
 def test_another_configuration_is_not_mixed_in(command, tiny):
     arguments = ["-m", *tiny, "hydra.sweep.dir=sweep", "seed=0,1"]
     assert command(*arguments).code == 0
@@ -425,6 +441,20 @@ def test_the_display_says_why_nothing_goes_on_yet(tmp_path, capsys, monkeypatch)
     before, after = capsys.readouterr().out.splitlines()
     assert "  1 running  0 failed  starting; a first compilation takes half a minute" in before
     assert "compilation" not in after
+
+
+def test_the_display_takes_no_damaged_file_for_a_result(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dqn_runner.tracking.sweep_display.SECONDS_BETWEEN_LINES", 0.0)
+    paths = [tmp_path / f"seed={seed}" for seed in range(2)]
+    for path, name in zip(paths, ("result.json", "ended.json"), strict=True):
+        path.mkdir()
+        (path / name).write_bytes(b"\xff")
+    with SweepDisplay(paths, visible=True):
+        pass
+    out, err = capsys.readouterr()
+    assert "0 of 2 done  0 running  1 failed" in out
+    assert err.startswith(f"dqn-train: error: {paths[1]}: ended.json is damaged")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ number; and of a metric's files it takes the last one by name for the newest.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import defaultdict
@@ -23,10 +24,11 @@ from dqn_runner.analysis.board_tables import BoardTables
 from dqn_runner.analysis.runs import Run, find_runs, load_run
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.tracking import group_color
-from dqn_runner.tracking.metrics_file import parse_rows
+from dqn_runner.tracking.metrics_file import MetricsReader
 from dqn_runner.types import Row
 
 POINTS_IN_A_FILE = 1000
+ROWS_AT_A_TIME = 5_000
 
 Signature = tuple[int, int, bool]
 
@@ -45,6 +47,11 @@ class Board:
 
     def __len__(self) -> int:
         return len(self._copies)
+
+    @property
+    def damage(self) -> list[str]:
+        """Which lines of the runs that are shown hold no row, and are left out."""
+        return [copy.damage for copy in self._copies.values() if copy.damage]
 
     def update(self) -> None:
         """Add the runs, the points and the results that are new since the last call."""
@@ -83,12 +90,17 @@ class RunCopy:
         self._signature: Signature | None = None
         self._started, self._elapsed = _started(run), 0.0
         self._metrics: dict[str, Metric] = {}
-        self._offset, self._last_line = 0, b""
+        self._reader = MetricsReader(RunDirectory(run.path).metrics)
         group, title = (run.config.get(f"tracker.{key}") for key in ("group", "name"))
         self._id = tables.add_run(name, title, group_color(group, title), self._time(0.0))
         self._folder = store / tables.folder(self._id)
         (self._folder / "files").mkdir(parents=True)
         (self._folder / "logs").mkdir()
+
+    @property
+    def damage(self) -> str:
+        """Which lines of the run hold no row; empty where all do."""
+        return self._reader.problem
 
     def update(self) -> None:
         """Copy what changed in the run directory since the last call."""
@@ -114,12 +126,19 @@ class RunCopy:
         self._tables.set_status(self._id, run.status, finished)
 
     def _copy_rows(self) -> None:
+        if self._reader.is_rewritten():
+            self._forget()
+        rows = self._reader.new_rows()
+        while some := list(itertools.islice(rows, ROWS_AT_A_TIME)):
+            self._copy(some)
+
+    def _copy(self, rows: list[Row]) -> None:
         points: dict[str, list[tuple[int, float, str]]] = defaultdict(list)
-        for row in self._new_rows():
+        for row in rows:
             self._elapsed = row.get("time/elapsed_seconds", self._elapsed)
             when = self._time(self._elapsed)
             for name, value in row.items():
-                if "/" in name and isinstance(value, int | float) and math.isfinite(value):
+                if "/" in name and -math.inf < value < math.inf:
                     points[name].append((int(row["env_steps"]), value, when))
         for name, new in points.items():
             if name in self._metrics:
@@ -130,32 +149,18 @@ class RunCopy:
             self._metrics[name].append(new)  # before the tables: a listed metric has points
             self._tables.add_metric(self._id, name, position)
 
-    def _new_rows(self) -> list[Row]:
-        """The rows after those that were copied; all of them where the file was rewritten."""
-        try:
-            with RunDirectory(self._run.path).metrics.open("rb") as file:
-                file.seek(self._offset - len(self._last_line))
-                text = file.read()
-                if not text.startswith(self._last_line):
-                    file.seek(0)
-                    text = file.read()
-                    self._forget()
-        except OSError:
-            return []
-        lines = text[len(self._last_line) :].splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]
-        self._offset += sum(map(len, whole))
-        self._last_line = whole[-1] if whole else self._last_line
-        return parse_rows([line.decode("utf-8", "replace") for line in whole])
-
     def _forget(self) -> None:
         """Begin again, for a resumed run drops the rows after its checkpoint."""
-        self._offset, self._last_line, self._elapsed = 0, b"", 0.0
+        self._reader, self._elapsed = MetricsReader(RunDirectory(self._run.path).metrics), 0.0
         for metric in self._metrics.values():
             metric.clear()
 
     def _time(self, elapsed: float) -> str:
-        return datetime.fromtimestamp(self._started + elapsed, UTC).isoformat()
+        try:
+            when = datetime.fromtimestamp(self._started + elapsed, UTC)
+        except (ValueError, OverflowError, OSError):  # of no year that there is
+            when = datetime.fromtimestamp(self._started, UTC)
+        return when.isoformat()
 
 
 class Metric:

@@ -29,6 +29,7 @@ def remarks(runs: Sequence[Run], rankings: Sequence[Ranking], options: Options) 
         *_of_settings(readable, options),
         *_of_unfinished(by_environment),
         *(f"{run.path}: {run.problem}; left out" for run in runs if not run.config),
+        *(f"{line}; left out" for run in runs for line in sorted(run.damage)),
         *_of_seeds(by_environment),
         *_of_repeated(readable),
         *_of_environments(rankings, options),

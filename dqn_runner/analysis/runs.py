@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +15,14 @@ import numpy.typing as npt
 
 from dqn_runner.errors import ConfigError, in_a_line
 from dqn_runner.run_directory import RunDirectory, read_yaml
-from dqn_runner.tracking.metrics_file import is_number, parse_rows, read_lines, read_metrics
+from dqn_runner.tracking.metrics_file import LARGEST_NUMBER, MetricsReader, read_metrics
 from dqn_runner.types import Row, flatten
 
 Status = Literal["finished", "running", "stopped", "unreadable"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-TAIL = 2**16  # bytes, of which a row takes some hundred
+TAILS = (2**12, 2**16)  # bytes, of which a row takes some hundred
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Run:
 
     `status` is `finished` where there is a result.json, `running` while a process holds the
     directory, `stopped` for a run that was interrupted or failed, and `unreadable` where nothing
-    can be learned from it; `problem` then says why. `config` has dotted keys.
+    can be learned from it; `problem` then says why. `config` has dotted keys. `damage` says of
+    what was read of metrics.jsonl which lines hold no row.
     """
 
     path: Path
@@ -37,19 +40,36 @@ class Run:
     config: dict[str, Any]
     result: dict[str, Any] | None
     problem: str = ""
+    damage: set[str] = field(default_factory=set, compare=False)
 
     def series(self, name: str) -> tuple[Integers, Floats]:
         """Env steps [T] and values [T] of the metric `name`, in the order they were logged."""
-        metrics = RunDirectory(self.path).metrics
-        rows = [row for row in read_metrics(metrics, f'"{name}"') if is_number(row.get(name))]
-        steps = np.array([row["env_steps"] for row in rows], np.int64)
-        return steps, np.array([row[name] for row in rows], np.float64)
+        (steps, values), problem = read_columns(RunDirectory(self.path).metrics, name)
+        self.damage.update([problem] if problem else [])
+        return steps.astype(np.int64), values
 
     def last_row(self) -> Row:
         """The last row with a time that was logged; empty where there is none."""
         metrics = RunDirectory(self.path).metrics
-        lines = reversed(read_lines(metrics, '"time/elapsed_seconds"', TAIL))
-        return next((row for line in lines for row in parse_rows([line])), {})
+        rows = (row for tail in TAILS for row in reversed(read_metrics(metrics, tail)))
+        return next((row for row in rows if "time/elapsed_seconds" in row), {})
+
+
+def read_columns(metrics: Path, *names: str) -> tuple[Floats, str]:
+    """Env steps and the values of `names`, [1 + names, T], of the rows that have all of them.
+
+    Also which lines hold no row, and are left out; empty where there are none.
+    """
+    numbers, reader = array("d"), MetricsReader(metrics, names[0])
+    pick = itemgetter("env_steps", *names)
+    for row in reader.new_rows():
+        try:  # a million times: contextlib.suppress would be slow
+            numbers.fromlist(list(pick(row)))
+        except (KeyError, OverflowError):
+            continue
+    columns = np.frombuffer(numbers).reshape(-1, 1 + len(names)).T
+    is_number = (np.abs(columns) < LARGEST_NUMBER).all(axis=0)
+    return (columns if is_number.all() else columns[:, is_number]), reader.problem
 
 
 def load_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Run]:

@@ -206,7 +206,8 @@ def print_results(sweep: Path) -> None:
         name = escape(run.path.name)
         if run.result is None:
             end = RunDirectory(run.path).read_end()
-            table.add_row(name, end.status if end else "not finished", "", "", "")
+            state = end.status if end else run.problem or "not finished"
+            table.add_row(name, state, "", "", "")
             continue
         scores = (f"{run.result[k]['mean']:.1f} ± {run.result[k]['std']:.1f}" for k in RETURNS)
         seconds = run.result["wall_time_seconds"]

@@ -66,7 +66,7 @@ def execute(shared: Shared, number: int, overrides: Sequence[str]) -> Any:
     deadline = time.monotonic() + SECONDS_FOR_THE_FORMER
     while run_dir.is_locked() and time.monotonic() < deadline:
         time.sleep(1)
-    if run_dir.result.exists():
+    if run_dir.has_finished():
         return None
     setup_globals()
     set_up_hydra()

@@ -15,8 +15,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -47,13 +48,15 @@ class Task(NamedTuple):
 class Outcome(NamedTuple):
     """What a sending process did: all that it should, where `problem` is empty.
 
-    `points` counts those of the run, whoever sent them; `is_lost` says that no server answered.
+    `points` counts those of the run, whoever sent them; `is_lost` says that no server answered;
+    `remark` is on what was sent all the same.
     """
 
     problem: str = ""
     points: int = 0
     url: str = ""
     is_lost: bool = False
+    remark: str = ""
 
 
 class Server(NamedTuple):
@@ -76,6 +79,12 @@ def find_server(host: str | None) -> Server:
     return Server(settings.api_host, bool(settings.api_key))
 
 
+class _Sent(NamedTuple):
+    bytes: int
+    points: int
+    url: str
+
+
 class SentFile:
     """sent.json beside SwanLab's file: to which servers it went, and how large it was then."""
 
@@ -85,20 +94,23 @@ class SentFile:
     def outcome(self, host: str) -> Outcome | None:
         """How the whole file came to `host`; None where it has not."""
         entry = self._read().get(host)
-        if entry is None or entry["bytes"] != self._store.stat().st_size:
+        if entry is None or entry.bytes != self._store.stat().st_size:
             return None
-        return Outcome(points=entry["points"], url=entry["url"])
+        return Outcome(points=entry.points, url=entry.url)
 
     def write(self, host: str, outcome: Outcome) -> None:
         """Note that the whole file has come to `host`."""
-        entry = {"bytes": self._store.stat().st_size, "points": outcome.points, "url": outcome.url}
-        write_whole(self._path, json.dumps({**self._read(), host: entry}, indent=2) + "\n")
+        entry = _Sent(self._store.stat().st_size, outcome.points, outcome.url)
+        entries = {name: sent._asdict() for name, sent in {**self._read(), host: entry}.items()}
+        write_whole(self._path, json.dumps(entries, indent=2) + "\n")
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, _Sent]:
         if not self._path.exists():
             return {}
-        entries: dict[str, Any] = json.loads(self._path.read_text("utf-8"))
-        return entries
+        try:
+            return TypeAdapter(dict[str, _Sent]).validate_json(self._path.read_bytes())
+        except ValueError:  # sent again; the server is asked first, and gets nothing twice
+            return {}
 
 
 class Sending:
@@ -235,4 +247,5 @@ def _upload_run(path: Path, host: str, time_limit: float) -> Iterator[tuple[str,
         else:
             task = Task(str(store), str(run_dir.metrics), host, time_limit, follow=False)
             outcome = Sending(task).end()
-            yield name, f"failed: {outcome.problem}" if outcome.problem else "sent", outcome
+            sent = f"sent, but {outcome.remark}" if outcome.remark else "sent"
+            yield name, f"failed: {outcome.problem}" if outcome.problem else sent, outcome

@@ -34,7 +34,7 @@ from swanlab.sdk.internal.pkg.helper import fmt_run_path
 from urllib3.util import Retry
 
 from dqn_runner.tracking.cloud import Outcome, SentFile, Task
-from dqn_runner.tracking.metrics_file import read_metrics
+from dqn_runner.tracking.metrics_file import MetricsReader
 
 # Between two looks at the file of a run that is going on.
 POLL_SECONDS = 0.5
@@ -98,7 +98,7 @@ def send(task: Task, ended: threading.Event, fail: Callable[[Outcome], NoReturn]
             Heartbeat(core._ctx.experiment_id).start()
         _check(core.confirm_sync_finish())
         url = settings.web_host + fmt_run_path(started.path)
-        outcome = Outcome(points=len(reader.points), url=url)
+        outcome = Outcome(points=len(reader.points), url=url, remark=reader.damage)
         SentFile(store).write(settings.api_host, outcome)
     return outcome
 
@@ -170,6 +170,7 @@ class RunReader:
         self._start = StartRecord()
         self.is_reading = False
         self.points: set[tuple[str, int]] = set()
+        self.damage = ""  # which lines of metrics.jsonl hold no row
 
     def open(self, path: Path) -> None:
         self._store.open(path)
@@ -227,7 +228,8 @@ class RunReader:
             return
         numbers = itertools.count(FIRST_OWN_NUMBER)
         began, elapsed = self._start.started_at.ToNanoseconds(), 0.0
-        for row in read_metrics(self._metrics):
+        rows = MetricsReader(self._metrics)
+        for row in rows.new_rows():
             elapsed = row.get("time/elapsed_seconds", elapsed)
             step = int(row["env_steps"])
             for name, value in row.items():
@@ -238,6 +240,7 @@ class RunReader:
                 scalar.value.CopyFrom(ScalarValue(number=value))
                 scalar.timestamp.FromNanoseconds(began + int(elapsed * 1e9))
                 yield Record(num=next(numbers), scalar=scalar)
+        self.damage = rows.problem
 
 
 if __name__ == "__main__":

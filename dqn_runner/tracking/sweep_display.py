@@ -63,16 +63,19 @@ class SweepDisplay:
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join()
-        self._look()
+        self._try_to_look()
         if self._live:
             self._live.stop()
 
     def _keep_looking(self) -> None:
         while not self._over.wait(SECONDS_BETWEEN_LOOKS):
-            try:
-                self._look()
-            except Exception:  # a view must not end what it shows
-                logger.exception("the sweep cannot be shown")
+            self._try_to_look()
+
+    def _try_to_look(self) -> None:
+        try:
+            self._look()
+        except Exception:  # a view must not end what it shows
+            logger.exception("the sweep cannot be shown")
 
     def _look(self) -> None:
         if self._watch:
@@ -96,7 +99,7 @@ class SweepDisplay:
             )
 
     def _count(self, run: _Run) -> None:
-        if result := run.directory.read_result():
+        if run.directory.has_finished() and (result := run.directory.read_result()):
             self._ended["finished"] += 1
             score = float(result["final"]["mean"])
             if self._best is None or score > self._best[0]:
@@ -154,7 +157,7 @@ class _Run:
             config = read_yaml(self.directory.config)
             budgets = {"env_steps": "total_timesteps", "episodes": "total_episodes"}
             self._budgets = {row: config[key] for row, key in budgets.items() if config[key]}
-        return min(1.0, max(rows[-1][key] / budget for key, budget in self._budgets.items()))
+        return min(1.0, max(rows[-1].get(key, 0) / budget for key, budget in self._budgets.items()))
 
     def evaluation(self) -> float | None:
         """The mean return of its last evaluation, if that is not long ago."""
