@@ -23,7 +23,7 @@ from pydantic import Field
 from dqn_runner.custom import Custom, find_modules_in_working_directory
 from dqn_runner.errors import ConfigError, EnvironmentFailedError, in_a_line, named
 from dqn_runner.seeding import draw_seed
-from dqn_runner.types import Array, EnvStep, Episode, ObsSpec, PositiveFloat, Spec
+from dqn_runner.types import Array, EnvStep, Episode, ObsSpec, Seconds, Spec
 
 Env = gym.Env[Any, Any]
 
@@ -39,7 +39,7 @@ class EnvSpec(Spec):
     id: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
     wrappers: list[str | dict[str, Any]] = Field(default_factory=list)
-    max_step_seconds: PositiveFloat | None = None
+    max_step_seconds: Seconds | None = None
 
 
 def make_env(spec: EnvSpec, render_mode: str | None = None) -> Env:

@@ -59,6 +59,7 @@ class Evaluator:
     def __init__(self, make: Callable[[], Env], max_step_seconds: float | None = None) -> None:
         self._make, self._max_step_seconds = make, max_step_seconds
         self._envs: list[Env] = []
+        self.episodes = 0  # finished, in all evaluations
 
     def evaluate(
         self,
@@ -111,6 +112,7 @@ class Evaluator:
                 returns[playing[i]] += float(reward)
                 encoder.write(raw_obs, obs[i])
                 if terminated or truncated:
+                    self.episodes += 1
                     start_next(i)
         return returns
 
