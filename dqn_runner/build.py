@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 import torch
-from rich.filesize import decimal
 from torch import nn
 
 from dqn_runner import checkpoint
 from dqn_runner.agent import Agent, AgentSpec, make_policy
+from dqn_runner.analysis.runs import no_run
+from dqn_runner.budget import unreached
 from dqn_runner.buffers import NStepAssembler, PhaseBuffer, SarsaAssembler, UniformBuffer
 from dqn_runner.checkpoint import Checkpoints
 from dqn_runner.compilation import CompilationError
@@ -29,6 +29,7 @@ from dqn_runner.errors import ConfigError, RunError, RunFailedError, failing_as
 from dqn_runner.evaluation import Evaluator
 from dqn_runner.learner import Learner, UpdateRule
 from dqn_runner.loop import Assembler, Parts
+from dqn_runner.memory import check_memory
 from dqn_runner.networks import MLP, FlatNetwork, initialise
 from dqn_runner.run_directory import RunDirectory
 from dqn_runner.seeding import draw_seed, random_streams
@@ -63,31 +64,17 @@ def check(config: Config) -> None:
         config.epsilon.load("epsilon.name")
 
 
-def check_memory(config: Config, env: Env, device: torch.device) -> None:
-    """Raise ConfigError where the replay buffer would not fit into the memory that is free."""
-    one = config.buffer.model_copy(update={"capacity": 1})
-    row = build_buffer(config.model_copy(update={"buffer": one}), env, torch.device("cpu"))
-    needed = row.num_bytes * config.buffer.capacity
-    on_gpu = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-    if needed > free:
-        raise ConfigError(
-            f"buffer.capacity={config.buffer.capacity}: takes {decimal(needed)}, and "
-            f"{decimal(free)} are free on {device}"
-        )
-
-
 def resolve_device(device: str) -> torch.device:
     """The device meant by `device`; `auto` is CUDA where there is one, and else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    resolved = torch.device(device)
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         available = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
         raise ConfigError(f"device={device}: not on this machine, which has {available}")
-    if resolved.type == "mps" and not torch.backends.mps.is_available():
+    if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: not on this machine")
-    return resolved
+    return torch.device(device)
 
 
 def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
@@ -114,6 +101,8 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
         streams.exploration,
         temperature=config.agent.softmax_temperature,
     )
+    for line in unreached(config, env.spec.max_episode_steps if env.spec else None):
+        logger.warning("%s", line)
     close(env)
     parts = Parts(
         agent=agent,
@@ -327,6 +316,8 @@ def load_policy(
     Raises ConfigError or RunError where there is no readable run, or where its config.yaml names
     code outside of this package and `trust` is false.
     """
+    if not os.fspath(run):
+        raise RunError("the name of a run directory or checkpoint is empty")
     run_path, checkpoint_path = locate(Path(run), checkpoint_name)
     RunDirectory(run_path).check_sound()
     return LoadedPolicy(read(RunDirectory(run_path).config, trust=trust), checkpoint_path)
@@ -335,7 +326,16 @@ def load_policy(
 def locate(path: Path, checkpoint_name: str) -> tuple[Path, Path]:
     """The run directory and the checkpoint meant by either of them."""
     if path.suffix == ".pt":
-        return path.parent.parent, path
+        run = Path(os.path.normpath(path.parent / ".."))
+        config = RunDirectory(run).config
+        if not config.is_file():
+            problem = (
+                f"is in no run: there is no {config}" if path.is_file() else "no such checkpoint"
+            )
+            raise RunError(f"{path}: {problem}")
+        return run, path
     if not path.is_dir():
         raise RunError(f"{path}: no such run directory or checkpoint")
+    if not RunDirectory(path).config.is_file():
+        raise RunError(f"{path}: {no_run(path)}")
     return path, RunDirectory(path).checkpoints / f"{checkpoint_name}.pt"

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dqn_runner.arguments import Parser, path
 from dqn_runner.errors import ConfigError, RunError, in_a_line
 from dqn_runner.train import guarded
 
@@ -50,14 +51,14 @@ def parser() -> argparse.ArgumentParser:
     """What dqn-compare takes."""
     from dqn_runner import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dqn-compare",
         description="Compare runs: statistics over seeds, and figures into DIR/compare/.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("directories", metavar="DIR", type=Path, nargs="+", help="holds runs, at any depth")
+    add("directories", metavar="DIR", type=path, nargs="+", help="holds runs, at any depth")
     add(
         "--metric",
         action="append",
@@ -82,8 +83,8 @@ def parser() -> argparse.ArgumentParser:
         "or more are then compared together as well",
     )
     add("--format", choices=["table", "markdown", "csv", "json"], default="table")
-    add("--output", type=Path, metavar="FILE", help="write there instead of printing")
-    add("--figures", type=Path, metavar="FOLDER", help="default: compare/ in the first DIR")
+    add("--output", type=path, metavar="FILE", help="write there instead of printing")
+    add("--figures", type=path, metavar="FOLDER", help="default: compare/ in the first DIR")
     add("--no-figures", action="store_true", help="draw nothing")
     add("--follow", action="store_true", help="go on, and show anew, until no run is running")
     add(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,21 +21,30 @@ from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dqn_runner.config_loader import JOB_FOLDER, ConfigLoader, forget
 from dqn_runner.errors import ConfigError, in_a_line
+from dqn_runner.limits import MOST_JOBS
+from dqn_runner.overrides import (
+    as_text,
+    compose,
+    first_line,
+    parse_arguments,
+    parse_overrides,
+    quoted,
+    unquoted,
+)
 
 TASK_NAME = "train"
 VERSION_BASE = "1.3"
@@ -52,32 +63,33 @@ class Command:
 
     def __init__(self, arguments: list[str]) -> None:
         """Raises ConfigError, with one line, where Hydra cannot make sense of `arguments`."""
-        parsed = get_args_parser().parse_intermixed_args(arguments)
+        parsed = parse_arguments(arguments)
         self._name = parsed.config_name or "config"
-        self._overrides: list[str] = list(parsed.overrides)
+        self._overrides: list[str] = parsed.overrides
         self._hydra = create_hydra(parsed)
         with self._one_line():
             self.given = self._parse(self._overrides)
             for override in self.given:
                 self._check_group(override)
+                _check_number_of_jobs([override])
             swept = [override for override in self.given if override.is_sweep_override()]
             self.fixed = [_line(o) for o in self.given if not o.is_sweep_override()]
             base = self._compose(self.fixed)
             self.is_sweep = parsed.multirun or base.hydra.mode == RunMode.MULTIRUN
             if swept and not self.is_sweep:
-                lines = " ".join(_line(override) for override in swept)
+                lines = unquoted(" ".join(_line(override) for override in swept))
                 raise ConfigError(f"{lines}: several values; -m runs each of them")
             key = "hydra.sweep.dir" if self.is_sweep else "hydra.run.dir"
-            self.directory = Path(OmegaConf.select(base, key))
+            self.directory = _directory(key, OmegaConf.select(base, key))
             self._pinned = [_assignment(key, self.directory)]
             choices = base.hydra.runtime.choices
+            for override in self.given:
+                self._check_name(override, choices)
             # A preset of a user's own says by its name which launcher it is for.
             kind = OmegaConf.select(base, "hydra.launcher.name")
             self.launcher: str = kind or choices.get("hydra/launcher") or "basic"
             self.sweeper: str = choices.get("hydra/sweeper") or "basic"
-            self.sweeper_config: dict[str, Any] = OmegaConf.to_container(  # type: ignore[assignment]
-                base.hydra.sweeper, resolve=True
-            )
+            self.sweeper_config: dict[str, Any] = _mapping("hydra.sweeper", base)
             self.jobs = self._jobs(base)
 
     def run(self, task: Callable[[DictConfig], Any]) -> Any:
@@ -96,12 +108,13 @@ class Command:
 
     def job(self, overrides: list[str], folder: str | None = None, number: int = 0) -> Job:
         """One job of the sweep; `folder`, unless given, is named by what differs."""
+        overrides = [quoted(line) for line in overrides]  # choice(...) has left its quotes out
         with self._one_line():
             config = self._compose([*overrides, *self._pinned])
             if folder is None:
                 with open_dict(config.hydra.job):
                     config.hydra.job.num = number
-                folder = str(OmegaConf.select(config, JOB_FOLDER))
+                folder = str(_directory(JOB_FOLDER, OmegaConf.select(config, JOB_FOLDER)))
             task = [line for line in overrides if not re.match(r"[+~]*hydra[./]", line)]
             return Job(_plain(config), task, self.directory / folder)
 
@@ -112,7 +125,7 @@ class Command:
     def parse(self, settings: Mapping[str, Any]) -> list[Override]:
         """Hydra's reading of settings that may have several values each."""
         with self._one_line():
-            return self._parse([f"{key}={value}" for key, value in settings.items()])
+            return self._parse([quoted(f"{key}={value}") for key, value in settings.items()])
 
     def _jobs(self, base: DictConfig) -> list[Job]:
         if not self.is_sweep:
@@ -121,10 +134,11 @@ class Command:
             return []
         if self.sweeper != "basic":
             raise ConfigError(f"hydra/sweeper={self.sweeper}: must be basic or optuna")
-        swept = self.parse(self.sweeper_config.get("params") or {})
+        swept = self.parse(_mapping("hydra.sweeper.params", base))
         given = [*swept, *self.given]
         for override in given:
             _check_values(override)
+        _check_number_of_jobs(given)
         self._name_folders_by_what_is_swept(base, given)
         (combinations,) = BasicSweeper.split_arguments(given, max_batch_size=None)
         different = dict.fromkeys(tuple(job) for job in combinations)
@@ -138,18 +152,27 @@ class Command:
             self._pinned.append(f"hydra.job.config.override_dirname.exclude_keys=[{names}]")
 
     def _parse(self, overrides: list[str]) -> list[Override]:
-        parser = OverridesParser.create(config_loader=self._hydra.config_loader)
-        return parser.parse_overrides(overrides)
+        return parse_overrides(overrides, self._hydra)
 
     def _check_group(self, override: Override) -> None:
         options = self._hydra.config_loader.get_group_options(override.key_or_group)
-        if options and not override.is_delete() and not isinstance(override.value(), str | list):
-            if override.is_sweep_override():
-                return
+        if not options or override.is_delete() or override.is_sweep_override():
+            return
+        value = override.value()
+        chosen = value if isinstance(value, list) else [value]
+        if not all(isinstance(name, str) for name in chosen):
             raise ConfigError(f"{_line(override)}: must be one of {', '.join(options)}")
 
+    def _check_name(self, override: Override, choices: Mapping[str, str]) -> None:
+        """Refuse `epsilon.name=fixed`, which would keep the settings of another option."""
+        group, _, last = override.key_or_group.rpartition(".")
+        name = None if override.is_sweep_override() else override.value()
+        options = self._hydra.config_loader.get_group_options(group) if last == "name" else ()
+        if name in options and name != choices.get(group):
+            raise ConfigError(f"{_line(override)}: {group}={name} chooses it, with its settings")
+
     def _compose(self, overrides: list[str]) -> DictConfig:
-        config = self._hydra.compose_config(self._name, overrides, RunMode.RUN)
+        config = compose(self._hydra, self._name, overrides, self.given)
         # For what asks for it as ${hydra:...}; set_config would copy all of it, for each job.
         HydraConfig.instance().cfg = config  # type: ignore[assignment]  # as set_config does
         return config
@@ -158,26 +181,11 @@ class Command:
     def _one_line(self) -> Iterator[None]:
         try:
             yield
-        except MissingConfigException as error:
-            raise ConfigError(_unknown_option(error)) from error
-        except OverrideParseException as error:
-            reasons = [line.strip() for line in str(error).splitlines() if line.strip()]
-            vague = reasons[0].startswith("Error parsing override") and len(reasons) > 1
-            raise ConfigError(f"{error.override}: {reasons[vague]}") from error
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(self._explain(error)) from error
-
-    def _explain(self, error: Exception) -> str:
-        from dqn_runner.config import unknown_key
-
-        text = in_a_line(error)
-        match = re.match(r"Could not override '([^']+)'", text)
-        if not match:
-            return text
-        key = match.group(1)
-        values = dict(o.split("=", 1) for o in self._overrides if "=" in o)
-        defaults = self._hydra.compose_config(self._name, [], RunMode.RUN)
-        return unknown_key(key, values.get(key, ""), _plain(defaults))
+        except HydraException as error:
+            raise ConfigError(in_a_line(error)) from error
+        except OmegaConfBaseException as error:  # of an interpolation, ${...}
+            key = f"{error.full_key}: " if error.full_key else ""
+            raise ConfigError(f"{key}{first_line(error)}") from error
 
 
 def create_hydra(parsed: argparse.Namespace) -> Hydra:
@@ -222,7 +230,7 @@ def set_up_hydra() -> None:
 
     def sweep_folder(differs: str) -> str:
         # One component of a path, short enough for any file system.
-        name = re.sub(r"[^\w.,=+\-\[\]]", "_", differs) or "defaults"
+        name = re.sub(r"[^\w.,=+\-\[\]]", "_", unquoted(differs)) or "defaults"
         return name if len(name) <= 200 else f"{name[:180]}_{_digest([differs])}"
 
     OmegaConf.register_new_resolver("run_folder", subject, replace=True)
@@ -235,21 +243,34 @@ def subject(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     if experiment != "none":
         return experiment
     ids = [override.split("=", 1)[1] for override in overrides if override.startswith("env.id=")]
-    return re.sub(r"[^\w.\-]", "_", ids[-1]) if ids else choices["env"]
+    return re.sub(r"[^\w.\-]", "_", unquoted(ids[-1])) if ids else choices["env"]
 
 
 def _check_values(override: Override) -> None:
     """Refuse a sweep over nothing, and one over what only a search can choose from."""
     if not override.is_sweep_override():
         return
+    if override.is_hydra_override():
+        raise ConfigError(f"{_line(override)}: must be one value; {as_text(_line(override))}")
     if not override.is_discrete_sweep():
         raise ConfigError(f"{_line(override)}: a range without steps needs hydra/sweeper=optuna")
+    if not _number_of_values(override):
+        raise ConfigError(f"{_line(override)}: holds no value")
+
+
+def _number_of_values(override: Override) -> int:
+    """How many values a sweep has; counting ends beyond the jobs that a sweep may have."""
     try:
-        values = list(override.sweep_string_iterator())
+        return sum(1 for _ in islice(override.sweep_string_iterator(), MOST_JOBS + 1))
     except ValueError as error:  # such as a range in steps of zero
         raise ConfigError(f"{_line(override)}: {error}") from error
-    if not values:
-        raise ConfigError(f"{_line(override)}: holds no value")
+
+
+def _check_number_of_jobs(overrides: Sequence[Override]) -> None:
+    swept = [override for override in overrides if override.is_discrete_sweep()]
+    if math.prod(map(_number_of_values, swept)) > MOST_JOBS:
+        lines = unquoted(" ".join(map(_line, swept)))
+        raise ConfigError(f"{lines}: must make at most {MOST_JOBS:,} jobs")
 
 
 def _apart(jobs: list[Job]) -> list[Job]:
@@ -282,9 +303,15 @@ def _assignment(key: str, value: Path) -> str:
     return f"{key}='{escaped}'"
 
 
-def _unknown_option(error: MissingConfigException) -> str:
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    options = ", ".join(error.options or ())
-    if not group:
-        return in_a_line(error)
-    return f"{group}={option}: must be one of {options}"
+def _mapping(key: str, config: DictConfig) -> dict[str, Any]:
+    section = OmegaConf.select(config, key)
+    if section is not None and not isinstance(section, DictConfig):
+        raise ConfigError(f"{key}={section}: must be a mapping, such as {{key: value}}")
+    mapping: Any = OmegaConf.to_container(section or OmegaConf.create(), resolve=True)
+    return dict(mapping)
+
+
+def _directory(key: str, value: Any) -> Path:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{key}=: must name a directory")
+    return Path(value)

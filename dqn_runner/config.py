@@ -13,11 +13,12 @@ from dqn_runner.buffers import UniformSpec
 from dqn_runner.custom import Custom, search_working_directory
 from dqn_runner.envs import EnvSpec
 from dqn_runner.errors import ConfigError
+from dqn_runner.hints import did_you_mean, unknown_key
+from dqn_runner.limits import MOST_THREADS
 from dqn_runner.loop import TrainingSpec
 from dqn_runner.networks import MLPSpec
 from dqn_runner.run_directory import read_yaml
 from dqn_runner.tracking import SwanLabSpec
-from dqn_runner.types import PositiveInt
 
 
 def _kind(section: Any) -> str:
@@ -44,7 +45,7 @@ class Config(TrainingSpec):
     resume: None = None  # the command line's word for going on with a run
     seed: Annotated[int, Field(ge=0)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
-    torch_threads: PositiveInt | Literal["auto"]
+    torch_threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"]
     compile: Literal["auto", "always", "never"]
     env: EnvSpec
     agent: AgentSpec
@@ -120,22 +121,9 @@ def find_modules(config: Config, run: Path | None = None) -> None:
         search_working_directory(run)
 
 
-def unknown_key(key: str, value: Any, config: Any) -> str:
-    """The line for a key that does not exist, with its neighbours in `config` that do."""
-    *parents, name = key.split(".")
-    section = config
-    for parent in parents:
-        section = section.get(parent) if isinstance(section, dict) else None
-    known = ", ".join(str(k) for k in section if k != name) if isinstance(section, dict) else ""
-    where = ".".join(parents) or "the configuration"
-    if section == {}:  # a free mapping, such as env.kwargs
-        return f"{key}={value}: no such key yet; +{key}={value} adds it"
-    return f"{key}={value}: no such key" + (f"; {where} has {known}" if known else "")
-
-
 def _line(error: dict[str, Any], data: Any) -> str:
     """One of pydantic's errors in our words, `key=value: what is allowed`."""
-    key, context = _key(error["loc"], data), error.get("ctx", {})
+    key, value, context = _key(error["loc"], data), error["input"], error.get("ctx", {})
     message = (
         error["msg"]
         .removeprefix("Value error, ")
@@ -149,15 +137,22 @@ def _line(error: dict[str, Any], data: Any) -> str:
         case "missing":
             return f"{key}: must be given"
         case "extra_forbidden":
-            return unknown_key(key, error["input"], data)
+            return unknown_key(f"{key}={value}", key, data)
         case "union_tag_invalid":
             tags = context["expected_tags"].replace("'", "")
-            return f"{key}.name={_kind(error['input'])}: must be one of {tags}"
+            return f"{key}.name={_kind(value)}: must be one of {tags}"
         case "too_short":
             message = f"must have at least {context['min_length']} item"
         case "string_pattern_mismatch" if key == "device":
             message = "must be auto, cpu, cuda, cuda:N or mps"
-    value = error["input"]
+        case "int_parsing_size":
+            message = "is too large"
+        case "dict_type" | "model_type":
+            message = "must be a mapping, such as {key: value}"
+        case "model_attributes_type":  # of the sections that have a name
+            message = "must be a mapping with a name"
+            if isinstance(value, str):
+                message += did_you_mean([f"{key}.name={value}"])
     return f"{key}={'null' if value is None else value}: {message}"
 
 

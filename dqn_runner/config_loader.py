@@ -10,14 +10,19 @@ import copy
 from collections.abc import Sequence
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_repository import IConfigRepository
+from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 JOB_FOLDER = "hydra.sweep.subdir"  # the one setting of Hydra's own that each job has for itself
+
+# Mappings that take any key; so do those of a class of the user's own.
+FREE = ("env.kwargs", "hydra.launcher.options", "hydra.sweeper.params")
 
 # Of this process, so that a worker, to which a loader is sent with each job, has them too.
 _composed: dict[tuple[object, ...], DictConfig] = {}
@@ -60,18 +65,37 @@ class ConfigLoader(ConfigLoaderImpl):
         _note_overrides(config, parsed)
         return config
 
+    def chooses(self, override: Override) -> bool:
+        """Whether `override` chooses an option of a group, and does not set a value."""
+        return override.package is not None or self.repository.group_exists(override.key_or_group)
+
     def _is_value(self, override: Override) -> bool:
-        key = override.key_or_group
-        if override.is_sweep_override() or override.package is not None:
+        if override.is_sweep_override() or self.chooses(override):
             return False
-        if override.is_hydra_override():
-            return key == JOB_FOLDER
-        return not self.repository.group_exists(key)
+        return override.key_or_group == JOB_FOLDER or not override.is_hydra_override()
+
+    def _compose_config_from_defaults_list(
+        self, defaults: list[ResultDefault], repo: IConfigRepository
+    ) -> DictConfig:
+        config = super()._compose_config_from_defaults_list(defaults, repo)
+        _open_free_sections(config)
+        return config
 
 
 def forget() -> None:
     """Compose from the files again, which may have changed."""
     _composed.clear()
+
+
+def _open_free_sections(config: DictConfig) -> None:
+    """Let keys be set there that are not there yet, as nowhere else."""
+    sections = [OmegaConf.select(config, key) for key in FREE]
+    for _, section in config.items_ex(resolve=False):
+        if isinstance(section, DictConfig) and ":" in str(section.get("name")):
+            sections.append(section)
+    for section in sections:
+        if isinstance(section, DictConfig):
+            OmegaConf.set_struct(section, False)
 
 
 def _note_overrides(config: DictConfig, overrides: Sequence[Override]) -> None:

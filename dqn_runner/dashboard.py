@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 import signal
@@ -13,7 +14,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from dqn_runner.arguments import Parser, path, whole
 from dqn_runner.errors import ConfigError, Stopped
+from dqn_runner.limits import LONGEST_WAIT
 from dqn_runner.train import guarded
 
 if TYPE_CHECKING:
@@ -42,16 +45,16 @@ def parser() -> argparse.ArgumentParser:
     """What dqn-dashboard takes."""
     from dqn_runner import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dqn-dashboard",
         description="Open every run below a directory in SwanLab's local dashboard.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "directory", type=Path, nargs="?", default=Path("outputs"), help="default: outputs"
+        "directory", type=path, nargs="?", default=Path("outputs"), help="default: outputs"
     )
-    parser.add_argument("--port", type=_port, default=0, help="default: any that is free")
+    parser.add_argument("--port", type=whole(0, 65535), default=0, help="default: any that is free")
     parser.add_argument("--no-browser", action="store_true", help="print the address only")
     parser.add_argument(
         "--upload", action="store_true", help="send the runs to SwanLab's cloud instead, once each"
@@ -66,17 +69,15 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{port}: must be from 0 to 65535")
-    return port
-
-
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: must be greater than 0")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= LONGEST_WAIT:
+        raise argparse.ArgumentTypeError(
+            f"{text}: must be seconds, greater than 0 and at most {LONGEST_WAIT:,.0f}"
+        )
     return seconds
 
 

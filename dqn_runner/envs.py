@@ -23,7 +23,7 @@ from dqn_runner.custom import Custom
 from dqn_runner.episode import Env, EpisodePlayer
 from dqn_runner.errors import ConfigError, EnvironmentFailedError, failing_as, in_a_line
 from dqn_runner.seeding import draw_seed
-from dqn_runner.types import Array, EnvStep, Episode, PositiveFloat, Spec
+from dqn_runner.types import Array, EnvStep, Episode, Seconds, Spec
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class EnvSpec(Spec):
     id: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
     wrappers: list[str | dict[str, Any]] = Field(default_factory=list)
-    max_step_seconds: PositiveFloat | None = None
+    max_step_seconds: Seconds | None = None
 
 
 def make_env(spec: EnvSpec, render_mode: str | None = None, *, warn: bool = False) -> Env:

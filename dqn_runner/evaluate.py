@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dqn_runner.arguments import Parser, path, whole
+from dqn_runner.limits import MOST_EPISODES
 from dqn_runner.train import guarded
 
 if TYPE_CHECKING:
@@ -32,46 +34,33 @@ def parser() -> argparse.ArgumentParser:
     """What dqn-eval takes."""
     from dqn_runner import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dqn-eval",
         description="Play episodes of a trained policy, without ε, and record a video.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", type=Path, help="a run directory, or one of its checkpoint files")
+    parser.add_argument("run", type=path, help="a run directory, or one of its checkpoint files")
     parser.add_argument(
         "--checkpoint",
         choices=["last", "best"],
         default="last",
         help="which policy of a run directory: the final one (default) or the best evaluated",
     )
-    parser.add_argument("--episodes", type=_positive, default=100, help="default: 100")
-    parser.add_argument("--seed", type=_count, default=0, help="of the episodes; default: 0")
+    positive, count = whole(1, MOST_EPISODES), whole(0, MOST_EPISODES)
+    parser.add_argument("--episodes", type=positive, default=100, help="default: 100")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the episodes; default: 0")
     parser.add_argument(
-        "--videos", type=_count, default=1, help="episodes to film as mp4 and GIF; default: 1"
+        "--videos", type=count, default=1, help="episodes to film as mp4 and GIF; default: 1"
     )
     parser.add_argument(
-        "--max-steps", type=_positive, default=None, help="end films after this many steps"
+        "--max-steps", type=positive, default=None, help="end films after this many steps"
     )
     parser.add_argument(
         "--trust", action="store_true", help="import the classes that the run's config.yaml names"
     )
     parser.add_argument("--version", action="version", version=f"dqn-eval {__version__}")
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value}: must be at least 0")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: must be at least 1")
-    return value
 
 
 def command_line(arguments: list[str]) -> int:

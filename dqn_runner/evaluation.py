@@ -70,6 +70,7 @@ class Evaluator:
         self._make, self._max_step_seconds = make, max_step_seconds
         self._max_episode_steps, self._has_cut = max_episode_steps, False
         self._players: list[EpisodePlayer] = []
+        self.episodes = 0  # finished, in all evaluations
 
     def evaluate(
         self,
@@ -117,6 +118,7 @@ class Evaluator:
                 returns[playing[i]] += reward
                 if terminated or truncated:
                     self._tell_of_cut(i)
+                    self.episodes += 1
                     start_next(i)
         return returns
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from hydra._internal.utils import get_args_parser
-from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from dqn_runner.composition import create_hydra
-from dqn_runner.errors import ConfigError, in_a_line
+from dqn_runner.overrides import compose, parse_arguments
 
 HELP = """\
 dqn-train: train a DQN agent, log it to SwanLab, and keep everything in one run directory
@@ -19,6 +15,9 @@ usage: dqn-train [KEY=VALUE ...] [GROUP=OPTION ...] [-m] [--config-dir DIR] [--v
 examples:
   dqn-train env=cartpole agent.lr=1e-4
   dqn-train env=lunarlander total_timesteps=300000 epsilon=linear target_update=hard
+  dqn-train env.id=FrozenLake-v1 env.kwargs.is_slippery=false   any Gymnasium id, and what it takes
+  dqn-train 'agent.optimizer={{name: adam, eps: 1e-4}}'     several settings of a section at once
+  dqn-train 'tracker.description="a: b, c"'               quotes around text with , : # & ( [ {{
   dqn-train -m agent.lr=1e-3,1e-4 seed=0,1,2              six runs in one folder, and a table
   dqn-train -m hydra/launcher=joblib 'seed=range(0,20)'   on all cores
   dqn-train -m hydra/sweeper=optuna env=lunarlander       Optuna chooses
@@ -51,12 +50,9 @@ GROUPS = {
 
 def help_text(arguments: list[str]) -> str:
     """What `dqn-train --help` says, with the configuration that the other `arguments` make."""
-    parsed = get_args_parser().parse_intermixed_args(arguments)
+    parsed = parse_arguments(arguments)
     hydra = create_hydra(parsed)
-    try:
-        config = hydra.compose_config(parsed.config_name or "config", parsed.overrides, RunMode.RUN)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(in_a_line(error)) from error
+    config = compose(hydra, parsed.config_name or "config", parsed.overrides)
     of_hydra, chosen = config.hydra, config.hydra.runtime.choices
     parts = [part for part in ("launcher", "sweeper") if chosen[f"hydra/{part}"] != "basic"]
     with open_dict(config):

@@ -22,6 +22,7 @@ from dqn_runner.checkpoint import Checkpoints
 from dqn_runner.envs import Environments
 from dqn_runner.errors import RunError, Stopped, in_a_line
 from dqn_runner.evaluation import Evaluator
+from dqn_runner.limits import MOST_ENVIRONMENTS, MOST_EPISODES
 from dqn_runner.seeding import draw_seed, get_state, set_state
 from dqn_runner.types import EnvStep, PositiveInt, Progress, Row, Spec, Transition
 
@@ -57,8 +58,8 @@ class EvalSpec(Spec):
 
     interval: PositiveInt | None
     unit: Literal["env_step", "episode"]
-    num_episodes: PositiveInt
-    final_episodes: PositiveInt
+    num_episodes: Annotated[int, Field(gt=0, le=MOST_EPISODES)]
+    final_episodes: Annotated[int, Field(gt=0, le=MOST_EPISODES)]
     max_episode_steps: PositiveInt | None = None  # which older runs lack
 
 
@@ -79,7 +80,7 @@ class TrainingSpec(Spec):
 
     total_timesteps: PositiveInt | None
     total_episodes: PositiveInt | None
-    num_envs: PositiveInt
+    num_envs: Annotated[int, Field(gt=0, le=MOST_ENVIRONMENTS)]
     learning_starts: Annotated[int, Field(ge=0)]
     train_frequency: PositiveInt
     gradient_steps: PositiveInt

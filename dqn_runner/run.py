@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 SECONDS_PER_LOCAL_SCALAR = 0.0018  # measured with swanlab 0.10.3
 
+# By what each budget is counted, in progress and in result.json.
+BUDGETS = {"total_timesteps": "env_steps", "total_episodes": "episodes"}
+
 PACKAGES = ("dqn_runner", "torch", "gymnasium", "numpy", "hydra-core", "omegaconf", "swanlab")
 
 
@@ -83,9 +86,9 @@ def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool
     run_dir.claim()
     with contextlib.closing(run_dir):
         has_finished = run_dir.has_finished()
-        if has_finished and not budgets:
-            raise ConfigError(f"resume={path}: has finished; a larger total_timesteps extends it")
-        if run_dir.result.exists() and not has_finished:
+        if has_finished:
+            check_extended(config, run_dir)
+        elif run_dir.result.exists():
             logger.warning("%s holds no result; it is made again", run_dir.result)
         config, parts = assemble(config, run_dir, console)
         state = parts.checkpoints.load_last()
@@ -116,9 +119,25 @@ def extended(config: Config, budgets: dict[str, int]) -> Config:
     """`config` with larger budgets; raises ConfigError for one that is not larger."""
     for name, budget in budgets.items():
         former = getattr(config, name)
-        if former is None or budget <= former:
+        if former is None:
+            had = " and ".join(n for n in BUDGETS if getattr(config, n) is not None)
+            raise ConfigError(f"{name}={budget}: the run has none; a larger {had} extends it")
+        if budget <= former:
             raise ConfigError(f"{name}={budget}: must be more than the run had, {former}")
     return config.model_copy(update=budgets)
+
+
+def check_extended(config: Config, run_dir: RunDirectory) -> None:
+    """Raise ConfigError where the finished run has spent a budget that `config` leaves as it was.
+
+    Raises ValueError for a result.json that holds none.
+    """
+    done = run_dir.read_result() or {}
+    limits = {name: getattr(config, name) for name in BUDGETS}
+    spent = [n for n, limit in limits.items() if limit is not None and done[BUDGETS[n]] >= limit]
+    if spent:
+        names = " and ".join(spent)
+        raise ConfigError(f"resume={run_dir.path}: has finished; a larger {names} extends it")
 
 
 def assemble(config: Config, run_dir: RunDirectory, console: Console) -> tuple[Config, Parts]:
@@ -179,7 +198,7 @@ def train_and_score(
         parts.loggers = [metrics_file, display, *([tracker] if tracker else []), Pruning(run_dir)]
         try:
             with display:
-                scores = learn(config, parts, progress)
+                scores = learn(config, parts, progress, display)
         except Stopped:
             end = "aborted"
             report_stop(config, run_dir, progress, console)
@@ -199,7 +218,7 @@ def close_tracker(tracker: SwanLabTracker, end: EndState, console: Console) -> N
         console.print(f"cloud  {tracker.url}", highlight=False, markup=False)
 
 
-def learn(config: Config, parts: Parts, progress: Progress) -> Scores:
+def learn(config: Config, parts: Parts, progress: Progress, display: ProgressDisplay) -> Scores:
     """Train, save where that ends, and score what was learned.
 
     Where something fails nothing is saved: the last checkpoint is of a moment when all was well,
@@ -213,8 +232,15 @@ def learn(config: Config, parts: Parts, progress: Progress) -> Scores:
                 save(parts, progress)
             raise
         save(parts, progress)
+        before = parts.evaluator.episodes
+
+        def check() -> None:
+            progress.scored = parts.evaluator.episodes - before
+            display.look()
+            signals.check()
+
         progress.activity = "final evaluation"
-        return score(config, parts, progress, signals.check)
+        return score(config, parts, progress, check)
 
 
 @contextlib.contextmanager
@@ -249,8 +275,10 @@ def score(
     if best is None:
         best = Best(float("nan"), progress.env_steps, parts.agent.learner.state.params)
         save_best(parts, progress)
+    is_final = torch.equal(best.params.cpu(), parts.agent.learner.state.params.cpu())
+    progress.to_score = config.eval.final_episodes * (1 if is_final else 2)
     final = fresh_episodes(parts.agent.policy)
-    if torch.equal(best.params.cpu(), parts.agent.learner.state.params.cpu()):
+    if is_final:
         return Scores(final, final, best.env_steps)
     return Scores(final, fresh_episodes(parts.agent.policy_of(best.params)), best.env_steps)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -39,7 +40,8 @@ def guarded(program: str, body: Callable[[list[str]], int], arguments: list[str]
     # As `python -P`: the working directory may be a run that somebody sent.
     sys.path[:] = [entry for entry in sys.path if entry]
     try:
-        return body(arguments)
+        code = body(arguments)
+        sys.stdout.flush()
     except DQNRunnerError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 1 if isinstance(error, RunFailedError) else 2
@@ -47,6 +49,10 @@ def guarded(program: str, body: Callable[[list[str]], int], arguments: list[str]
         return 128 + stop.signal_number
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # as of `dqn-train --help | head`: who reads it has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return code
 
 
 def command_line(arguments: list[str]) -> int:
@@ -139,8 +145,18 @@ def show(arguments: list[str]) -> int:
     """Let Hydra show help, a configuration or completions."""
     import hydra
 
-    from dqn_runner.composition import VERSION_BASE, conf_dir, set_up_hydra
+    from dqn_runner.composition import VERSION_BASE, conf_dir, create_hydra, set_up_hydra
+    from dqn_runner.overrides import compose, parse_arguments
 
+    parsed = parse_arguments(arguments)
+    if parsed.cfg or parsed.info:
+        ours, name = create_hydra(parsed), parsed.config_name or "config"
+        compose(ours, name, parsed.overrides)  # which refuses in a line what it cannot
+        if parsed.cfg:
+            ours.show_cfg(name, parsed.overrides, parsed.cfg, parsed.package, parsed.resolve)
+        else:
+            ours.show_info(parsed.info, name, parsed.overrides)
+        return 0
     set_up_hydra()
 
     def nothing(config: DictConfig) -> None:
@@ -154,27 +170,39 @@ def resume_run(arguments: list[str]) -> int:
     """Go on with an interrupted run in its own directory; beside it budgets alone may be given."""
     from rich.console import Console
 
+    from dqn_runner.analysis.runs import no_run
     from dqn_runner.run import resume
     from dqn_runner.run_directory import RunDirectory
 
     trust = "--trust" in arguments
-    given = dict(argument.partition("=")[::2] for argument in arguments if argument != "--trust")
-    path, budgets = Path(given.pop("resume")), {}
-    for key, value in given.items():
-        if key not in BUDGETS or not (value.isascii() and value.isdecimal()):
-            raise ConfigError(
-                f"{key}={value}: beside resume only a larger {' or '.join(BUDGETS)} may be given"
-            )
-        budgets[key] = int(value)
+    others = [argument for argument in arguments if argument != "--trust"]
+    named = [line.removeprefix("resume=") for line in others if line.startswith("resume=")][-1]
+    budgets = dict(_budget(line) for line in others if not line.startswith("resume="))
+    path = Path(named)
+    if not named.strip():
+        raise ConfigError("resume=: must name a run directory")
     if not path.is_dir():
         raise ConfigError(f"resume={path}: no such run directory")
     if not RunDirectory(path).config.is_file():
-        raise ConfigError(f"resume={path}: holds no run: it has no config.yaml")
+        raise ConfigError(f"resume={path}: {no_run(path)}")
     RunDirectory(path).check_sound()
     log_to(path / "train.log")
     console = Console(soft_wrap=True)
     done = guarded_run(path, lambda: resume(path, budgets, console, trust=trust), ConfigError)
     return 1 if done is None else 0
+
+
+def _budget(line: str) -> tuple[str, int]:
+    """A budget that is given beside resume, in any way that a whole number is written."""
+    name, _, text = line.partition("=")
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = 0.0
+    if name not in BUDGETS or not (amount >= 1 and amount.is_integer()):
+        allowed = f"a larger {' or '.join(BUDGETS)}"
+        raise ConfigError(f"{line}: beside resume only {allowed} may be given")
+    return name, int(amount)
 
 
 def log_to(path: Path) -> None:

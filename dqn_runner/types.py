@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dqn_runner.errors import ConfigError
+from dqn_runner.limits import LONGEST_WAIT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,7 @@ Array = npt.NDArray[Any]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_WAIT)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -157,6 +159,8 @@ class Progress:
     td_loss: float | None = None
     recent_returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     activity: str = "training"
+    scored: int = 0  # episodes of the final evaluation, of `to_score`; that is 0 before it begins
+    to_score: int = 0
     elapsed_seconds: float = 0.0  # of training, up to the last row that says so
     lowest_reward: float = math.inf
     highest_reward: float = -math.inf

@@ -497,6 +497,10 @@ def test_the_same_runs_draw_the_same_files(sweep, tmp_path):
         (["sweep", "--normalize=5"], "--normalize=5: must be LOW:HIGH"),
         (["sweep", "--normalize=5:1"], "--normalize=5:1: must be LOW:HIGH"),
         (["sweep", "--normalize=0:inf"], "--normalize=0:inf: must be LOW:HIGH"),
+        ([""], "argument DIR: must not be empty"),
+        (["sweep", "--output="], "argument --output: must not be empty"),
+        (["sweep", "--figures", ""], "argument --figures: must not be empty"),
+        (["sweep", "--nosuch"], "unrecognized arguments: --nosuch"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_a_line(

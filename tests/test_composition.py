@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,202 @@ def test_leaving_the_experiment_out_is_no_crash(arguments, command, quick):
     outcome = command(*quick, "total_timesteps=20", *arguments)
     assert outcome.code in (0, 2), outcome.err
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("override", "kwargs"),
+    [
+        ("env.kwargs={max_episode_steps: 50}", {"max_episode_steps": 50}),
+        ("env.kwargs.max_episode_steps=50", {"max_episode_steps": 50}),
+        ("+env.kwargs.max_episode_steps=50", {"max_episode_steps": 50}),
+        ("env.kwargs={a: {b: 1}, c: [2]}", {"a": {"b": 1}, "c": [2]}),
+        ("env.kwargs={map: 地图 一, c: [二]}", {"map": "地图 一", "c": ["二"]}),
+    ],
+)
+def test_keyword_arguments_need_no_plus(override, kwargs):
+    assert Command([override]).jobs[0].config["env"]["kwargs"] == kwargs
+
+
+def test_keyword_arguments_are_swept_without_a_plus():
+    command = Command(["-m", "env.kwargs.max_episode_steps=50,100"])
+    kwargs = [job.config["env"]["kwargs"] for job in command.jobs]
+    assert kwargs == [{"max_episode_steps": 50}, {"max_episode_steps": 100}]
+    names = [job.path.name for job in command.jobs]
+    assert names == ["env.kwargs.max_episode_steps=50", "env.kwargs.max_episode_steps=100"]
+    swept = "env.kwargs={max_episode_steps: 50},{max_episode_steps: 100}"
+    assert [job.config["env"]["kwargs"] for job in Command(["-m", swept]).jobs] == kwargs
+
+
+def test_a_whole_section_is_one_override():
+    settings = {"agent.optimizer": "{name: sgd, momentum: 0.5}", "network.init": "{std: 1}"}
+    (job,) = Command([f"{key}={value}" for key, value in settings.items()]).jobs
+    optimizer, init = job.config["agent"]["optimizer"], job.config["network"]["init"]
+    assert (optimizer["name"], optimizer["momentum"], optimizer["eps"]) == ("sgd", 0.5, None)
+    assert (init["name"], init["std"]) == ("torch", 1)
+
+
+def test_sections_of_own_classes_take_any_key(tmp_path):
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "own.yaml").write_text("name: nets:Own\nwidth: 8\n")
+    own = ["--config-dir", str(tmp_path), "network=own"]
+    (job,) = Command([*own, "network.depth=3"]).jobs
+    assert job.config["network"] == {"name": "nets:Own", "width": 8, "depth": 3}
+    assert refused(*own, "epsilon.depth=3").startswith("epsilon.depth=3: no such key; epsilon has ")
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "ray"])
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_options_of_a_launcher_need_no_plus(launcher, plus):
+    line = f"{plus}hydra.launcher.options.resources={{a100: 1}}"
+    _, config = Command(["-m", f"hydra/launcher={launcher}", line]).context()
+    assert config.hydra.launcher.options == {"resources": {"a100": 1}}
+
+
+def test_sweeps_of_the_sweeper_are_one_override():
+    command = Command(["-m", 'hydra.sweeper.params={seed: "1,2", agent.lr: "0.5,0.25"}'])
+    found = [(job.config["seed"], job.config["agent"]["lr"]) for job in command.jobs]
+    assert found == [(1, 0.5), (1, 0.25), (2, 0.5), (2, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["epsilon=fixed", "epsilon.end=0.1"],
+         "epsilon.end=0.1: no such key; epsilon has name, value; it goes with epsilon=exponential "
+         "or epsilon=linear or epsilon=multiplicative"),
+        (["-m", "epsilon=linear,fixed", "epsilon.end=0.1"],
+         "epsilon.end=0.1: no such key; epsilon has name, value; it goes with epsilon=exponential "
+         "or epsilon=linear or epsilon=multiplicative"),
+        (["target_update=hard", "target_update.tau=0.1"],
+         "target_update.tau=0.1: no such key; target_update has name, interval, unit; it goes with "
+         "target_update=soft"),
+        (["target_update.interval=9"],
+         "target_update.interval=9: no such key; target_update has name, tau; it goes with "
+         "target_update=hard"),
+        (["epsilon.name=fixed"],
+         "epsilon.name=fixed: epsilon=fixed chooses it, with its settings"),
+        (["hydra/sweeper=optuna", "hydra.sweeper.sampler.seeed=1"],
+         "hydra.sweeper.sampler.seeed=1: no such key; hydra.sweeper.sampler has seed, "
+         "n_startup_trials, multivariate, constant_liar; did you mean hydra.sweeper.sampler.seed?"),
+    ],
+)  # fmt: skip
+def test_the_keys_named_are_those_of_what_is_chosen(arguments, line):
+    assert refused(*arguments) == line
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("lr=1e-4", "agent.lr"),
+        ("gamma=0.9", "agent.gamma"),
+        ("hidden_sizes=[64]", "network.hidden_sizes"),
+        ("agent.gama=0.9", "agent.gamma"),
+        ("agnet.lr=1", "agent.lr"),
+        ("agent/lr=1", "agent.lr"),
+        ("batchsize=3", "batch_size"),
+        ("experiments=plain_dqn", "experiment"),
+        ("launcher=joblib", "hydra/launcher"),
+        ("interval=10", "eval.interval or log.interval or checkpoint.interval"),
+        ("env=CartPole-v1", "env=cartpole or env.id=CartPole-v1"),
+        ("env=LunarLander-v3", "env=lunarlander or env.id=LunarLander-v3"),
+        ("env=ALE/Pong-v5", "env.id=ALE/Pong-v5"),
+        ("env=cartpol", "env=cartpole"),
+        ("experiment=plain_dqm", "experiment=plain_dqn"),
+    ],
+)
+def test_what_may_be_meant_is_offered(override, hint):
+    line = refused(override)
+    assert line.startswith(f"{override}: ")
+    assert line.endswith(f"; did you mean {hint}?")
+
+
+@pytest.mark.parametrize("override", ["learning_rate=1", "env=nosuch", "experiment=nosuch"])
+def test_nothing_is_offered_where_nothing_is_alike(override):
+    assert "did you mean" not in refused(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("tracker.name=实验一", "name", "实验一"),
+        ("tracker.name=实验 (一): 50%", "name", "实验 (一): 50%"),
+        ("tracker.name=run_${seed}_é", "name", "run_7_é"),
+        ("tracker.tags=[实验,baseline,ε=0]", "tags", ["实验", "baseline", "ε=0"]),
+        ("tracker.name='实验,一'", "name", "实验,一"),
+    ],
+)
+def test_text_of_any_script_needs_no_quotes(override, key, value):
+    assert Command([override, "seed=7"]).jobs[0].config["tracker"][key] == value
+
+
+@pytest.mark.parametrize("values", ["实验一,b", "choice(实验一,b)"])
+def test_text_of_any_script_is_swept(values):
+    jobs = Command(["-m", f"tracker.name={values}"]).jobs
+    assert [job.config["tracker"]["name"] for job in jobs] == ["实验一", "b"]
+    assert [job.path.name for job in jobs] == ["tracker.name=实验一", "tracker.name=b"]
+    # As it is launched, where Hydra composes it anew.
+    assert [Command(job.overrides).jobs[0].config for job in jobs] == [job.config for job in jobs]
+
+
+def test_own_options_of_any_script(tmp_path):
+    (tmp_path / "配置" / "experiment").mkdir(parents=True)
+    (tmp_path / "配置" / "experiment" / "我的.yaml").write_text("# @package _global_\nseed: 5\n")
+    command = Command(["--config-dir", str(tmp_path / "配置"), "experiment=我的"])
+    assert command.jobs[0].config["seed"] == 5
+    assert command.directory.parts[:2] == ("outputs", "我的")
+
+
+UNREADABLE = [
+    "a:b@c#d",
+    "a (b",
+    "[64",
+    "64]",
+    "{a",
+    "a=b",
+    "f(a)",
+    'it"s',
+    "50%!",
+    "'实验",
+    "实验, #",
+]
+
+
+@pytest.mark.parametrize("value", UNREADABLE)
+def test_what_hydra_cannot_read_is_quoted_by_the_line_that_says_so(value):
+    """The command that the line shows can be pasted into a shell, and means what was meant."""
+    line = refused(f"tracker.name={value}")
+    assert line.startswith(f"tracker.name={value}: ")
+    assert "Exception" not in line
+    (typed,) = shlex.split(line.partition("; text with special characters is quoted: ")[2])
+    assert Command([typed]).jobs[0].config["tracker"]["name"] == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["agent.lr"], "agent.lr: must be KEY=VALUE"),
+        (["=3"], "=3: must be KEY=VALUE"),
+        (["agent.lr＝3"], "agent.lr＝3: must be KEY=VALUE"),
+        (["键=1"], "键=1: no such key"),
+        (["+agent.lr=3"], "+agent.lr=3: agent.lr is there already; did you mean agent.lr=3?"),
+        (["~agent.foo"], "~agent.foo: no such key; agent has lr, gamma"),
+        (["seed.foo=1"], "seed.foo=1: no such key"),
+        (["network.hidden_sizes.foo=1"], "network.hidden_sizes.foo=1: no such key"),
+        (["network=[64,64]"], "network=[64,64]: must be one of mlp"),
+        (["--nosuch"], "unrecognized arguments: --nosuch"),
+        (["-cn", "nosuch"], "--config-name=nosuch: there is no nosuch.yaml"),
+        (["--config-dir="], "--config-dir=: must not be empty"),
+        (["--config-path="], "--config-path=: must not be empty"),
+        (["hydra.run.dir="], "hydra.run.dir=: must name a directory"),
+        (["hydra.run.dir=null"], "hydra.run.dir=null: "),
+        (["-m", "seed=1,2", "hydra.sweep.dir="], "hydra.sweep.dir=: must name a directory"),
+        (["-m", "seed=1,2", "hydra.sweep.subdir="], "hydra.sweep.subdir=: must name a directory"),
+        (["-m", "hydra.sweeper.params.seed=1,2"],
+         "hydra.sweeper.params.seed=1,2: must be one value; "),
+        (["-m", f"seed=range({10**9})"], f"seed=range({10**9}): must make at most 100,000 jobs"),
+        (["-m", "seed=range(1000)", "batch_size=range(1,1000)"],
+         "seed=range(1000) batch_size=range(1,1000): must make at most 100,000 jobs"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_a_line(arguments, line):
+    assert refused(*arguments).startswith(line)

@@ -400,6 +400,9 @@ def refused(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
 
 def test_bad_input_is_one_line(refused, tmp_path, monkeypatch):
     assert refused() == "dqn-dashboard: error: outputs: no such directory"
+    assert refused("") == "dqn-dashboard: error: argument directory: must not be empty"
+    for option in (["--port", "x"], ["--port", "65536"], ["--time-limit", "1e300"], ["--nosuch"]):
+        assert option[0] in refused(*option)
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.1.9")
     assert refused(str(tmp_path)) == (
         "dqn-dashboard: error: SwanLab's dashboard needs swanboard 0.1.10b2, found 0.1.9: "

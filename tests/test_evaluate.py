@@ -23,6 +23,7 @@ from torch import nn
 import dqn_runner
 from dqn_runner import checkpoint
 from dqn_runner import run as training
+from dqn_runner.errors import RunError
 from dqn_runner.evaluate import command_line
 from dqn_runner.seeding import draw_seed, evaluation_stream
 from dqn_runner.train import guarded
@@ -315,6 +316,18 @@ def test_missing_runs_are_refused_in_a_line(run, evaluate, tmp_path):
     refused(evaluate(run / "checkpoints" / "nosuch.pt"), "nosuch.pt", "no such checkpoint")
     (tmp_path / "empty").mkdir()
     refused(evaluate(tmp_path / "empty"), "config.yaml")
+    refused(evaluate(tmp_path), f"{tmp_path}: holds no run", f"the 1 runs below it: {run}")
+    refused(evaluate(tmp_path / "nosuch.pt"), "nosuch.pt: no such checkpoint")
+    (tmp_path / "alone.pt").touch()
+    refused(evaluate(tmp_path / "alone.pt"), "alone.pt: is in no run: there is no ")
+    refused(evaluate(""), "argument run: must not be empty")
+    with pytest.raises(RunError, match="is empty"):
+        dqn_runner.load_policy("")
+
+
+def test_a_checkpoint_by_its_bare_name(run, monkeypatch):
+    monkeypatch.chdir(run / "checkpoints")
+    assert dqn_runner.load_policy("last.pt").env_steps == 400
 
 
 def test_a_broken_config_is_refused_in_a_line(run, evaluate):
@@ -367,15 +380,15 @@ def test_a_damaged_checkpoint_is_refused_in_a_line(run, evaluate, kind):
 
 @pytest.mark.parametrize(
     "option",
-    [["--episodes", "0"], ["--seed", "-1"], ["--videos", "-1"], ["--checkpoint", "worst"]],
-)
-def test_bad_options_are_refused(run, evaluate, capsys, option):
-    try:
-        code, _, err = evaluate(run, *option)
-    except SystemExit as stop:
-        code, err = stop.code, capsys.readouterr().err
-    assert code == 2
-    assert option[0] in err
+    [
+        ["--episodes", "0"], ["--episodes", "x"], ["--episodes", "1000000000"], ["--seed", "-1"],
+        ["--videos", "-1"], ["--checkpoint", "worst"], ["--nosuch"],
+    ],
+)  # fmt: skip
+def test_bad_options_are_refused(run, evaluate, option):
+    outcome = evaluate(run, *option)
+    refused(outcome, option[0])
+    assert outcome[0] == 2
     assert not (run / "videos").exists()
 
 

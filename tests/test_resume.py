@@ -441,6 +441,45 @@ def test_an_extended_run_keeps_its_learning_rates(start):
     assert rates[300] == rates[400] == pytest.approx(0.0001)
 
 
+def test_the_budget_that_ended_a_run_is_the_one_that_extends_it(start):
+    episodes = start("episodes", "total_timesteps=null", "total_episodes=8")
+    with pytest.raises(ConfigError, match="has finished; a larger total_episodes extends it"):
+        go_on(episodes)
+    with pytest.raises(
+        ConfigError, match="total_timesteps=999: the run has none; a larger total_episodes"
+    ):
+        go_on(episodes, total_timesteps=999)
+    both = start("both", "total_timesteps=100000", "total_episodes=8")
+    for budgets in ({}, {"total_timesteps": 200000}):
+        with pytest.raises(ConfigError, match="has finished; a larger total_episodes extends it"):
+            go_on(both, **budgets)
+    go_on(both, total_episodes=9)
+    assert json.loads((both / "result.json").read_text())["episodes"] == 9
+
+
+@pytest.mark.parametrize("budget", ["4e2", "4_00", "400.0"])
+def test_a_budget_is_written_as_elsewhere(command, quick, budget):
+    assert command(*quick, "hydra.run.dir=run").code == 0
+    outcome = command("resume=run", f"total_timesteps={budget}")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(Path("run/result.json").read_text())["env_steps"] == 400
+
+
+def test_a_folder_of_runs_names_the_newest(command):
+    for number in range(5):
+        run_dir = RunDirectory(Path(f"outputs/sweeps/a/seed={number}"))
+        run_dir.path.mkdir(parents=True)
+        run_dir.start({})
+        run_dir.metrics.touch()
+        os.utime(run_dir.config, (number, number))
+    Path("outputs/b/.hydra").mkdir(parents=True)  # which failed before it began
+    newest = ", ".join(f"outputs/sweeps/a/seed={number}" for number in (4, 3, 2))
+    assert command("resume=outputs").err == (
+        "dqn-train: error: resume=outputs: holds no run: it has no config.yaml; the newest of the "
+        f"5 runs below it: {newest}\n"
+    )
+
+
 def test_torn_and_late_rows_are_cut(start, monkeypatch, tmp_path):
     reference = start("reference")
     killed_at_step(200, start, "killed")
@@ -547,6 +586,9 @@ def test_two_processes_on_one_run_directory(start, tmp_path, monkeypatch):
         (["resume=.", "agent.lr=1"], "agent.lr=1: beside resume only a larger total_timesteps or"),
         (["resume=.", "total_timesteps=many"], "total_timesteps=many: beside resume only"),
         (["resume=."], "resume=.: holds no run"),
+        (["resume="], "resume=: must name a run directory"),
+        (["resume=", "total_timesteps=9"], "resume=: must name a run directory"),
+        (["resume=.", "-m"], "-m: beside resume only a larger total_timesteps or"),
     ],
 )
 def test_bad_input_to_resume_is_a_line(command, arguments, line):

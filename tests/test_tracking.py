@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -251,3 +252,65 @@ def test_a_bar_on_a_terminal():
     assert "40%" in out.getvalue()
     assert "400 steps" in out.getvalue()
     assert "training" in out.getvalue()
+
+
+def shown_bar(width: int, **progress: Any) -> str:
+    """The bar as a terminal of that width shows it, half a minute after it began to move."""
+    done = Progress(episodes=1230, epsilon=0.05, td_loss=1.19, **progress)
+    done.recent_returns.extend([-247.9])
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    now = [0.0]
+    console.get_time = lambda: now[0]  # type: ignore[method-assign]
+    display = ProgressDisplay(done, 200_000, None, console)
+    for _ in range(3):
+        display._render()
+        now[0] += 10.0
+        done.env_steps += 10_000 * (not done.to_score)
+        done.scored += 10 * bool(done.to_score)
+    console.print(display._render())
+    (line,) = console.file.getvalue().splitlines()
+    assert len(line) <= width
+    return line
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_narrow_bar_keeps_percentage_return_and_time_left(width):
+    line = shown_bar(width, env_steps=100_000)
+    assert line.startswith("training ")
+    for text in (" 65% ", " return -247.9 ", " 0:01:10 left"):
+        assert text in line
+    # Of the rest there is as much as fits, and no number that is cut.
+    rest = line.partition(" left")[2].strip()
+    whole = "130,000 steps  1,230 episodes  loss 1.19  ε 0.050  0 steps/s"
+    assert whole.startswith(rest)
+    assert whole[len(rest) :][:2] in ("", "  ") or not rest
+    assert (rest == whole) == (width >= 120)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_final_evaluation_has_a_bar_of_its_own(width):
+    line = shown_bar(width, env_steps=200_000, activity="final evaluation", to_score=200)
+    assert line.startswith("final evaluation 30/200 ")
+    for text in (" 15% ", " return -247.9 ", " 0:02:51 left"):
+        assert text in line
+
+
+def test_plain_lines_of_the_final_evaluation(clock):
+    out, progress = io.StringIO(), Progress(env_steps=1000)
+    with ProgressDisplay(progress, 1000, None, Console(file=out, width=120)) as display:
+        clock[0] = 10.0
+        display.log({"env_steps": 1000})
+        progress.activity, progress.to_score = "final evaluation", 200
+        display.look()
+        clock[0], progress.scored = 20.0, 50
+        display.look()
+        clock[0], progress.scored = 25.0, 100
+        display.look()
+        clock[0], progress.scored = 30.0, 200
+        display.look()
+    lines = out.getvalue().splitlines()
+    assert "left" not in lines[0]  # nothing but the evaluation, of which nothing is known yet
+    assert lines[1:] == [
+        " 25%  final evaluation 50/200  30 s left",
+        "100%  final evaluation 200/200",
+    ]

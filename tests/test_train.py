@@ -65,6 +65,38 @@ BAD_INPUT = [
     (["agent.behaviour=softmax", "agent.temperature=0"], "agent.temperature=0: "),
     (["phase.episodes=10", "phase.epochs=3"], "learning_starts=1000: phase.episodes=10 needs "),
     (["phase.episodes=10"], "phase.epochs=null: "),
+    # What would end in a crash, or in all memory being taken.
+    (["torch_threads=1000000"], "torch_threads=1000000: must be less than or equal to 1024"),
+    (["num_envs=1000000000"], "num_envs=1000000000: must be less than or equal to 10000"),
+    (["eval.num_episodes=1000000000"], "eval.num_episodes=1000000000: must be less than or equal"),
+    (["eval.final_episodes=10000000"], "eval.final_episodes=10000000: must be less than or equal"),
+    (
+        ["network.hidden_sizes=[10000000,10000000]"],
+        "network.hidden_sizes=[10000000, 10000000]: takes 4.0 PB, and ",
+    ),
+    (["network.hidden_sizes=[100000000000000000000]"], "network.hidden_sizes=[1000000000"),
+    (["batch_size=10000000000", "buffer.capacity=10000000000"], "batch_size=10000000000: takes "),
+    (["device=cuda:99999999999999999999"], "device=cuda:99999999999999999999: not on this machine"),
+    (["env.max_step_seconds=1e300"], "env.max_step_seconds=1e+300: must be less than or equal to"),
+    (["tracker.time_limit=1e300"], "tracker.time_limit=1e+300: must be less than or equal to"),
+    (["total_timesteps=1e30"], "total_timesteps=1e+30: is too large"),
+    (
+        ["agent.optimizer=adam"],
+        "agent.optimizer=adam: must be a mapping with a name; did you mean "
+        "agent.optimizer.name=adam?",
+    ),
+    (["env.kwargs=3"], "env.kwargs=3: must be a mapping, such as {key: value}"),
+    (["lr=1e-4"], "lr=1e-4: no such key; the configuration has "),
+    (
+        ["tracker.name=a:b@c#d"],
+        "tracker.name=a:b@c#d: cannot be read; text with special characters "
+        "is quoted: 'tracker.name=\"a:b@c#d\"'",
+    ),
+    (["hydra.run.dir="], "hydra.run.dir=: must name a directory"),
+    (["resume="], "resume=: must name a run directory"),
+    (["--nosuch"], "unrecognized arguments: --nosuch"),
+    (["--help", "lr=1e-4"], "lr=1e-4: no such key; the configuration has "),
+    (["--cfg", "job", "lr=1e-4"], "lr=1e-4: no such key; the configuration has "),
 ]
 
 
@@ -406,6 +438,21 @@ def test_help_is_instant_and_shows_groups_options_and_examples(arguments, tmp_pa
     ):
         assert text in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_that_is_read_in_part_ends_quietly():
+    shown = subprocess.Popen(
+        [sys.executable, "-c", MAIN, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert shown.stdout
+    shown.stdout.close()
+    assert shown.communicate()[1] == b""
+
+
+def test_a_configuration_is_shown_as_it_would_be_run():
+    done = _main("--cfg", "job", "-p", "env", "env.kwargs.max_episode_steps=50", "tracker.name=一")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "kwargs:\n  max_episode_steps: 50\n" in done.stdout
 
 
 def test_help_shows_the_settings_of_a_launcher_and_a_sweeper_that_are_chosen():

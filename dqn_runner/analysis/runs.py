@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 TAILS = (2**12, 2**16)  # bytes, of which a row takes some hundred
+MOST_NAMED = 3  # in a line
+DEEPEST = 4  # below outputs/ a run of a sweep lies at the third level
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,25 @@ def find_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return sorted(paths.values())
 
 
-def _find(directory: Path) -> Iterator[Path]:
+def _find(directory: Path, deepest: float = math.inf) -> Iterator[Path]:
     for folder, subfolders, files in os.walk(directory):
         hydra_began_it = ".hydra" in subfolders
         if hydra_began_it or {"config.yaml", "metrics.jsonl"} <= set(files):
             yield Path(folder)
             subfolders.clear()
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        if len(Path(folder).relative_to(directory).parts) >= deepest:
+            subfolders.clear()
+
+
+def no_run(directory: Path) -> str:
+    """What to say of a directory that is asked for as a run and is none."""
+    configs = [RunDirectory(path).config for path in _find(directory, deepest=DEEPEST)]
+    began = {config.parent: config.stat().st_mtime for config in configs if config.is_file()}
+    newest = sorted(began, key=began.__getitem__, reverse=True)[:MOST_NAMED]
+    names = ", ".join(map(str, newest))
+    below = f"; the newest of the {len(began)} runs below it: {names}" if began else ""
+    return f"holds no run: it has no config.yaml{below}"
 
 
 def load_run(path: Path) -> Run:

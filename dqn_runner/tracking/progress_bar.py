@@ -2,32 +2,65 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.measure import Measurement
+from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
+from rich.text import Text
 
 from dqn_runner.types import Progress, Row
 
 SECONDS_BETWEEN_LINES = 10.0
 REFRESHES_PER_SECOND = 4
+GAP = "  "
+
+
+class AsManyAsFit:
+    """As many of `parts`, from the first on, as the terminal has room for."""
+
+    def __init__(self, parts: Sequence[str]) -> None:
+        self._parts = parts
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(0, len(GAP.join(self._parts)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        shown = [GAP.join(self._parts[:n]) for n in range(len(self._parts) + 1)]
+        yield Text(max(filter(lambda text: len(text) <= options.max_width, shown), key=len))
+
+
+class _DetailsColumn(ProgressColumn):
+    """What may go where the terminal is narrow."""
+
+    def render(self, task: Task) -> AsManyAsFit:
+        return AsManyAsFit(task.fields["details"])
+
+
+class _TimeLeftColumn(ProgressColumn):
+    """The time that is left of what the bar shows; nothing once it has come to its end."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished:
+            return Text("")
+        seconds = task.time_remaining
+        left = "-:--:--" if seconds is None else str(timedelta(seconds=max(1, math.ceil(seconds))))
+        return Text(f"{left} left", style="progress.remaining")
 
 
 class ProgressDisplay:
-    """Shows `progress` until it is closed.
+    """Shows `progress` until it is closed: that of training, then that of the final evaluation.
 
     On a terminal a thread of rich's redraws the bar from the counters, so that the training loop
-    spends nothing on it. Elsewhere (a log file, a batch job) `log` prints a plain line at most
-    every ten seconds.
+    spends nothing on it. Elsewhere (a log file, a batch job) `log` and `look` print a plain line at
+    most every ten seconds.
     """
 
     def __init__(
@@ -40,20 +73,21 @@ class ProgressDisplay:
         self._progress = progress
         self._total_timesteps, self._total_episodes = total_timesteps, total_episodes
         self._console = console
-        self._last_line = self._started = time.monotonic()
+        self._last_line = self._began = time.monotonic()  # what is shown now: training, scoring
+        self._is_scoring = False
         self._fraction_before = self._fraction()  # of a run that goes on
         self._speed = 0.0
         self._bar = RichProgress(
-            TextColumn("{task.fields[activity]}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=16),
+            TaskProgressColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[mean]}", table_column=Column(no_wrap=True)),
+            _TimeLeftColumn(table_column=Column(no_wrap=True)),
+            _DetailsColumn(),
+            console=console,
             auto_refresh=False,
         )
-        self._task = self._bar.add_task("", total=1.0, activity="", status="")
+        self._task = self._bar.add_task("", total=1.0, mean="", details=[])
         self._live = (
             Live(
                 get_renderable=self._render,
@@ -77,18 +111,38 @@ class ProgressDisplay:
     def log(self, row: Row) -> None:
         """Take the speed from `row`; print a plain line where there is no bar and one is due."""
         self._speed = row.get("time/env_steps_per_second", self._speed)
+        self.look()
+
+    def look(self) -> None:
+        """Print a plain line where there is no bar and one is due."""
+        if self._live:
+            return
         now = time.monotonic()
-        if self._live is None and now - self._last_line >= SECONDS_BETWEEN_LINES:
+        self._turn_to_scoring(now)
+        if now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            fraction = self._fraction()
-            done = fraction - self._fraction_before
-            left = (now - self._started) * (1 - fraction) / done if done else 0.0
-            self._console.print(
-                f"{fraction:4.0%}  {self._status()}  {left:.0f} s left", highlight=False
-            )
+            self._console.print(self._line(now), highlight=False)
+
+    def _line(self, now: float) -> str:
+        fraction = self._fraction()
+        done = fraction - self._fraction_before
+        parts = [self._activity()] if self._is_scoring else self._numbers()
+        if done > 0 and fraction < 1:
+            left = (now - self._began) * (1 - fraction) / done
+            parts.append(f"{max(1.0, left):.0f} s left")
+        return GAP.join([f"{fraction:4.0%}", *parts])
+
+    def _turn_to_scoring(self, now: float) -> None:
+        """Show the final evaluation by itself, once it has begun."""
+        if self._progress.to_score and not self._is_scoring:
+            self._is_scoring = True
+            self._began, self._fraction_before = now, 0.0
+            self._bar.reset(self._task)
 
     def _fraction(self) -> float:
         done = self._progress
+        if done.to_score:
+            return done.scored / done.to_score
         return min(
             1.0,
             max(
@@ -97,21 +151,33 @@ class ProgressDisplay:
             ),
         )
 
-    def _status(self) -> str:
+    def _activity(self) -> str:
         done = self._progress
-        parts = [f"{done.env_steps:,} steps", f"{done.episodes:,} episodes"]
-        if done.recent_returns:
-            parts.append(f"return {statistics.fmean(tuple(done.recent_returns)):.1f}")
-        if done.td_loss is not None:
-            parts.append(f"loss {done.td_loss:.3g}")
-        parts += [f"ε {done.epsilon:.3f}", f"{self._speed:,.0f} steps/s"]
-        return "  ".join(parts)
+        return done.activity + (f" {done.scored}/{done.to_score}" if done.to_score else "")
+
+    def _numbers(self) -> list[str]:
+        done = self._progress
+        numbers = [
+            f"{done.env_steps:,} steps",
+            f"{done.episodes:,} episodes",
+            self._mean(),
+            "" if done.td_loss is None else f"loss {done.td_loss:.3g}",
+            f"ε {done.epsilon:.3f}",
+            f"{self._speed:,.0f} steps/s",
+        ]
+        return [number for number in numbers if number]
+
+    def _mean(self) -> str:
+        """The mean return of the last episodes of training; empty where none has ended."""
+        returns = tuple(self._progress.recent_returns)
+        return f"return {statistics.fmean(returns):.1f}" if returns else ""
 
     def _render(self) -> RichProgress:
+        self._turn_to_scoring(time.monotonic())
+        mean = self._mean()
+        details = [number for number in self._numbers() if number != mean]
+        done, activity = self._fraction(), self._activity()
         self._bar.update(
-            self._task,
-            completed=self._fraction(),
-            activity=self._progress.activity,
-            status=self._status(),
+            self._task, completed=done, description=activity, mean=mean, details=details
         )
         return self._bar

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from dqn_runner.errors import in_a_line
 from dqn_runner.tracking.cloud import LiveSending
-from dqn_runner.types import PositiveFloat, Row, Spec, flatten
+from dqn_runner.types import Row, Seconds, Spec, flatten
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class SwanLabSpec(Spec):
     tags: list[Label]
     # With defaults, for the config.yaml of older runs has neither.
     host: Annotated[str, Field(pattern=r"^https?://[^\s/]+/?$")] | None = None
-    time_limit: PositiveFloat = 60.0
+    time_limit: Seconds = 60.0
 
 
 class SwanLabTracker:

@@ -6,6 +6,7 @@ Directories tell the same wherever the runs are: in this process, in others, on 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ from rich.table import Table
 
 from dqn_runner.run_directory import RunDirectory, read_yaml
 from dqn_runner.tracking.metrics_file import EVALUATION, read_metrics
+from dqn_runner.tracking.progress_bar import AsManyAsFit
 from dqn_runner.types import Row
 
 logger = logging.getLogger(__name__)
@@ -134,10 +136,12 @@ class SweepDisplay:
 
     def _bar(self, running: Sequence[_Run], fraction: float) -> Table:
         grid = Table.grid(padding=(0, 1), expand=True)
-        for ratio in (None, 1, None):
-            grid.add_column(ratio=ratio, no_wrap=ratio is None)
+        grid.add_column()
+        grid.add_column(ratio=1)
+        grid.add_column(no_wrap=True)
         bar = ProgressBar(total=1.0, completed=fraction)
-        grid.add_row(self._status(running), bar, f"{fraction:.0%} {self._time_left(fraction)}")
+        status = AsManyAsFit(re.split(r"  | (?=\()", self._status(running)))
+        grid.add_row(status, bar, f"{fraction:.0%} {self._time_left(fraction)}")
         return grid
 
 
