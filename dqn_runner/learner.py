@@ -182,4 +182,4 @@ class Learner:
         self.state.q_extremes.fill_(-math.inf)
         self._updates_at_reading = self.updates
         extremes = {"train/q_min": -minus_q_min, "train/q_max": q_max}
-        return dict(zip(METRICS, means, strict=True)) | extremes | {"train/lr": self._numbers["lr"]}
+        return dict(zip(METRICS, means, strict=True)) | extremes

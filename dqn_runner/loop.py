@@ -234,6 +234,7 @@ def report(
             row |= evaluate(spec, parts, progress, check_stop)
     if crossings(steps_before, progress.env_steps, spec.log.interval) or spec.is_spent(progress):
         row |= meter.read(parts.agent)
+        row["train/lr"] = parts.agent_spec.learning_rate(progress.env_steps)
         warn_of_divergence(row, parts, progress)
     if row:
         log(parts, progress, row)

@@ -50,6 +50,8 @@ def needed_memory(config: Config, env: Env) -> dict[str, int]:
         num_actions = int(env.action_space.n)  # type: ignore[attr-defined]  # it is Discrete
         widths = [math.prod(obs.shape), *config.network.hidden_sizes, num_actions]
         num_params = sum((width + 1) * next_width for width, next_width in pairwise(widths))
+        if config.network.norm == "layer_norm":
+            num_params += 2 * sum(config.network.hidden_sizes)
         sizes = f"network.hidden_sizes={config.network.hidden_sizes}"
         takes[sizes] = 4 * VECTORS * num_params
         takes[f"batch_size={config.batch_size}"] = 4 * COPIES * sum(widths) * config.batch_size

@@ -33,7 +33,8 @@ HIDDEN = 16
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, compose) -> Path:
-    settings = ("agent.lr=0.02", "seed=4", "total_timesteps=400")
+    settings = ("agent.lr=0.02", "agent.lr_schedule=constant", "agent.clip_target=false", "seed=4",
+                "total_timesteps=400", "network.norm=none")  # fmt: skip
     path = tmp_path_factory.mktemp("trained")
     config = compose(f"network.hidden_sizes=[{HIDDEN}]", *settings)
     training.run(config, path, Console(quiet=True))
@@ -156,7 +157,8 @@ def test_films_can_be_cut_short(run, evaluate):
 
 
 def test_an_evaluation_is_logged_beside_the_training(train, evaluate, records):
-    run = train("run", f"network.hidden_sizes=[{HIDDEN}]", "tracker.mode=offline")
+    sizes = f"network.hidden_sizes=[{HIDDEN}]"
+    run = train("run", sizes, "network.norm=none", "tracker.mode=offline")
     (training,) = (run / "swanlab").glob("run-*/*.swanlab")
     assert evaluate(run, "--episodes", 4, "--videos", 0)[0] == 0
     (path,) = set((run / "swanlab").glob("run-*/*.swanlab")) - {training}
@@ -225,7 +227,8 @@ def test_load_policy_acts_greedily_on_raw_observations(run, name):
 
 
 def test_load_policy_takes_numbered_observations(train):
-    run = train("run", "env.id=FrozenLake-v1", f"network.hidden_sizes=[{HIDDEN}]")
+    sizes = f"network.hidden_sizes=[{HIDDEN}]"
+    run = train("run", "env.id=FrozenLake-v1", sizes, "network.norm=none")
     policy, module = dqn_runner.load_policy(run), network(run / "checkpoints/last.pt", 16, 4)
     with torch.no_grad():
         expected = module(torch.eye(16)).argmax(dim=1).tolist()

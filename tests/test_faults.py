@@ -122,7 +122,7 @@ class ExitingSchedule:
     ("group", "name", "unset", "saying"),
     [
         (
-            "network", "ExitingNetwork", ("hidden_sizes", "activation", "init"),
+            "network", "ExitingNetwork", ("hidden_sizes", "norm", "activation", "init"),
             "the network ExitingNetwork failed: SystemExit: 0",
         ),
         (
@@ -226,7 +226,8 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk(small_disk, quick):
-    settings = [*quick, "total_timesteps=20000", "buffer.capacity=20000", "checkpoint.interval=500"]
+    settings = [*quick, "total_timesteps=20000", "buffer.capacity=20000", "checkpoint.interval=500",
+                "network.hidden_sizes=[32]"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", "from dqn_runner.train import main; main()", *settings,
          f"hydra.run.dir={small_disk}/run"],

@@ -203,8 +203,9 @@ open({trace!r}, 'w')
 
 class Net(torch.nn.Sequential):
     def __init__(self, obs_shape, num_actions):
-        super().__init__(torch.nn.Linear(*obs_shape, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64),
-                         torch.nn.ReLU(), torch.nn.Linear(64, num_actions))
+        super().__init__(torch.nn.Linear(*obs_shape, 128), torch.nn.ReLU(),
+                         torch.nn.Linear(128, 128), torch.nn.ReLU(),
+                         torch.nn.Linear(128, num_actions))
 """
 
 

@@ -413,8 +413,9 @@ def test_both_checkpoints_damaged_is_an_error(start, monkeypatch, tmp_path):
 
 
 def test_a_finished_run_can_be_extended(start):
-    longer = start("longer", "total_timesteps=480")
-    run_dir = start("extended", "total_timesteps=240")
+    """Where the learning rate does not decay over the budget, which differs."""
+    longer = start("longer", "total_timesteps=480", "agent.lr_decay_steps=400")
+    run_dir = start("extended", "total_timesteps=240", "agent.lr_decay_steps=400")
     with pytest.raises(ConfigError, match="has finished"):
         go_on(run_dir)
     with pytest.raises(

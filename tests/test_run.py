@@ -230,7 +230,7 @@ def test_a_budget_of_episodes_decays_the_learning_rate_over_its_estimate(train):
 
 def test_q_values_beyond_any_return_are_told_of_once(train, caplog):
     """Weights of standard deviation 10 give wild Q-values; CartPole pays at most 100."""
-    wild = ["network.init.name=normal", "network.init.std=10"]
+    wild = ["network.init.name=normal", "network.init.std=10", "network.norm=none"]
     run = train("run", *wild)
     told = [r.getMessage() for r in caplog.records if "Q-values" in r.getMessage()]
     assert len(told) == 1
@@ -247,15 +247,16 @@ def test_q_values_beyond_any_return_are_told_of_once(train, caplog):
 def test_discrete_observations_are_learned_from(train):
     """A frozen lake of one row: the goal is three steps to the right, every other way is no way."""
     lake = ["env.id=FrozenLake-v1", "+env.kwargs.is_slippery=false", "+env.kwargs.desc=[SFFG]"]
-    settings = ["total_timesteps=1000", "network.hidden_sizes=[16]", "agent.lr=0.003",
-                "target_update.tau=0.05"]  # fmt: skip
+    settings = ["total_timesteps=1000", "network.hidden_sizes=[16]", "network.norm=none",
+                "agent.lr=0.003", "target_update.tau=0.05"]  # fmt: skip
     run = train("run", *lake, *settings, "epsilon=fixed", "epsilon.value=0.8")
     assert len(params(run)) == 4 * 16 + 16 + 16 * 4 + 4  # an input for each of the 4 states
     assert result(run)["final"] == {"mean": 1.0, "std": 0.0, "min": 1.0, "max": 1.0, "episodes": 3}
 
 
 def test_taxi_trains(train):
-    taxi = ["env.id=Taxi", "network.hidden_sizes=[8]", "network.activation=tanh"]
+    taxi = ["env.id=Taxi", "network.hidden_sizes=[8]", "network.norm=none",
+            "network.activation=tanh"]  # fmt: skip
     run, untrained = train("run", *taxi), train("untrained", *taxi, "learning_starts=1000")
     assert len(params(run)) == 500 * 8 + 8 + 8 * 6 + 6
     weights = (params(run) != params(untrained))[: 500 * 8].view(8, 500)

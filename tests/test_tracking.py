@@ -109,7 +109,7 @@ def test_swanlab_holds_the_metrics_and_the_configuration_of_a_run(train, stored)
     assert config["agent.optimizer.name"] == "adam"
     assert config["eval.interval"] == 100
     assert config["epsilon.decay_steps"] == 2000
-    assert config["network.hidden_sizes"] == [64, 64]
+    assert config["network.hidden_sizes"] == [128, 128]
     assert (config["device"], config["torch_threads"]) == ("cpu", 1)
     assert not any(isinstance(value, dict) and value for value in config.values())
 

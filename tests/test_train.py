@@ -176,8 +176,8 @@ def _check_metrics(run: Path) -> None:
     evaluation.add("eval/best_return_mean")
     always = {"env_steps", "episodes"}
     clock = {"time/env_steps_per_second", "time/elapsed_seconds"}
-    logged = {"train/epsilon"} | clock
-    learned = {"train/td_loss", "train/q_mean", "train/grad_norm"}
+    logged = {"train/epsilon", "train/lr"} | clock
+    learned = {"train/td_loss", "train/q_mean", "train/q_min", "train/q_max", "train/grad_norm"}
     for row in rows:
         expected = set(always)
         if row["env_steps"] % 100 == 0:
