@@ -183,9 +183,10 @@ class Command:
             yield
         except HydraException as error:
             raise ConfigError(in_a_line(error)) from error
-        except OmegaConfBaseException as error:  # of an interpolation, ${...}
-            key = f"{error.full_key}: " if error.full_key else ""
-            raise ConfigError(f"{key}{first_line(error)}") from error
+        except OmegaConfBaseException as error:  # wherever it is that the value is asked for
+            interpolated = " ".join(line for line in self._overrides if "${" in line)
+            where = f"{interpolated}: " if interpolated else ""
+            raise ConfigError(f"{where}{first_line(error)}") from error
 
 
 def create_hydra(parsed: argparse.Namespace) -> Hydra:

@@ -159,8 +159,8 @@ def _explain(
     used = [_line(override) for override in parsed if loader.chooses(override)]
     try:
         config = hydra.compose_config(name, used, RunMode.RUN)
-    except REFUSALS:  # of a file of the user's own
-        return in_a_line(error)
+    except REFUSALS:  # of a file of the user's own, or of an option that is none
+        return in_a_line(error) or f"{' '.join(used)}: cannot be composed"
     for override in parsed:
         if not loader.chooses(override):
             used.append(_line(override))
