@@ -364,8 +364,8 @@ def warn_of_divergence(row: Row, parts: Parts, progress: Progress) -> None:
         return
     progress.has_warned = True
     logger.warning(
-        "Q-values of %s where returns so far allow %s: learning diverges; try a larger agent.lr, "
-        "network.norm=layer_norm or agent.loss=mse",
+        "Q-values of %s where returns so far allow %s: learning diverges; try "
+        "agent.clip_target=true, network.norm=layer_norm or agent.loss=mse",
         _short(beyond),
         limit,
     )
