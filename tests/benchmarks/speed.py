@@ -37,6 +37,10 @@ WARMUP = 1500
 
 WORK = [
     "batch_size=64",
+    "network.hidden_sizes=[64,64]",
+    "network.norm=none",
+    "agent.lr_schedule=constant",
+    "agent.clip_target=false",
     "agent.n_step=1",
     "agent.double=false",
     "buffer.capacity=10000",
