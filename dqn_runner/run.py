@@ -128,10 +128,7 @@ def extended(config: Config, budgets: dict[str, int]) -> Config:
 
 
 def check_extended(config: Config, run_dir: RunDirectory) -> None:
-    """Raise ConfigError where the finished run has spent a budget that `config` leaves as it was.
-
-    Raises ValueError for a result.json that holds none.
-    """
+    """Raise ConfigError where a budget of the finished run is spent and `config` has no larger."""
     done = run_dir.read_result() or {}
     limits = {name: getattr(config, name) for name in BUDGETS}
     spent = [n for n, limit in limits.items() if limit is not None and done[BUDGETS[n]] >= limit]

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from dqn_runner.config import Config
     from dqn_runner.run import Scores
 
-BUDGETS = ("total_timesteps", "total_episodes")
 INFORMATIONAL = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -194,6 +193,8 @@ def resume_run(arguments: list[str]) -> int:
 
 def _budget(line: str) -> tuple[str, int]:
     """A budget that is given beside resume, in any way that a whole number is written."""
+    from dqn_runner.run import BUDGETS
+
     name, _, text = line.partition("=")
     try:
         amount = float(text)
