@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqn_runner.arguments import Parser, path
 from dqn_runner.errors import ConfigError, RunError, in_a_line
-from dqn_runner.train import guarded
+from dqn_runner.program import Parser, guarded, path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -172,8 +171,8 @@ def with_defaults(runs: list[Run]) -> list[Run]:
     if all(key in run.config for key in differing_keys(readable) for run in readable):
         return runs
 
-    from dqn_runner.config import parse  # which takes seconds, for it imports torch
-    from dqn_runner.run_directory import RunDirectory, read_yaml
+    from dqn_runner.config.root import parse
+    from dqn_runner.runs.directory import RunDirectory, read_yaml
     from dqn_runner.types import flatten
 
     completed = []
@@ -266,7 +265,7 @@ def follow(
 
     from dqn_runner.analysis.curve import draw_curve
     from dqn_runner.analysis.table import renderable
-    from dqn_runner.run_directory import RunDirectory
+    from dqn_runner.runs.directory import RunDirectory
 
     console = Console()
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
@@ -293,7 +292,7 @@ def follow(
 
 def summarise(comparison: Comparison, folder: Path, console: Console) -> None:
     """Log each group's mean and IQM over env steps as a SwanLab run."""
-    from dqn_runner.analysis.summary import log_summary
+    from dqn_runner.tracking.summary import log_summary
 
     with console.status("logging to SwanLab"), writing(f"--swanlab in {folder / 'swanlab'}"):
         for statistics in comparison.groups:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from dqn_runner.errors import ConfigError, failing_as
-from dqn_runner.types import Spec
+from dqn_runner.spec import Spec
 
 
 class Custom(Spec):

@@ -14,15 +14,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from dqn_runner.arguments import Parser, path, whole
 from dqn_runner.errors import ConfigError, Stopped
-from dqn_runner.limits import LONGEST_WAIT
-from dqn_runner.train import guarded
+from dqn_runner.program import Parser, guarded, path, whole
+from dqn_runner.spec import LONGEST_WAIT
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dqn_runner.analysis.board import Board
+    from dqn_runner.board.board import Board
 
 SECONDS_BETWEEN_UPDATES = 2.0
 BYTES_TO_SPARE = 2**31  # a thousand runs of a hundred rows take a tenth of a gigabyte
@@ -113,9 +112,9 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
 
     from rich.console import Console
 
-    from dqn_runner.analysis.board import Board
-    from dqn_runner.analysis.board_server import listen, serve
-    from dqn_runner.stop_signals import StopSignals
+    from dqn_runner.board.board import Board
+    from dqn_runner.board.server import listen, serve
+    from dqn_runner.runs.stop_signals import StopSignals
 
     console = Console(soft_wrap=True, highlight=False)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -183,7 +182,7 @@ def check_swanboard() -> None:
     """Raise ConfigError where swanboard is not there in the version whose tables we write."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from dqn_runner.analysis.board_tables import SWANBOARD_VERSION
+    from dqn_runner.board.tables import SWANBOARD_VERSION
 
     try:
         found = version("swanboard")

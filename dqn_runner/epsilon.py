@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from dqn_runner.types import PositiveInt, Probability, Spec
+from dqn_runner.spec import PositiveInt, Probability, Spec
 
 
 class Fixed(Spec):

@@ -8,15 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqn_runner.arguments import Parser, path, whole
-from dqn_runner.limits import MOST_EPISODES
-from dqn_runner.train import guarded
+from dqn_runner.program import Parser, guarded, path, whole
+from dqn_runner.training.spec import MOST_EPISODES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dqn_runner.build import LoadedPolicy
-    from dqn_runner.evaluation import Evaluation
+    from dqn_runner.policy import LoadedPolicy
+    from dqn_runner.training.evaluation import Evaluation
 
 EPILOG = """examples:
   dqn-eval outputs/cartpole/2026-01-31_12-00-00
@@ -69,10 +68,10 @@ def command_line(arguments: list[str]) -> int:
 
     from rich.console import Console
 
-    from dqn_runner.build import load_policy, locate
-    from dqn_runner.run_directory import RunDirectory
+    from dqn_runner.policy import load_policy, locate
+    from dqn_runner.runs.directory import RunDirectory
+    from dqn_runner.runs.stop_signals import StopSignals
     from dqn_runner.seeding import draw_seed, evaluation_stream
-    from dqn_runner.stop_signals import StopSignals
 
     console = Console(soft_wrap=True)
     policy = load_policy(options.run, options.checkpoint, trust=options.trust)
@@ -93,7 +92,7 @@ def play(
     policy: LoadedPolicy, seeds: list[int], console: Console, check_stop: Callable[[], None]
 ) -> Evaluation:
     """Play an episode from each seed, and say how it went."""
-    from dqn_runner.build import build_evaluator
+    from dqn_runner.config.build import build_evaluator
 
     evaluator = build_evaluator(policy.config)
     with console.status(f"playing {len(seeds)} episodes"):
@@ -118,8 +117,8 @@ def film(  # noqa: PLR0917
     check_stop: Callable[[], None],
 ) -> list[Path]:
     """Film the episodes of `seeds` as `target`_episode_0 and so on; returns the GIFs."""
+    from dqn_runner.envs.video import record_episode
     from dqn_runner.errors import ConfigError
-    from dqn_runner.video import record_episode
 
     limits = [limit for limit in (max_steps, policy.config.eval.max_episode_steps) if limit]
     gifs: list[Path] = []
@@ -143,7 +142,7 @@ def log(
     policy: LoadedPolicy, evaluation: Evaluation, gifs: list[Path], log_dir: Path, checkpoint: str
 ) -> None:
     """Log scores and films to SwanLab, as a run of job type `evaluation` beside the training."""
-    from dqn_runner.tracking import SwanLabTracker
+    from dqn_runner.tracking.tracker import SwanLabTracker
 
     tracker = policy.config.tracker
     if tracker.mode == "disabled":

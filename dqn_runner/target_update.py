@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from dqn_runner.types import PositiveInt, Spec
+from dqn_runner.spec import PositiveInt, Spec
 
 Unit = Literal["env_step", "update"]
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import logging
-import os
 import shlex
-import signal
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqn_runner.errors import ConfigError, DQNRunnerError, Pruned, RunFailedError, Stopped
+from dqn_runner.errors import ConfigError, Stopped
+from dqn_runner.program import guarded
 
 if TYPE_CHECKING:
-    from hydra.conf import HydraConf
     from omegaconf import DictConfig
-    from rich.console import Console
 
-    from dqn_runner.composition import Command, Job
-    from dqn_runner.config import Config
-    from dqn_runner.run import Scores
+    from dqn_runner.composing.command import Command, Job
+    from dqn_runner.config.root import Config
 
 INFORMATIONAL = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
@@ -31,27 +25,6 @@ INFORMATIONAL = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-complet
 def main() -> None:
     """The console script; its exit codes are 0, 1, 2, 130 and 143."""
     sys.exit(guarded("dqn-train", command_line, sys.argv[1:]))
-
-
-def guarded(program: str, body: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Run `body`; turn what users can mend into one line on stderr, and signals into exit codes."""
-    logging.raiseExceptions = False  # a full disk is told of once, not by the log as well
-    # As `python -P`: the working directory may be a run that somebody sent.
-    sys.path[:] = [entry for entry in sys.path if entry]
-    try:
-        code = body(arguments)
-        sys.stdout.flush()
-    except DQNRunnerError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RunFailedError) else 2
-    except Stopped as stop:
-        return 128 + stop.signal_number
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # as of `dqn-train --help | head`: who reads it has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    return code
 
 
 def command_line(arguments: list[str]) -> int:
@@ -68,14 +41,14 @@ def command_line(arguments: list[str]) -> int:
         return resume_run(arguments)
 
     if "--help" in arguments or "-h" in arguments:
-        from dqn_runner.help_text import help_text
+        from dqn_runner.composing.help_text import help_text
 
         print(help_text(arguments))
         return 0
 
     from rich.console import Console
 
-    from dqn_runner.composition import Command
+    from dqn_runner.composing.command import Command
 
     with Console(stderr=True).status("composing"):
         command = Command(arguments)
@@ -88,7 +61,8 @@ def command_line(arguments: list[str]) -> int:
 
 def run_one(command: Command) -> int:
     """Check the one job there is, and run it."""
-    from dqn_runner.run_directory import RunDirectory
+    from dqn_runner.runs.directory import RunDirectory
+    from dqn_runner.runs.job import run_job
 
     if RunDirectory(command.directory).config.exists():
         raise ConfigError(f"hydra.run.dir={command.directory}: holds a run already")
@@ -98,7 +72,7 @@ def run_one(command: Command) -> int:
 
 def run_sweep(command: Command) -> int:
     """Run the sweep by the sweeper that was chosen; where it is stopped, say how to go on."""
-    from dqn_runner import launchers
+    from dqn_runner.sweeps import launchers
 
     launchers.check(command.launcher)
     try:
@@ -112,7 +86,8 @@ def run_sweep(command: Command) -> int:
 def run_grid(command: Command) -> int:
     """Check all jobs, run those that are to do, and print what came of each."""
     from dqn_runner.analysis.table import print_results
-    from dqn_runner.sweep import Sweep, check_folder, is_to_do, with_shared_compilation
+    from dqn_runner.runs.job import run_job
+    from dqn_runner.sweeps.grid import Sweep, check_folder, is_to_do, with_shared_compilation
 
     configs = check(command.jobs)
     for job, config in zip(command.jobs, configs, strict=True):
@@ -129,7 +104,8 @@ def run_search(command: Command) -> int:
     """Let Optuna propose the jobs."""
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError("hydra/sweeper=optuna: needs pip install 'dqn_runner[optuna]'")
-    from dqn_runner.search import Search
+    from dqn_runner.runs.job import run_job
+    from dqn_runner.sweeps.search import Search
 
     return 1 if Search(command, check).run(run_job) else 0
 
@@ -144,8 +120,8 @@ def show(arguments: list[str]) -> int:
     """Let Hydra show help, a configuration or completions."""
     import hydra
 
-    from dqn_runner.composition import VERSION_BASE, conf_dir, create_hydra, set_up_hydra
-    from dqn_runner.overrides import compose, parse_arguments
+    from dqn_runner.composing.command import VERSION_BASE, conf_dir, create_hydra, set_up_hydra
+    from dqn_runner.composing.overrides import compose, parse_arguments
 
     parsed = parse_arguments(arguments)
     if parsed.cfg or parsed.info:
@@ -170,8 +146,9 @@ def resume_run(arguments: list[str]) -> int:
     from rich.console import Console
 
     from dqn_runner.analysis.runs import no_run
-    from dqn_runner.run import resume
-    from dqn_runner.run_directory import RunDirectory
+    from dqn_runner.runs.directory import RunDirectory
+    from dqn_runner.runs.job import guarded_run
+    from dqn_runner.runs.lifecycle import resume
 
     trust = "--trust" in arguments
     others = [argument for argument in arguments if argument != "--trust"]
@@ -193,7 +170,7 @@ def resume_run(arguments: list[str]) -> int:
 
 def _budget(line: str) -> tuple[str, int]:
     """A budget that is given beside resume, in any way that a whole number is written."""
-    from dqn_runner.run import BUDGETS
+    from dqn_runner.runs.lifecycle import BUDGETS
 
     name, _, text = line.partition("=")
     try:
@@ -219,7 +196,8 @@ def log_to(path: Path) -> None:
 
 def check(jobs: Sequence[Job]) -> list[Config]:
     """Refuse what cannot run, before any directory is made; returns the checked configurations."""
-    from dqn_runner import build, config
+    from dqn_runner.config import build
+    from dqn_runner.config import root as config
 
     checked: set[str] = set()
     configs = [config.parse(job.config) for job in jobs]
@@ -231,91 +209,3 @@ def check(jobs: Sequence[Job]) -> list[Config]:
             build.check(parsed)
             checked.add(what_is_built)
     return configs
-
-
-def run_job(
-    hydra_config: DictConfig,
-    quiet: bool = False,
-    is_repaid: Callable[[Config], bool] | None = None,
-) -> float | None:
-    """Hydra's task: one run. Returns its final policy's mean return, None where it has none.
-
-    With `quiet`, for jobs that run side by side, all that is to be said is in the run directory.
-    `is_repaid` says of a job whether its sweep as a whole repays compiling the update.
-    """
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-    from rich.console import Console
-
-    from dqn_runner import config
-
-    hydra = HydraConfig.get()
-    path = Path(hydra.runtime.output_dir)
-    if quiet:
-        logging.getLogger("dqn_runner").handlers.clear()  # of which conf/config.yaml tells
-
-    def body() -> Scores:
-        parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))
-        if is_repaid is not None and parsed.compile == "auto" and is_repaid(parsed):
-            parsed = parsed.model_copy(update={"compile": "always"})
-        parsed = with_tracker_names(parsed, hydra)
-        if quiet and parsed.torch_threads == "auto":
-            parsed = parsed.model_copy(update={"torch_threads": 1})
-        return start_or_go_on(parsed, path, Console(soft_wrap=True, quiet=quiet))
-
-    return guarded_run(path, body, quiet=quiet)
-
-
-def start_or_go_on(parsed: Config, path: Path, console: Console) -> Scores:
-    """Run in `path`, or go on with what an interrupted or failed run of `parsed` left there."""
-    from dqn_runner.run import resume, run
-    from dqn_runner.run_directory import RunDirectory
-
-    run_dir = RunDirectory(path)
-    if run_dir.prune_request.exists():
-        raise Pruned(signal.SIGTERM)
-    if run_dir.config.exists():  # it is what was typed: trusted as that is
-        return resume(path, {}, console, trust=True)
-    return run(parsed, path, console)
-
-
-def guarded_run(
-    path: Path, body: Callable[[], Scores], *passing: type[Exception], quiet: bool = False
-) -> float | None:
-    """Run `body`; returns its final policy's mean return, None where it failed, having said why.
-
-    Exceptions of the types in `passing` come through. With `quiet`, ended.json alone says why.
-    """
-    from dqn_runner.run_directory import End, RunDirectory
-
-    try:
-        return body().final.mean
-    except passing:
-        raise
-    except Pruned:
-        RunDirectory(path).end(End("pruned", "its search saw no hope in it"))
-    except (Exception, SystemExit) as error:
-        logging.getLogger().exception("the run failed")  # to train.log; the console has the line
-        in_a_line = isinstance(error, DQNRunnerError | OSError)
-        line = str(error) if in_a_line else traceback.format_exc()
-        with contextlib.suppress(OSError):  # the disk may be full
-            RunDirectory(path).end(End("failed", line.rstrip().splitlines()[-1]))
-        if not quiet:
-            place = "" if line.startswith(str(path)) else f"{path}: "
-            print(f"dqn-train: error: {place}{line.rstrip()}", file=sys.stderr)
-    return None
-
-
-def with_tracker_names(parsed: Config, hydra: HydraConf) -> Config:
-    """Name the run in SwanLab by what differs from the defaults, its group by where it belongs."""
-    from dqn_runner.composition import subject
-
-    about = subject(hydra.runtime.choices, hydra.overrides.task)
-    silent = ("env=", "env.id=", "experiment=", "tracker.", "hydra.")
-    differs = [o for o in hydra.overrides.task if not o.startswith(silent)]
-    is_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
-    names = {
-        "name": parsed.tracker.name or " ".join([about, *differs])[:500],
-        "group": parsed.tracker.group or (Path(hydra.sweep.dir).name if is_sweep else about),
-    }
-    return parsed.model_copy(update={"tracker": parsed.tracker.model_copy(update=names)})

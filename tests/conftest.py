@@ -49,8 +49,8 @@ def quick() -> tuple[str, ...]:
 
 @functools.cache
 def _composed(*overrides: str) -> Any:
-    from dqn_runner.composition import Command
-    from dqn_runner.config import parse
+    from dqn_runner.composing.command import Command
+    from dqn_runner.config.root import parse
 
     (job,) = Command([*QUICK, *overrides]).jobs
     return parse(job.config)
@@ -74,7 +74,7 @@ def train(
     def train(name: str, *overrides: str) -> Path:
         from rich.console import Console
 
-        from dqn_runner import run
+        from dqn_runner.runs import lifecycle as run
 
         path, config = tmp_path / name, compose(*overrides)
         path.mkdir()
@@ -99,7 +99,8 @@ def command(
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def command(*arguments: str) -> Outcome:
-        from dqn_runner.train import command_line, guarded
+        from dqn_runner.program import guarded
+        from dqn_runner.train import command_line
 
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["dqn-train", *arguments])

@@ -15,19 +15,11 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from dqn_runner.analysis import (
-    Options,
-    as_records,
-    compare,
-    curve,
-    figures,
-    group_runs,
-    load_runs,
-)
+from dqn_runner.analysis import Options, as_records, compare, curve, figures, group_runs, load_runs
 from dqn_runner.analysis.figures import save, varied_parameters
-from dqn_runner.analysis.summary import spec_of
 from dqn_runner.compare import command_line, read
-from dqn_runner.train import guarded
+from dqn_runner.program import guarded
+from dqn_runner.tracking.summary import spec_of
 
 DEFAULTS = {
     "seed": 0,

@@ -29,12 +29,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from dqn_runner.analysis.board import Board
-from dqn_runner.analysis.board_tables import SWANBOARD_VERSION
+from dqn_runner.board.board import Board
+from dqn_runner.board.tables import SWANBOARD_VERSION
 from dqn_runner.dashboard import command_line, open_browser, store_parent, updating
-from dqn_runner.run_directory import RunDirectory
-from dqn_runner.tracking import MetricsFile, group_color, read_metrics
-from dqn_runner.train import guarded
+from dqn_runner.program import guarded
+from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.runs.metrics_file import MetricsFile, read_metrics
+from dqn_runner.tracking.tracker import group_color
 from dqn_runner.types import flatten
 
 needs_swanboard = pytest.mark.skipif(

@@ -21,12 +21,12 @@ from scipy import stats
 from torch import nn
 
 import dqn_runner
-from dqn_runner import checkpoint
-from dqn_runner import run as training
 from dqn_runner.errors import RunError
 from dqn_runner.evaluate import command_line
+from dqn_runner.program import guarded
+from dqn_runner.runs import lifecycle as training
 from dqn_runner.seeding import draw_seed, evaluation_stream
-from dqn_runner.train import guarded
+from dqn_runner.training import checkpoint
 
 HIDDEN = 16
 

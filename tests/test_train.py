@@ -21,9 +21,9 @@ import yaml
 from watching import wait_for
 
 import dqn_runner
-from dqn_runner.config import parse
+from dqn_runner.config.root import parse
+from dqn_runner.runs.metrics_file import read_metrics
 from dqn_runner.seeding import draw_seed, random_streams
-from dqn_runner.tracking import read_metrics
 
 HAS_CUDA = torch.cuda.is_available()
 

@@ -31,7 +31,7 @@ from dqn_runner.analysis.statistics import (
     steps_to,
     with_scores,
 )
-from dqn_runner.tracking.metrics_file import is_number
+from dqn_runner.runs.metrics_file import is_number
 
 # Above this many groups each is compared with the best one alone.
 MOST_GROUPS_PAIRWISE = 5

@@ -11,8 +11,8 @@ from typing import IO
 import numpy as np
 
 from dqn_runner.analysis.runs import Floats, Integers, read_columns
-from dqn_runner.run_directory import RunDirectory
-from dqn_runner.tracking.metrics_file import EVALUATION
+from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.runs.metrics_file import EVALUATION
 
 TRAINING_COLOR, EVALUATION_COLOR = "#56b4e9", "#d55e00"
 MEAN_OVER = 100  # episodes

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dqn_runner.analysis.runs import Floats, Integers, Run
-from dqn_runner.tracking.metrics_file import EVALUATION, is_number
+from dqn_runner.runs.metrics_file import EVALUATION, is_number
 
 # What a run is called and where it reports to says nothing about what it computes.
 _NAMES = ("seed", "tracker")

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn_runner.errors import ConfigError, in_a_line
-from dqn_runner.run_directory import RunDirectory, read_yaml
-from dqn_runner.tracking.metrics_file import LARGEST_NUMBER, MetricsReader, read_metrics
+from dqn_runner.runs.directory import RunDirectory, read_yaml
+from dqn_runner.runs.metrics_file import LARGEST_NUMBER, MetricsReader, read_metrics
 from dqn_runner.types import Row, flatten
 
 Status = Literal["finished", "running", "stopped", "unreadable"]

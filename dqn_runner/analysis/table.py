@@ -25,7 +25,7 @@ from dqn_runner.analysis.comparison import (
 from dqn_runner.analysis.groups import RETURNS
 from dqn_runner.analysis.runs import load_runs
 from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, Estimate, Kind
-from dqn_runner.run_directory import RunDirectory
+from dqn_runner.runs.directory import RunDirectory
 
 NARROWEST_NAME = 20
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dqn_runner.errors import RunError
-from dqn_runner.types import Array, Batch, ObsSpec, PositiveInt, Spec, Transition
+from dqn_runner.spec import PositiveInt, Spec
+from dqn_runner.types import Array, Batch, ObsSpec, Transition
 
 
 class UniformSpec(Spec):

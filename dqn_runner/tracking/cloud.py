@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dqn_runner.errors import ConfigError
-from dqn_runner.run_directory import RunDirectory, write_whole
+from dqn_runner.runs.directory import RunDirectory, write_whole
 
 logger = logging.getLogger(__name__)
 

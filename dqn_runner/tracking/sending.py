@@ -33,8 +33,8 @@ from swanlab.sdk.internal.core_python.sync import CoreSyncPython
 from swanlab.sdk.internal.pkg.helper import fmt_run_path
 from urllib3.util import Retry
 
+from dqn_runner.runs.metrics_file import MetricsReader
 from dqn_runner.tracking.cloud import Outcome, SentFile, Task
-from dqn_runner.tracking.metrics_file import MetricsReader
 
 # Between two looks at the file of a run that is going on.
 POLL_SECONDS = 0.5

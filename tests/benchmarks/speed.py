@@ -154,7 +154,7 @@ def peer(python: Path, script: str, env: str, steps: int) -> Callable[[], float]
 
 def environment(name: str, packages: list[str]) -> Path:
     """The Python of a virtual environment with `packages`, made at first use."""
-    from dqn_runner.compilation import cache_dir
+    from dqn_runner.learning.compilation import cache_dir
 
     folder = cache_dir() / "benchmarks" / name
     python = folder / "bin" / "python"
@@ -197,13 +197,14 @@ def processor() -> str:
 
 def breakdown(env: str, steps: int) -> dict[str, float]:
     """Seconds for each part of an env step, timed within the real loop, and its floor beside it."""
-    from dqn_runner.build import build
-    from dqn_runner.composition import Command
-    from dqn_runner.config import parse
-    from dqn_runner.loop import train
-    from dqn_runner.run import flushed_denormals
-    from dqn_runner.run_directory import RunDirectory
-    from dqn_runner.tracking import MetricsFile, SwanLabTracker
+    from dqn_runner.composing.command import Command
+    from dqn_runner.config.build import build
+    from dqn_runner.config.root import parse
+    from dqn_runner.runs.directory import RunDirectory
+    from dqn_runner.runs.lifecycle import flushed_denormals
+    from dqn_runner.runs.metrics_file import MetricsFile
+    from dqn_runner.tracking.tracker import SwanLabTracker
+    from dqn_runner.training.loop import train
     from dqn_runner.types import Progress
 
     with tempfile.TemporaryDirectory() as folder, flushed_denormals():

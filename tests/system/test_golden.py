@@ -114,7 +114,8 @@ def test_an_old_run_is_resumed_bit_for_bit(tmp_path: Path, command: Callable[...
 
 def write() -> None:
     """Make golden.json with the code as it is."""
-    from dqn_runner.train import command_line, guarded
+    from dqn_runner.program import guarded
+    from dqn_runner.train import command_line
 
     runs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,63 @@
+"""Policies over action values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dqn_runner.networks.flat import QFunction
+from dqn_runner.types import Array
+
+
+class GreedyPolicy:
+    """Picks the action of highest value; ties go to the lowest index."""
+
+    def __init__(self, q_function: QFunction) -> None:
+        self._q_function = q_function
+
+    def __call__(self, obs: Array) -> npt.NDArray[np.int64]:
+        """Actions [N] for encoded observations [N, *obs_shape]."""
+        action: npt.NDArray[np.int64] = self._q_function(obs).argmax(axis=1)
+        return action
+
+    def seeded(self, seeds: Sequence[int]) -> GreedyPolicy:
+        """This policy: it draws nothing."""
+        return self
+
+
+class SoftmaxPolicy:
+    """Draws action a with probability proportional to exp(Q(a) / temperature), from `rng`.
+
+    Also called Boltzmann exploration (Sutton and Barto 1998, section 2.3).
+    """
+
+    def __init__(self, q_function: QFunction, temperature: float, rng: np.random.Generator) -> None:
+        self._q_function, self._temperature, self._rng = q_function, temperature, rng
+
+    def __call__(self, obs: Array) -> npt.NDArray[np.int64]:
+        """Actions [N] for encoded observations [N, *obs_shape]."""
+        q_values = self._q_function(obs).astype(np.float64)
+        logits = (q_values - q_values.max(axis=1, keepdims=True)) / self._temperature
+        # The largest of logits with Gumbel noise is distributed as their softmax (Gumbel 1954),
+        # and no exponential can overflow.
+        noisy = logits + self._rng.gumbel(size=logits.shape)
+        action: npt.NDArray[np.int64] = noisy.argmax(axis=1)
+        return action
+
+    def seeded(self, seeds: Sequence[int]) -> SoftmaxPolicy:
+        """This policy with draws that depend on `seeds` alone, those of the episodes it plays."""
+        return SoftmaxPolicy(self._q_function, self._temperature, np.random.default_rng(seeds))
+
+
+LearnedPolicy = GreedyPolicy | SoftmaxPolicy
+
+
+def make_policy(
+    q_function: QFunction, temperature: float | None, rng: np.random.Generator
+) -> LearnedPolicy:
+    """The softmax policy of a temperature, drawing from `rng`; the greedy one where it is null."""
+    if temperature is None:
+        return GreedyPolicy(q_function)
+    return SoftmaxPolicy(q_function, temperature, rng)

@@ -1,0 +1,272 @@
+"""The one place where configuration becomes objects."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from dqn_runner.agents.agent import Agent
+from dqn_runner.agents.dqn import AgentSpec
+from dqn_runner.buffers.n_step import NStepAssembler
+from dqn_runner.buffers.sarsa import SarsaAssembler
+from dqn_runner.buffers.uniform import PhaseBuffer, UniformBuffer
+from dqn_runner.config.budget import unreached
+from dqn_runner.config.memory import check_memory
+from dqn_runner.config.root import Config, find_modules
+from dqn_runner.custom import Custom
+from dqn_runner.envs.encoding import Env, ObsEncoder
+from dqn_runner.envs.episode import close
+from dqn_runner.envs.make import make_env
+from dqn_runner.envs.vector import Environments
+from dqn_runner.errors import ConfigError, RunFailedError, failing_as
+from dqn_runner.learning.compilation import CompilationError
+from dqn_runner.learning.learner import Learner, UpdateRule
+from dqn_runner.networks.flat import FlatNetwork
+from dqn_runner.networks.init import initialise
+from dqn_runner.networks.torsos import MLP
+from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.seeding import draw_seed, random_streams
+from dqn_runner.target_update import Soft
+from dqn_runner.training.checkpoint import Checkpoints
+from dqn_runner.training.evaluation import Evaluator
+from dqn_runner.training.loop import Assembler, Parts
+
+logger = logging.getLogger(__name__)
+
+# Below this many parameters a second thread costs more than it brings.
+SMALL_NETWORK = 1_000_000
+
+# Updates that repay the half minute which the first compilation of an update takes, and those that
+# repay the second which each run of a sweep takes to load what the first one compiled.
+WORTH_COMPILING = 25_000
+WORTH_LOADING = 1_000
+
+# What is assumed of episodes without a time limit, to compare a budget of them with that.
+STEPS_OF_AN_EPISODE = 100
+
+
+def check(config: Config) -> None:
+    """Make sure that `config` can be built here, without building it.
+
+    Raises ConfigError for an environment, a class or a device that cannot be had.
+    """
+    find_modules(config)
+    env = make_env(config.env)
+    check_memory(config, env, resolve_device(config.device))
+    close(env)
+    if isinstance(config.network, Custom):
+        config.network.load("network.name", "obs_shape", "num_actions")
+    if isinstance(config.epsilon, Custom):
+        config.epsilon.load("epsilon.name")
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device meant by `device`; `auto` is CUDA where there is one, and else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        available = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise ConfigError(f"device={device}: not on this machine, which has {available}")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device=mps: not on this machine")
+    return torch.device(device)
+
+
+def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
+    """Build and seed all that training works with.
+
+    Returns `config` too, with what was decided here put in: device, threads and compilation.
+    """
+    device = resolve_device(config.device)
+    streams = random_streams(config.seed)
+    make = functools.partial(make_env, config.env)
+    env = make(warn=True)
+    network = build_network(config, env, draw_seed(streams.network), device)
+    config = config.model_copy(update={"agent": resolve_lr_decay(config, env)})
+    threads = resolve_threads(config, network)
+    torch.set_num_threads(threads)
+    learner = build_learner(config, network)
+    buffer = build_buffer(config, env, device)
+    compiled = compile_learner(config, env, learner, buffer)
+    agent = Agent(
+        network,
+        num_actions(env),
+        learner,
+        config.target_update,
+        streams.exploration,
+        temperature=config.agent.softmax_temperature,
+    )
+    for line in unreached(config, env.spec.max_episode_steps if env.spec else None):
+        logger.warning("%s", line)
+    close(env)
+    parts = Parts(
+        agent=agent,
+        envs=Environments(make, config.num_envs, streams.env, config.env.max_step_seconds),
+        buffer=buffer,
+        assembler=build_assembler(config, agent),
+        epsilon=build_epsilon(config),
+        agent_spec=config.agent,
+        evaluator=build_evaluator(config),
+        replay_rng=streams.replay,
+        evaluation_rng=streams.evaluation,
+        checkpoints=Checkpoints(run_dir.checkpoints),
+        loggers=[],
+    )
+    decided = {
+        "device": str(device),
+        "torch_threads": threads,
+        "compile": "always" if compiled else "never",
+    }
+    return config.model_copy(update=decided), parts
+
+
+def build_evaluator(config: Config) -> Evaluator:
+    """What plays evaluation episodes, under the limits of `config`."""
+    make = functools.partial(make_env, config.env)
+    return Evaluator(make, config.env.max_step_seconds, config.eval.max_episode_steps)
+
+
+def resolve_threads(config: Config, network: FlatNetwork) -> int:
+    """The number of torch threads; `auto` is one for a small network, else one for each core."""
+    if config.torch_threads != "auto":
+        return config.torch_threads
+    return 1 if len(network.initial_params) < SMALL_NETWORK else os.cpu_count() or 1
+
+
+def build_buffer(config: Config, env: Env, device: torch.device) -> UniformBuffer:
+    """The replay buffer, with a column of next actions where the target asks for them."""
+    kind = UniformBuffer if config.phase.episodes is None else PhaseBuffer
+    obs_spec, sarsa = ObsEncoder(env.observation_space).spec, config.agent.td_target == "sarsa"
+    return kind(config.buffer.capacity, obs_spec, device, next_actions=sarsa)
+
+
+def build_assembler(config: Config, agent: Agent) -> Assembler:
+    """What makes transitions of steps, for the target that is to be learned."""
+    spec, num_envs = config.agent, config.num_envs
+    if spec.td_target == "sarsa":
+        return SarsaAssembler(spec.gamma, num_envs, agent.act)
+    return NStepAssembler(spec.n_step, spec.gamma, num_envs)
+
+
+def compile_learner(config: Config, env: Env, learner: Learner, buffer: UniformBuffer) -> bool:
+    """Compile the update if `config` wants it and this machine can; returns whether it did.
+
+    `auto` looks at the budget alone, not at what is cached, so that a command computes the same
+    the second time as the first.
+    """
+    updates = [expected_updates(config, env)]
+    if config.compile == "never" or (config.compile == "auto" and not is_worth_compiling(updates)):
+        return False
+    try:
+        learner.compile(buffer.storage, config.batch_size)
+    except CompilationError as reason:
+        logger.warning("the update runs uncompiled, several times slower: %s", reason)
+        return False
+    return True
+
+
+def is_worth_compiling(updates: Iterable[int]) -> bool:
+    """Whether runs that share a compiled update repay it, given how many updates each makes."""
+    gained = sum(max(count - WORTH_LOADING, 0) for count in updates)
+    return gained >= WORTH_COMPILING - WORTH_LOADING
+
+
+def expected_updates(config: Config, env: Env) -> int:
+    """How many updates the budget allows for, roughly where it counts episodes."""
+    steps = expected_env_steps(config, env)
+    if config.phase.epochs is not None:
+        return steps // config.batch_size * config.phase.epochs
+    return steps // config.train_frequency * config.gradient_steps
+
+
+def expected_env_steps(config: Config, env: Env) -> int:
+    """How many env steps the budget allows for, roughly where it counts episodes.
+
+    An episode is taken to last half of what its environment allows.
+    """
+    limit = env.spec.max_episode_steps if env.spec else None
+    steps_of_an_episode = limit // 2 if limit else STEPS_OF_AN_EPISODE
+    budgets = [config.total_timesteps, (config.total_episodes or 0) * steps_of_an_episode]
+    return min(budget for budget in budgets if budget)
+
+
+def resolve_lr_decay(config: Config, env: Env) -> AgentSpec:
+    """The agent's settings with the env steps over which its learning rate decays, if it does."""
+    agent = config.agent
+    if agent.lr_schedule == "constant" or agent.lr_decay_steps is not None:
+        return agent
+    return agent.model_copy(update={"lr_decay_steps": expected_env_steps(config, env)})
+
+
+def build_epsilon(config: Config) -> Callable[[int, int], float]:
+    """The schedule (env_steps, episodes) -> ε."""
+    if not isinstance(config.epsilon, Custom):
+        return config.epsilon
+    schedule: Callable[[int, int], float] = config.epsilon.load("epsilon.name")()
+    where = f"epsilon.name={config.epsilon.name}: failed"
+
+    def checked(env_steps: int, episodes: int) -> float:
+        with failing_as(RunFailedError, f"{where} at env step {env_steps}"):
+            return schedule(env_steps, episodes)
+
+    return checked
+
+
+def build_network(config: Config, env: Env, seed: int, device: torch.device) -> FlatNetwork:
+    """The Q-network for the spaces of `env`, initialised from `seed`."""
+    spec, obs_shape = config.network, ObsEncoder(env.observation_space).spec.shape
+
+    def module() -> nn.Module:
+        if isinstance(spec, Custom):
+            build_custom = spec.load("network.name", "obs_shape", "num_actions")
+            custom = build_custom(obs_shape=obs_shape, num_actions=num_actions(env))
+            if not isinstance(custom, nn.Module):
+                kind = type(custom).__name__
+                raise ConfigError(f"network.name={spec.name}: gives {kind}, no torch.nn.Module")
+            return custom
+        return MLP(
+            obs_shape,
+            num_actions(env),
+            spec.hidden_sizes,
+            spec.activation,
+            init=spec.init,
+            norm=spec.norm,
+        )
+
+    return FlatNetwork(initialise(module, seed).to(device))
+
+
+def build_learner(config: Config, network: FlatNetwork) -> Learner:
+    """The learner with the algorithm's choices and its numbers."""
+    agent, target = config.agent, config.target_update
+    rule = UpdateRule(
+        network=network,
+        optimizer=agent.optimizer,
+        loss=agent.loss,
+        double=agent.double,
+        clip_norm=agent.max_grad_norm is not None,
+        clip_value=agent.max_grad_value is not None,
+        soft_target=isinstance(target, Soft),
+        clip_target=agent.clip_target,
+    )
+    numbers = {"lr": agent.lr, **agent.optimizer.hyperparameters()}
+    if agent.max_grad_norm is not None:
+        numbers["max_grad_norm"] = agent.max_grad_norm
+    if agent.max_grad_value is not None:
+        numbers["max_grad_value"] = agent.max_grad_value
+    if isinstance(target, Soft):
+        numbers["tau"] = target.tau
+    if agent.clip_target:
+        numbers |= {"return_low": 0.0, "return_high": 0.0}
+    return Learner(rule, numbers, network.initial_params)
+
+
+def num_actions(env: Env) -> int:
+    """How many actions `env` has."""
+    return int(env.action_space.n)  # type: ignore[attr-defined]  # make_env checks for Discrete

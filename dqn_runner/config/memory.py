@@ -1,0 +1,59 @@
+"""The memory that a run needs, before anything is made."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import psutil
+import torch
+from rich.filesize import decimal
+
+from dqn_runner.buffers.uniform import UniformBuffer
+from dqn_runner.config.root import Config
+from dqn_runner.envs.encoding import Env, ObsEncoder
+from dqn_runner.errors import ConfigError
+from dqn_runner.networks.torsos import MLPSpec
+
+# What an update of an MLP holds at its peak, in 4 bytes each, measured and rounded down: vectors of
+# parameters (those, the target's, the gradient, the optimizer's, and what follows them), and for
+# each row of a batch, numbers for each unit.
+VECTORS = 10
+COPIES = 2
+
+
+def check_memory(config: Config, env: Env, device: torch.device) -> None:
+    """Raise ConfigError where a run would not fit into the memory that is free."""
+    takes = needed_memory(config, env)
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    total = sum(takes.values())
+    if total > free:
+        too_large = (setting for setting, size in takes.items() if size > free)
+        setting = next(too_large, max(takes, key=takes.__getitem__))
+        size = takes[setting]
+        rest = f" and the rest of the run {decimal(total - size)}" if size <= free else ""
+        raise ConfigError(
+            f"{setting}: takes {decimal(size)}{rest}, and {decimal(free)} are free on {device}"
+        )
+
+
+def needed_memory(config: Config, env: Env) -> dict[str, int]:
+    """The bytes that settings take, which is known of networks of our own only.
+
+    Where several are too large the first is named: a network takes more for each row of a batch.
+    """
+    obs, sarsa = ObsEncoder(env.observation_space).spec, config.agent.td_target == "sarsa"
+    row = UniformBuffer(1, obs, torch.device("cpu"), next_actions=sarsa)
+    takes = {}
+    if isinstance(config.network, MLPSpec):
+        num_actions = int(env.action_space.n)  # type: ignore[attr-defined]  # it is Discrete
+        widths = [math.prod(obs.shape), *config.network.hidden_sizes, num_actions]
+        num_params = sum((width + 1) * next_width for width, next_width in pairwise(widths))
+        if config.network.norm == "layer_norm":
+            num_params += 2 * sum(config.network.hidden_sizes)
+        sizes = f"network.hidden_sizes={config.network.hidden_sizes}"
+        takes[sizes] = 4 * VECTORS * num_params
+        takes[f"batch_size={config.batch_size}"] = 4 * COPIES * sum(widths) * config.batch_size
+    takes[f"buffer.capacity={config.buffer.capacity}"] = row.num_bytes * config.buffer.capacity
+    return takes

@@ -1,0 +1,112 @@
+"""Environments: making one from its id, stepping N of them with restarts.
+
+Every episode starts from a seed of its own, so that it can be replayed from that seed and its
+actions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.spaces import Box, Discrete
+from pydantic import Field
+
+from dqn_runner.custom import Custom
+from dqn_runner.envs.encoding import Env
+from dqn_runner.errors import ConfigError, failing_as, in_a_line
+from dqn_runner.spec import Seconds, Spec
+
+logger = logging.getLogger(__name__)
+
+_shown: dict[Any, Any] = {}  # warnings that were, as Python notes them
+
+
+class EnvSpec(Spec):
+    """A discrete-action Gymnasium environment.
+
+    `id` may name the package that registers it, as in `package:Id`; `wrappers` lists classes as
+    `package.module:Class`, or as mappings with `name` and the wrapper's keyword arguments. A step
+    that takes longer than `max_step_seconds` ends the run.
+    """
+
+    id: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    wrappers: list[str | dict[str, Any]] = Field(default_factory=list)
+    max_step_seconds: Seconds | None = None
+
+
+def make_env(spec: EnvSpec, render_mode: str | None = None, *, warn: bool = False) -> Env:
+    """Make and wrap one environment, and check that DQN can act in it.
+
+    What Gymnasium warns of is logged with `warn`, and not shown without. Raises ConfigError for an
+    unknown id, an environment or a wrapper that cannot be made, or spaces other than Discrete
+    actions and Box or Discrete observations.
+    """
+    where, kwargs = f"env.id={spec.id}", dict(spec.kwargs)
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    with _warnings_of_gymnasium() as warned, failing_as(ConfigError, where):
+        try:
+            env: Env = gym.make(spec.id, disable_env_checker=True, **kwargs)
+        except (gym.error.Error, ImportError) as error:
+            allowed = "any discrete-action Gymnasium id, or package:Id"
+            raise ConfigError(f"{where}: {in_a_line(error)} ({allowed})") from error
+        for i, wrapper in enumerate(spec.wrappers):
+            env = _wrapped(env, f"env.wrappers[{i}]", wrapper)
+        if not isinstance(env.action_space, Discrete):
+            raise ConfigError(f"{where}: its action space is {env.action_space}; must be Discrete")
+        if not isinstance(env.observation_space, Box | Discrete):
+            raise ConfigError(
+                f"{where}: its observation space is {type(env.observation_space).__name__}; "
+                "must be Box or Discrete (a wrapper in env.wrappers can convert it)"
+            )
+    if warn and warned:
+        logger.warning("%s: %s", where, " ".join(dict.fromkeys(warned)))
+    return env
+
+
+def _wrapped(env: Env, key: str, wrapper: str | dict[str, Any]) -> Env:
+    """`env` in the wrapper that stands under `key`."""
+    custom = parse_wrapper(key, wrapper)
+    wrapped: Env = custom.load(key, "env")(env=env)
+    if not isinstance(wrapped, gym.Env):
+        raise ConfigError(f"{key}={custom.name}: gives {type(wrapped).__name__}, no environment")
+    return wrapped
+
+
+@contextlib.contextmanager
+def _warnings_of_gymnasium() -> Iterator[list[str]]:
+    """What Gymnasium warns of meanwhile, as lines: by itself it prints coloured ones, repeatedly.
+
+    The list is filled when all went well. Other warnings are shown then as always.
+    """
+    lines: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield lines
+    for warning in caught:
+        text = re.sub(r"\x1b\[[\d;]*m", "", in_a_line(warning.message))  # type: ignore[arg-type]
+        of_gymnasium = re.match("(WARN|ERROR): ", text)
+        if of_gymnasium:
+            lines.append(text[of_gymnasium.end() :])
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno,
+                registry=_shown,
+            )  # fmt: skip
+
+
+def parse_wrapper(key: str, wrapper: str | dict[str, Any]) -> Custom:
+    """The class behind an entry of `env.wrappers`; raises ConfigError where it names none."""
+    try:
+        return Custom.model_validate({"name": wrapper} if isinstance(wrapper, str) else wrapper)
+    except ValueError as error:
+        raise ConfigError(
+            f"{key}={wrapper}: must be package.module:Class, or a mapping with that as its name"
+        ) from error

@@ -1,0 +1,113 @@
+"""N environments, stepped one after the other and restarted as they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from dqn_runner.envs.encoding import Env
+from dqn_runner.envs.episode import EpisodePlayer
+from dqn_runner.errors import EnvironmentFailedError
+from dqn_runner.seeding import draw_seed
+from dqn_runner.types import Array, EnvStep, Episode
+
+
+class Environments:
+    """N copies of an environment, stepped one after the other and restarted as they end.
+
+    `rng` gives each episode its seed. `obs` [N, *obs_shape] is what the next action must answer.
+    Raises EnvironmentFailedError as EpisodePlayer does.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Env],
+        num_envs: int,
+        rng: np.random.Generator,
+        max_step_seconds: float | None = None,
+    ) -> None:
+        self._players = [
+            EpisodePlayer(make(), f"environment {i}", max_step_seconds) for i in range(num_envs)
+        ]
+        self.rng = rng
+        self._actions: list[list[int]] = [[] for _ in range(num_envs)]  # of the episodes under way
+        self._returns = [0.0] * num_envs
+        spec = self._players[0].obs_spec
+        self.obs = np.zeros((num_envs, *spec.shape), spec.dtype)
+        for i in range(num_envs):
+            self._start_episode(i, draw_seed(rng), self.obs)
+
+    def _start_episode(self, i: int, seed: int, obs: Array) -> None:
+        self._actions[i], self._returns[i] = [], 0.0
+        self._players[i].reset(seed, obs[i])
+
+    def step(self, action: list[int]) -> EnvStep:
+        """Take one action [N] in each environment; `obs` then holds the observations to act on."""
+        rewards: list[float] = []
+        terminated: list[bool] = []
+        truncated: list[bool] = []
+        ended: list[int] = []
+        obs, next_obs = self.obs, np.empty_like(self.obs)
+        for i in range(len(self._players)):
+            reward, is_terminated, is_truncated = self._step_one(i, action[i], next_obs[i])
+            rewards.append(reward)
+            terminated.append(is_terminated)
+            truncated.append(is_truncated)
+            if is_terminated or is_truncated:
+                ended.append(i)
+        episodes = [Episode(self._returns[i], len(self._actions[i])) for i in ended]
+        self.obs = next_obs.copy() if ended else next_obs
+        for i in ended:
+            self._start_episode(i, draw_seed(self.rng), self.obs)
+        return EnvStep(obs, action, rewards, terminated, truncated, next_obs, episodes)
+
+    def _step_one(self, i: int, action: int, next_obs: Array) -> tuple[float, bool, bool]:
+        """Step environment `i`, which writes its observation into `next_obs` [*obs_shape]."""
+        reward, terminated, truncated = self._players[i].step(action, next_obs)
+        self._actions[i].append(action)
+        self._returns[i] += reward
+        return reward, terminated, truncated
+
+    def get_state(self) -> dict[str, Any]:
+        """The episodes under way, as their seeds and actions: environments cannot be pickled."""
+        return {
+            "seeds": [player.seed for player in self._players],
+            "actions": [torch.tensor(actions, dtype=torch.int64) for actions in self._actions],
+            "returns": list(self._returns),
+            "obs": torch.from_numpy(self.obs.copy()),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> list[int]:
+        """Play the episodes under way again, up to where they were.
+
+        Returns the environments in which that led elsewhere, because they are not deterministic;
+        those have begun a new episode.
+        """
+        self.obs = np.zeros_like(self.obs)
+        strayed = []
+        for i, (seed, actions) in enumerate(zip(state["seeds"], state["actions"], strict=True)):
+            try:
+                self._replay(i, seed, actions.tolist())
+            except EnvironmentFailedError:
+                strayed.append(i)
+            else:
+                same_obs = np.array_equal(self.obs[i], state["obs"][i].numpy())
+                if not same_obs or self._returns[i] != state["returns"][i]:
+                    strayed.append(i)
+        for i in strayed:
+            self._start_episode(i, draw_seed(self.rng), self.obs)
+        return strayed
+
+    def _replay(self, i: int, seed: int, actions: list[int]) -> None:
+        self._start_episode(i, seed, self.obs)
+        for action in actions:
+            _, terminated, truncated = self._step_one(i, action, self.obs[i])
+            if terminated or truncated:
+                raise self._players[i].failure("replay: it ended early")
+
+    def close(self) -> None:
+        for player in self._players:
+            player.close()

@@ -1,0 +1,94 @@
+"""Films of episodes: mp4 to watch, GIF for SwanLab, which takes no other film format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+import numpy.typing as npt
+
+from dqn_runner.envs.episode import EpisodePlayer, close
+from dqn_runner.envs.make import EnvSpec, make_env
+from dqn_runner.errors import ConfigError
+from dqn_runner.types import Array
+
+Frame = npt.NDArray[np.uint8]
+
+GIF_FRAMES_PER_SECOND = 15
+GIF_WIDTH = 320
+
+
+def record_episode(  # noqa: PLR0917
+    spec: EnvSpec,
+    policy: Callable[[Array], npt.NDArray[np.int64]],
+    seed: int,
+    target: Path,
+    max_steps: int | None,
+    check_stop: Callable[[], None],
+) -> tuple[Path, Path]:
+    """Film one episode of `policy`, which answers rows [1, *obs_shape], as `target`.mp4 and .gif.
+
+    `check_stop` may raise between steps; then, and where something fails, there is no film. Raises
+    ConfigError where the environment cannot draw itself into arrays.
+    """
+    # Drawing into arrays needs no screen, which SDL would look for all the same.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    env = make_env(spec)
+    modes = env.metadata.get("render_modes") or ()
+    close(env)
+    if "rgb_array" not in modes:
+        raise ConfigError(f"env.id={spec.id}: cannot draw itself; it needs render_mode rgb_array")
+    env = make_env(spec, render_mode="rgb_array")
+    fps = int(env.metadata.get("render_fps", 30))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mp4, gif = target.with_suffix(".mp4"), target.with_suffix(".gif")
+    every = max(1, round(fps / GIF_FRAMES_PER_SECOND))
+    player = EpisodePlayer(env, "the filmed environment", spec.max_step_seconds, max_steps)
+    small: list[Any] = []
+    try:
+        # Sides need not be multiples of 16, as some codecs would like them.
+        writer: Any = imageio.get_writer(mp4, fps=fps, macro_block_size=1, pixelformat="yuv420p")
+        with writer as film:
+            for i, frame in enumerate(_frames(player, policy, seed, check_stop)):
+                film.append_data(_even(frame))
+                if i % every == 0:
+                    small.append(_shrunk(frame))
+        imageio.mimsave(gif, small, duration=1000 * every / fps, loop=0)
+    except BaseException:
+        mp4.unlink(missing_ok=True)
+        gif.unlink(missing_ok=True)
+        raise
+    player.close()
+    return mp4, gif
+
+
+def _frames(
+    player: EpisodePlayer,
+    policy: Callable[[Array], npt.NDArray[np.int64]],
+    seed: int,
+    check_stop: Callable[[], None],
+) -> Iterator[Frame]:
+    row = np.zeros(player.obs_spec.shape, player.obs_spec.dtype)
+    player.reset(seed, row)
+    yield player.render()
+    ended = False
+    while not ended:
+        check_stop()
+        (action,) = policy(row[np.newaxis]).tolist()
+        _, terminated, truncated = player.step(action, row)
+        ended = terminated or truncated
+        yield player.render()
+
+
+def _even(frame: Frame) -> Frame:
+    # H.264 with halved colour resolution needs even sides.
+    return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
+
+
+def _shrunk(frame: Frame) -> Frame:
+    stride = max(1, frame.shape[1] // GIF_WIDTH)
+    return frame[::stride, ::stride]

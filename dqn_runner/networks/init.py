@@ -1,0 +1,100 @@
+"""How the weights of a network are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
+from torch import Tensor, nn
+
+from dqn_runner.spec import PositiveFloat, Spec, only_what_is_set
+
+
+class TorchInit(Spec):
+    """Weights as torch.nn.Linear draws them."""
+
+    name: Literal["torch"] = "torch"
+
+    def fill(self, weight: Tensor) -> None:
+        """Leave `weight` as it is."""
+
+
+class UniformInit(Spec):
+    """Weights uniform in [low, high)."""
+
+    name: Literal["uniform"]
+    low: FiniteFloat
+    high: FiniteFloat
+
+    @model_validator(mode="after")
+    def _is_an_interval(self) -> UniformInit:
+        if self.low >= self.high:
+            raise ValueError(f"low={self.low}: must be less than high={self.high}")
+        return self
+
+    def fill(self, weight: Tensor) -> None:
+        nn.init.uniform_(weight, self.low, self.high)
+
+
+class NormalInit(Spec):
+    """Weights normal with mean 0 and standard deviation `std`."""
+
+    name: Literal["normal"]
+    std: PositiveFloat
+
+    def fill(self, weight: Tensor) -> None:
+        nn.init.normal_(weight, std=self.std)
+
+
+class ScaledInit(Spec):
+    """Orthogonal weights (Saxe et al. 2014), or those of Glorot and Bengio 2010, times `gain`."""
+
+    name: Literal["orthogonal", "xavier_uniform", "xavier_normal"]
+    gain: PositiveFloat = 1.0
+
+    def fill(self, weight: Tensor) -> None:
+        getattr(nn.init, f"{self.name}_")(weight, gain=self.gain)
+
+
+class KaimingInit(Spec):
+    """Weights for layers that ReLU follows (He et al. 2015, eq. 10)."""
+
+    name: Literal["kaiming_uniform", "kaiming_normal"]
+
+    def fill(self, weight: Tensor) -> None:
+        getattr(nn.init, f"{self.name}_")(weight, nonlinearity="relu")
+
+
+_INITS: dict[str, type[Spec]] = {
+    "torch": TorchInit,
+    "uniform": UniformInit,
+    "normal": NormalInit,
+    "orthogonal": ScaledInit,
+    "xavier_uniform": ScaledInit,
+    "xavier_normal": ScaledInit,
+    "kaiming_uniform": KaimingInit,
+    "kaiming_normal": KaimingInit,
+}
+
+
+Init = TorchInit | UniformInit | NormalInit | ScaledInit | KaimingInit
+
+
+InitSpec = Annotated[
+    Init,
+    Field(discriminator="name"),
+    BeforeValidator(only_what_is_set(_INITS)),
+    BeforeValidator(lambda settings: {"name": "torch"} if settings is None else settings),
+]
+
+
+def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a network whose random initialisation depends on `seed` alone.
+
+    Torch initialises layers from its global generator; this leaves that as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()

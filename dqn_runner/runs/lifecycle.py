@@ -1,0 +1,395 @@
+"""One run from its configuration to its result.json: the story that every launcher tells."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import platform
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.filesize import decimal
+from rich.status import Status
+
+from dqn_runner.agents.policies import LearnedPolicy
+from dqn_runner.analysis.curve import draw_curve
+from dqn_runner.config.build import build
+from dqn_runner.config.root import Config, find_modules, outside_code, read
+from dqn_runner.errors import ConfigError, Pruned, RunError, Stopped
+from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.runs.metrics_file import MetricsFile, MetricsReader, cut
+from dqn_runner.runs.progress_bar import ProgressDisplay
+from dqn_runner.runs.stop_signals import StopSignals
+from dqn_runner.seeding import draw_seed
+from dqn_runner.tracking.tracker import EndState, SwanLabTracker
+from dqn_runner.training.evaluation import Evaluation
+from dqn_runner.training.loop import Best, Parts, restore, save, save_best, train
+from dqn_runner.types import Progress, Row
+
+logger = logging.getLogger(__name__)
+
+SECONDS_PER_LOCAL_SCALAR = 0.0018  # measured with swanlab 0.10.3
+
+# By what each budget is counted, in progress and in result.json.
+BUDGETS = {"total_timesteps": "env_steps", "total_episodes": "episodes"}
+
+PACKAGES = ("dqn_runner", "torch", "gymnasium", "numpy", "hydra-core", "omegaconf", "swanlab")
+
+
+class Scores(NamedTuple):
+    """Evaluations of the final and of the best policy, each on fresh episodes."""
+
+    final: Evaluation
+    best: Evaluation
+    best_env_steps: int
+
+
+def run(config: Config, path: Path, console: Console) -> Scores:
+    """Train as `config` says, in the new run directory `path`.
+
+    Raises RunError where `path` holds a run already or something fails, and Stopped after a
+    signal, with the last checkpoint saved and the tracker closed.
+    """
+    started, run_dir = time.perf_counter(), RunDirectory(path)
+    find_modules(config)
+    run_dir.claim_new()
+    with contextlib.closing(run_dir):
+        config, parts = assemble(config, run_dir, console)
+        run_dir.start(config.plain())
+        return carry_out(config, parts, run_dir, Progress(), console, started)
+
+
+def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool = False) -> Scores:
+    """Go on with the run in `path` from its last checkpoint, as if nothing had happened.
+
+    `budgets` may be larger than those it had; where it had no checkpoint yet it starts over.
+    Raises what `run` raises, and ConfigError for a run that has nothing left to do.
+    """
+    started, run_dir, progress = time.perf_counter(), RunDirectory(path), Progress()
+    run_dir.check_sound()
+    config = extended(read(run_dir.config, trust=trust), budgets)
+    run_dir.claim()
+    with contextlib.closing(run_dir):
+        has_finished = run_dir.has_finished()
+        if has_finished:
+            check_extended(config, run_dir)
+        elif run_dir.result.exists():
+            logger.warning("%s holds no result; it is made again", run_dir.result)
+        config, parts = assemble(config, run_dir, console)
+        state = parts.checkpoints.load_last()
+        if state is None and run_dir.result.exists():
+            raise RunError("it has finished, and its checkpoints are gone: nothing to go on from")
+        if state is None:  # it starts over
+            run_dir.metrics.unlink(missing_ok=True)
+        else:
+            take_up(parts, progress, state)
+            cut(run_dir.metrics, progress.env_steps, progress.episodes)
+        run_dir.reopen(config.plain())
+        return carry_out(config, parts, run_dir, progress, console, started)
+
+
+def take_up(parts: Parts, progress: Progress, state: dict[str, Any]) -> None:
+    """Restore a checkpoint's state, and say where that was not possible in full."""
+    with flushed_denormals():  # as the episodes were played the first time
+        strayed = restore(parts, progress, state)
+    for i in strayed:
+        logger.warning(
+            "environment %d is not deterministic: it goes on with a new episode, and the run will "
+            "not be the one it would have been",
+            i,
+        )
+
+
+def extended(config: Config, budgets: dict[str, int]) -> Config:
+    """`config` with larger budgets; raises ConfigError for one that is not larger."""
+    for name, budget in budgets.items():
+        former = getattr(config, name)
+        if former is None:
+            had = " and ".join(n for n in BUDGETS if getattr(config, n) is not None)
+            raise ConfigError(f"{name}={budget}: the run has none; a larger {had} extends it")
+        if budget <= former:
+            raise ConfigError(f"{name}={budget}: must be more than the run had, {former}")
+    return config.model_copy(update=budgets)
+
+
+def check_extended(config: Config, run_dir: RunDirectory) -> None:
+    """Raise ConfigError where a budget of the finished run is spent and `config` has no larger."""
+    done = run_dir.read_result() or {}
+    limits = {name: getattr(config, name) for name in BUDGETS}
+    spent = [n for n, limit in limits.items() if limit is not None and done[BUDGETS[n]] >= limit]
+    if spent:
+        names = " and ".join(spent)
+        raise ConfigError(f"resume={run_dir.path}: has finished; a larger {names} extends it")
+
+
+def assemble(config: Config, run_dir: RunDirectory, console: Console) -> tuple[Config, Parts]:
+    """Build what training works with, and say what takes its time."""
+    compiling = logging.getLogger("dqn_runner.learning.compilation")
+    with console.status("building the agent") as status:
+        shown = _Shown(status)
+        compiling.addHandler(shown)
+        try:
+            return build(config, run_dir)
+        finally:
+            compiling.removeHandler(shown)
+
+
+class _Shown(logging.Handler):
+    """Shows what is logged in a status line."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(logging.INFO)
+        self._status = status
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show the record's text in place of what is shown."""
+        self._status.update(record.getMessage())
+
+
+def carry_out(  # noqa: PLR0917
+    config: Config,
+    parts: Parts,
+    run_dir: RunDirectory,
+    progress: Progress,
+    console: Console,
+    started: float,
+) -> Scores:
+    """Train from where `progress` stands, score, and write the result."""
+    announce(config, parts, console)
+    before = progress.elapsed_seconds
+    scores = train_and_score(config, parts, run_dir, progress, console)
+    run_dir.finish(result(progress, scores, before + time.perf_counter() - started))
+    report(config, run_dir, scores, console)
+    return scores
+
+
+def train_and_score(
+    config: Config, parts: Parts, run_dir: RunDirectory, progress: Progress, console: Console
+) -> Scores:
+    """Learn under the eyes of the progress display and the trackers; close all that is open."""
+    end: EndState = "crashed"
+    with contextlib.ExitStack() as stack:
+        stack.callback(parts.envs.close)
+        stack.callback(parts.evaluator.close)
+        metrics_file = MetricsFile(run_dir.metrics)
+        stack.callback(metrics_file.close)
+        tracker = open_tracker(config, run_dir)
+        if tracker:
+            stack.callback(lambda: close_tracker(tracker, end, console))
+        display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
+        parts.loggers = [metrics_file, display, *([tracker] if tracker else []), Pruning(run_dir)]
+        try:
+            with display:
+                scores = learn(config, parts, progress, display)
+        except Stopped:
+            end = "aborted"
+            report_stop(config, run_dir, progress, console)
+            raise
+        draw_curve(run_dir.metrics, run_dir.curve)
+        if tracker:
+            tracker.log_media("curve", run_dir.curve, progress.env_steps)
+        end = "success"
+    return scores
+
+
+def close_tracker(tracker: SwanLabTracker, end: EndState, console: Console) -> None:
+    """End SwanLab's side of the run, and say where it is to be seen."""
+    with console.status("closing SwanLab's side of the run"):
+        tracker.close(end)
+    if tracker.url:
+        console.print(f"cloud  {tracker.url}", highlight=False, markup=False)
+
+
+def learn(config: Config, parts: Parts, progress: Progress, display: ProgressDisplay) -> Scores:
+    """Train, save where that ends, and score what was learned.
+
+    Where something fails nothing is saved: the last checkpoint is of a moment when all was well,
+    and from there on everything can be repeated exactly.
+    """
+    with StopSignals() as signals, flushed_denormals():
+        try:
+            train(config, parts, progress, signals.check)
+        except Stopped as stop:
+            if stop.at_safe_point:
+                save(parts, progress)
+            raise
+        save(parts, progress)
+        before = parts.evaluator.episodes
+
+        def check() -> None:
+            progress.scored = parts.evaluator.episodes - before
+            display.look()
+            signals.check()
+
+        progress.activity = "final evaluation"
+        return score(config, parts, progress, check)
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Take denormal numbers for zero, as XLA always does.
+
+    An optimiser's moments decay into them, and a CPU calculates a third slower with them.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def score(
+    config: Config,
+    parts: Parts,
+    progress: Progress,
+    check_stop: Callable[[], None],
+) -> Scores:
+    """Score the final policy, and the best one anew: the episodes that chose it flatter it.
+
+    Where both have the same parameters they are one policy, with one score.
+    """
+
+    def fresh_episodes(policy: LearnedPolicy) -> Evaluation:
+        seeds = [draw_seed(parts.evaluation_rng) for _ in range(config.eval.final_episodes)]
+        return parts.evaluator.evaluate(policy.seeded(seeds), seeds, check_stop)
+
+    best = parts.best
+    if best is None:
+        best = Best(float("nan"), progress.env_steps, parts.agent.learner.state.params)
+        save_best(parts, progress)
+    is_final = torch.equal(best.params.cpu(), parts.agent.learner.state.params.cpu())
+    progress.to_score = config.eval.final_episodes * (1 if is_final else 2)
+    final = fresh_episodes(parts.agent.policy)
+    if is_final:
+        return Scores(final, final, best.env_steps)
+    return Scores(final, fresh_episodes(parts.agent.policy_of(best.params)), best.env_steps)
+
+
+def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None:
+    """SwanLab's side of the run; none at all where its mode is disabled.
+
+    Where the run goes on, it holds the whole history anew, under the id it had.
+    """
+    if config.tracker.mode == "disabled":
+        return None
+    if config.tracker.mode == "local":
+        logger.warning(
+            "tracker.mode=local: SwanLab takes about %.0f ms a scalar when the run ends; "
+            "offline takes none",
+            1000 * SECONDS_PER_LOCAL_SCALAR,
+        )
+    run_dir.swanlab.mkdir(exist_ok=True)
+    tracker = SwanLabTracker(
+        config.tracker, run_dir.swanlab, config.plain(), run_dir.forget_swanlab_run()
+    )
+    if tracker.run_id:
+        run_dir.swanlab_id.write_text(tracker.run_id + "\n")
+    for row in MetricsReader(run_dir.metrics).new_rows():
+        tracker.log(row)
+    return tracker
+
+
+def result(progress: Progress, scores: Scores, seconds: float) -> dict[str, Any]:
+    """What result.json holds."""
+    commit = git_commit()
+    return {
+        "status": "finished",
+        "env_steps": progress.env_steps,
+        "episodes": progress.episodes,
+        "wall_time_seconds": round(seconds, 3),
+        "final": scores.final.summary(),
+        "best": {**scores.best.summary(), "env_steps": scores.best_env_steps},
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in PACKAGES},
+        },
+        **({"git_commit": commit} if commit else {}),
+    }
+
+
+def git_commit() -> str:
+    """The commit checked out in the working directory; empty where there is none."""
+    if shutil.which("git") is None:
+        return ""
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def announce(config: Config, parts: Parts, console: Console) -> None:
+    """Say what was chosen, before it takes time."""
+    budgets = {"env steps": config.total_timesteps, "episodes": config.total_episodes}
+    budget = " or ".join(f"{amount:,} {unit}" for unit, amount in budgets.items() if amount)
+    threads = f"{config.torch_threads} torch thread" + "s" * (config.torch_threads != 1)
+    compiled = "compiled" if config.compile == "always" else "not compiled"
+    grows = "at most " if config.phase.episodes else ""
+    console.print(
+        f"[bold]{config.env.id}[/bold], seed {config.seed}, {budget}; on {config.device} with "
+        f"{threads}, the update {compiled}; replay buffer of {parts.buffer.capacity:,} "
+        f"transitions takes {grows}{decimal(parts.buffer.num_bytes)}",
+        highlight=False,
+    )
+
+
+def report(config: Config, run_dir: RunDirectory, scores: Scores, console: Console) -> None:
+    """Say what came out, where it lies and how to see it."""
+    for name, evaluation in (("final", scores.final), ("best", scores.best)):
+        numbers = evaluation.summary()
+        at = f", from env step {scores.best_env_steps:,}" if name == "best" else ""
+        console.print(
+            f"{name:5} return [bold]{numbers['mean']:.1f}[/bold] ± {numbers['std']:.1f} "
+            f"(min {numbers['min']:.1f}, max {numbers['max']:.1f}, "
+            f"{numbers['episodes']} episodes{at})",
+            highlight=False,
+        )
+    place = shown(run_dir.path)
+    console.print(f"run    {place}", highlight=False, markup=False)
+    replay = f"replay dqn-eval {shlex.quote(place)}{trusting(config)}"
+    console.print(replay, highlight=False, markup=False)
+
+
+def report_stop(
+    config: Config, run_dir: RunDirectory, progress: Progress, console: Console
+) -> None:
+    """Say what was reached before a signal ended the run."""
+    returns = progress.recent_returns
+    mean = f", mean return {sum(returns) / len(returns):.1f}" if returns else ""
+    console.print(
+        f"stopped at env step {progress.env_steps:,}, episode {progress.episodes:,}{mean}; "
+        f"dqn-train resume={shlex.quote(shown(run_dir.path))}{trusting(config)} goes on",
+        highlight=False,
+        markup=False,
+    )
+
+
+def trusting(config: Config) -> str:
+    """The option that commands on this run need, if it names code of the user's own."""
+    return " --trust" if outside_code(config) else ""
+
+
+def shown(path: Path) -> str:
+    """`path` as a person in the working directory would type it."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+class Pruning:
+    """A logger that ends the run at an evaluation when a search has asked for it."""
+
+    def __init__(self, run_dir: RunDirectory) -> None:
+        self._request = run_dir.prune_request
+
+    def log(self, row: Row) -> None:
+        """Raise Pruned if the file that asks for it is there."""
+        if "eval/episode_return_mean" in row and self._request.exists():
+            raise Pruned(signal.SIGTERM, at_safe_point=False)

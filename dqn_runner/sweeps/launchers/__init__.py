@@ -1,0 +1,53 @@
+"""Where the jobs of a sweep run: Hydra's launchers, and ours, named by conf/hydra/launcher.
+
+Ours have the interface of Hydra's. They are imported only when they are chosen.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from omegaconf import DictConfig, OmegaConf
+
+from dqn_runner.errors import ConfigError
+
+# The class, and the packages it needs beyond our own, which the extra of the same name installs.
+OURS = {
+    "joblib": ("dqn_runner.sweeps.launchers.joblib:JoblibLauncher",),
+    "slurm": ("dqn_runner.sweeps.launchers.slurm:SlurmLauncher", "submitit"),
+    "ray": ("dqn_runner.sweeps.launchers.ray:RayLauncher", "ray", "grpc"),
+}
+
+
+class Launcher(Protocol):
+    """What Hydra's launchers can do."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        """Run a job for each list of overrides, until all have ended."""
+
+
+def check(name: str) -> None:
+    """Raises ConfigError where the launcher `name` needs something that is not installed."""
+    if not all(importlib.util.find_spec(package) for package in OURS.get(name, ())[1:]):
+        raise ConfigError(f"hydra/launcher={name}: needs pip install 'dqn_runner[{name}]'")
+
+
+def instantiate(name: str, context: Any, task: Callable[..., Any], config: DictConfig) -> Launcher:
+    """The launcher `name`, set up; raises ConfigError for settings that it does not have."""
+    from hydra.core.plugins import Plugins
+
+    from dqn_runner.sweeps.launchers.job import share
+
+    if name not in OURS:
+        launcher: Launcher = Plugins.instance().instantiate_launcher(context, task, config)
+        return launcher
+    module, _, class_name = OURS[name][0].partition(":")
+    settings = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    assert isinstance(settings, dict)
+    del settings["name"]
+    shared = share(context, config, task)
+    ours: Launcher = getattr(importlib.import_module(module), class_name)(settings, shared)
+    return ours

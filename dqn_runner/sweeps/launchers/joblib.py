@@ -1,0 +1,118 @@
+"""Jobs side by side on one machine, in worker processes of loky, the engine of joblib.
+
+The public joblib plugin gives all jobs to one pool: a worker that is killed takes the others with
+it, and Ctrl-C kills them before their checkpoints are saved. Here each worker is a pool of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+import joblib
+from joblib.externals.loky import ProcessPoolExecutor, process_executor
+from joblib.externals.loky.process_executor import BrokenProcessPool
+
+from dqn_runner.errors import ConfigError, Stopped, named
+from dqn_runner.sweeps.launchers.job import KILLED, Shared, execute, received_signals, stop
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+class JoblibLauncher:
+    """Runs jobs in as many processes as there are cores, or as `n_jobs` says.
+
+    A job whose process is killed is recorded as failed, and the others go on. Ctrl-C and SIGTERM
+    let those that run save their checkpoints, and raise Stopped.
+    """
+
+    def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
+        n_jobs = settings.pop("n_jobs", -1)
+        for key, value in settings.items():
+            raise ConfigError(f"hydra.launcher.{key}={value}: no such key; there is n_jobs")
+        if type(n_jobs) is not int or n_jobs == 0 or n_jobs < -1:
+            raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: must be -1 or greater than 0")
+        self._most = joblib.cpu_count() if n_jobs == -1 else n_jobs
+        self._shared = shared
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
+        """Run a job for each list of overrides; returns when all have ended."""
+        waiting = list(enumerate(job_overrides, initial_job_idx))[::-1]
+        idle = [_Worker() for _ in range(min(self._most, len(waiting)))]
+        running: dict[Future[None], tuple[_Worker, Sequence[str]]] = {}
+        with received_signals() as received:
+            try:
+                while running or (waiting and not received):
+                    while idle and waiting and not received:
+                        worker, (number, overrides) = idle.pop(), waiting.pop()
+                        running[worker.start(self._shared, number, overrides)] = worker, overrides
+                    ended, _ = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+                    for future in ended:
+                        worker, overrides = running.pop(future)
+                        idle.append(self._after(future, worker, overrides))
+                    for worker, _ in running.values():
+                        worker.pass_on(received)
+            finally:
+                for worker in [*idle, *(worker for worker, _ in running.values())]:
+                    worker.close()
+        if received:
+            raise Stopped(received[0])
+
+    def _after(self, future: Future[None], worker: _Worker, overrides: Sequence[str]) -> _Worker:
+        """Record how a job ended that cannot do so itself; returns the worker for the next one."""
+        try:
+            future.result()
+        except BrokenProcessPool:
+            worker.close()
+            self._shared.record_failure(overrides, KILLED)
+            return _Worker()
+        except Exception as error:  # of Hydra, before or after the run
+            self._shared.record_failure(overrides, named(error))
+        return worker
+
+
+class _Worker:
+    """A process that runs jobs one after the other."""
+
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(max_workers=1, initializer=_set_up, env=ONE_THREAD)
+        self._process_id: int | None = None
+        self._passed_on = 0
+
+    def start(self, shared: Shared, number: int, overrides: Sequence[str]) -> Future[None]:
+        if self._process_id is None:
+            self._pool.submit(os.getpid).add_done_callback(self._know)
+        future: Future[None] = self._pool.submit(_work, shared, number, overrides)
+        return future
+
+    def _know(self, answer: Future[int]) -> None:
+        if not answer.cancelled() and answer.exception() is None:
+            self._process_id = answer.result()
+
+    def pass_on(self, received: Sequence[int]) -> None:
+        """Send the process each of the signals once; a second one does not wait."""
+        while self._process_id is not None and self._passed_on < len(received):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process_id, signal.SIGTERM)
+            self._passed_on += 1
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, kill_workers=True)
+
+
+def _work(shared: Shared, number: int, overrides: Sequence[str]) -> None:
+    with contextlib.suppress(Stopped):
+        execute(shared, number, overrides)
+
+
+def _set_up() -> None:
+    # Ctrl-C reaches all processes of a terminal's group; the launcher alone decides what it means.
+    os.setpgrp()
+    signal.signal(signal.SIGTERM, stop)
+    # loky replaces a worker that has grown, as by compiling; signals go to the process it was.
+    process_executor._USE_PSUTIL = False

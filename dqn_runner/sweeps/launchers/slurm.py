@@ -1,0 +1,196 @@
+"""Jobs as one job array on a Slurm cluster, by submitit.
+
+Near the end of its time, and when it is preempted, a job saves its checkpoint at a safe point, is
+queued again, and goes on from there. Run directories must be on storage that all nodes share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import submitit
+from pydantic import Field
+
+from dqn_runner.errors import ConfigError, Stopped
+from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.spec import PositiveInt, Spec
+from dqn_runner.sweeps.launchers.job import Shared, execute, received_signals, stop
+
+SECONDS_BETWEEN_LOOKS = 2.0
+LOOKS_WITHOUT_TRACE = 3  # a task is in neither list for a moment when it is queued again
+SECONDS_TO_SAVE = 60.0
+
+
+class SlurmSpec(Spec):
+    """The settings of conf/hydra/launcher/slurm.yaml."""
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    gres: str | None
+    time: PositiveInt
+    cpus: PositiveInt
+    memory_gb: PositiveInt | None
+    at_a_time: PositiveInt
+    warning: PositiveInt
+    requeues: Annotated[int, Field(ge=0)]
+    setup: list[str]
+    options: dict[str, Any]
+
+
+class SlurmLauncher:
+    """Submits jobs, and waits until they have ended, however often they are queued again.
+
+    Ctrl-C and SIGTERM cancel what is left, whose runs save their checkpoints, and raise Stopped.
+    """
+
+    def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
+        self._spec = SlurmSpec.checked(settings, "hydra.launcher")
+        if shutil.which("sbatch") is None:
+            raise ConfigError("hydra/launcher=slurm: there is no sbatch on this machine")
+        self._shared = shared
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
+        """Run a job for each list of overrides; returns when all have ended."""
+        with received_signals() as received:
+            jobs = self._submit(job_overrides, initial_job_idx)
+            absent = dict.fromkeys(range(len(jobs)), 0)
+            while absent:
+                self._look(jobs, absent, job_overrides)
+                if received:
+                    self._cancel(jobs, absent)
+                    raise Stopped(received[0])
+                if absent:
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _submit(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> list[submitit.Job[None]]:
+        """Raises ConfigError where Slurm refuses them."""
+        executor = self._executor()
+        try:
+            numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+            with contextlib.redirect_stderr(io.StringIO()):  # sbatch's words are in the exception
+                jobs: list[submitit.Job[None]] = executor.map_array(
+                    SlurmJob(), [self._shared] * len(numbers), numbers, job_overrides
+                )
+        except submitit.core.utils.FailedJobError as error:
+            lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
+            raise ConfigError(
+                f"hydra/launcher=slurm: {(lines or ['sbatch failed'])[-1]}"
+            ) from error
+        return jobs
+
+    def _executor(self) -> submitit.SlurmExecutor:
+        spec, folder = self._spec, Path(self._shared.config.hydra.sweep.dir).resolve()
+        executor = submitit.SlurmExecutor(
+            folder / ".submitit" / "%j", max_num_timeout=spec.requeues
+        )
+        given = {
+            "partition": spec.partition,
+            "account": spec.account,
+            "qos": spec.qos,
+            "gres": spec.gres,
+            "mem": None if spec.memory_gb is None else f"{spec.memory_gb}G",
+        }
+        executor.update_parameters(
+            job_name=f"dqn-train-{folder.name}",
+            time=spec.time,
+            cpus_per_task=spec.cpus,
+            array_parallelism=spec.at_a_time,
+            signal_delay_s=spec.warning,
+            setup=spec.setup,
+            additional_parameters={"requeue": True, **spec.options},
+            **{key: value for key, value in given.items() if value is not None},
+        )
+        return executor
+
+    def _look(
+        self,
+        jobs: Sequence[submitit.Job[None]],
+        absent: dict[int, int],
+        job_overrides: Sequence[Sequence[str]],
+    ) -> None:
+        """Take those that have ended out of `absent`."""
+        queued = _queued(jobs)
+        for i in list(absent):
+            run_dir = RunDirectory(self._shared.path(job_overrides[i]))
+            has_left = queued is not None and jobs[i].job_id not in queued
+            absent[i] = absent[i] + 1 if has_left else 0
+            if run_dir.has_ended():
+                del absent[i]
+            elif absent[i] >= LOOKS_WITHOUT_TRACE:
+                del absent[i]
+                reason = f"its Slurm job {jobs[i].job_id} ended; see {jobs[i].paths.stderr}"
+                self._shared.record_failure(job_overrides[i], reason)
+
+    @staticmethod
+    def _cancel(jobs: Sequence[submitit.Job[None]], left: dict[int, int]) -> None:
+        for i in left:
+            jobs[i].cancel(check=False)
+        deadline = time.monotonic() + SECONDS_TO_SAVE
+        while _queued([jobs[i] for i in left]) and time.monotonic() < deadline:
+            time.sleep(SECONDS_BETWEEN_LOOKS / 4)
+
+
+def _queued(jobs: Sequence[submitit.Job[None]]) -> set[str] | None:
+    """The ids of those tasks that wait or run; None where Slurm does not answer now."""
+    arrays = ",".join(sorted({job.job_id.split("_")[0] for job in jobs}))
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={arrays}"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        # Slurm forgets a job some minutes after its end.
+        return set() if "Invalid job id" in answer.stderr else None
+    return set(answer.stdout.split())
+
+
+def _is_preempted() -> bool:
+    """Whether this job has some time left until Slurm takes its place from it.
+
+    Slurm queues a preempted job again when that time is over, unless it has ended by itself.
+    """
+    command = ["scontrol", "show", "job", submitit.JobEnvironment().job_id]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    # Slurm leaves the time out where nothing can be preempted.
+    return "JobState=RUNNING" in shown and bool(re.search(r"\bPreemptTime=(?!None)\S", shown))
+
+
+class SlurmJob:
+    """What a node runs; it can be started again with the same arguments."""
+
+    def __call__(self, shared: Shared, number: int, overrides: Sequence[str]) -> None:
+        """Run the job; where it is told that its time is up, save and queue it again."""
+        warning = submitit.JobEnvironment()._usr_sig()
+        queue_again: Any = signal.getsignal(warning)
+        warned: list[int] = []
+
+        def warn(number: int, frame: FrameType | None) -> None:
+            warned.append(number)
+            # Not SIGTERM, which may come as well: the same signal twice does not let a run save.
+            os.kill(os.getpid(), signal.SIGHUP)
+
+        for number_of_signal in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number_of_signal, stop)  # before the run looks after them itself
+        signal.signal(warning, warn)
+        try:
+            execute(shared, number, overrides)
+        except Stopped:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which queueing it again brings, too
+            # One that was cancelled is to end.
+            if warned or _is_preempted():
+                queue_again(warning, None)
+
+    def checkpoint(self, *arguments: Any) -> submitit.helpers.DelayedSubmission:
+        """What to submit when the job is queued again."""
+        return submitit.helpers.DelayedSubmission(self, *arguments)

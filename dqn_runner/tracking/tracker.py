@@ -1,0 +1,194 @@
+"""SwanLab: a view of the run in its dashboard. The record is metrics.jsonl."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from dqn_runner.errors import in_a_line
+from dqn_runner.spec import Seconds, Spec
+from dqn_runner.tracking.cloud import LiveSending
+from dqn_runner.types import Row, flatten
+
+logger = logging.getLogger(__name__)
+
+# Seven colours that the colour-blind can tell apart (Okabe and Ito 2008).
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+# A row that wakes SwanLab's threads by itself costs up to five times what it costs among others.
+MOST_ROWS_HELD = 100
+
+EndState = Literal["success", "crashed", "aborted"]
+Label = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class SwanLabSpec(Spec):
+    """What SwanLab is told of a run; `name` and `group` are made from the run where null.
+
+    `host` is a server of one's own, `time_limit` the seconds that a run's end waits for one.
+    """
+
+    mode: Literal["offline", "online", "local", "disabled"]
+    project: Annotated[str, Field(pattern=r"^[0-9a-zA-Z_\-+.]+$", max_length=100)]
+    workspace: Label | None
+    name: Label | None
+    description: Annotated[str, Field(min_length=1, max_length=1024)] | None
+    group: Label | None
+    job_type: Label | None
+    tags: list[Label]
+    # With defaults, for the config.yaml of older runs has neither.
+    host: Annotated[str, Field(pattern=r"^https?://[^\s/]+/?$")] | None = None
+    time_limit: Seconds = 60.0
+
+
+class SwanLabTracker:
+    """Logs rows to one SwanLab run, kept under `log_dir`, which lies in the run directory.
+
+    Online, another process sends what is kept. Whatever fails in SwanLab is one warning.
+    """
+
+    def __init__(
+        self,
+        spec: SwanLabSpec,
+        log_dir: Path,
+        config: dict[str, Any],
+        run_id: str | None = None,
+    ) -> None:
+        self._has_warned = False
+        self._held: list[Row] = []
+        self._run: Any = None
+        self._live: LiveSending | None = None
+        with self._harmless():
+            self._run = self._start(spec, log_dir, config, run_id)
+            self._flush()
+        if spec.mode == "online" and self._run:
+            with self._harmless():
+                (store,) = self._run.dir.glob("run-*.swanlab")
+                self._live = LiveSending(store, log_dir.parent, spec.host, spec.time_limit)
+
+    @property
+    def url(self) -> str:
+        """Where the whole run is to be seen in the cloud; empty where it is not."""
+        return self._live.url if self._live else ""
+
+    @property
+    def run_id(self) -> str | None:
+        """The id under which SwanLab knows the run; null where it failed to start."""
+        return str(self._run.id) if self._run else None
+
+    def _start(
+        self, spec: SwanLabSpec, log_dir: Path, config: dict[str, Any], run_id: str | None
+    ) -> Any:
+        import swanlab
+
+        # What SwanLab prints would tear the progress bar; it goes to the run's log instead. Its
+        # pip snapshot costs a second, and its prompt for a key would wait for ever.
+        settings = swanlab.Settings(
+            interactive=False,
+            probe=swanlab.Settings.Probe(requirements=False),
+            terminal=swanlab.Settings.Terminal(proxy_type="none"),
+        )
+        with _captured_output():
+            return swanlab.init(
+                mode="offline" if spec.mode == "online" else spec.mode,
+                log_dir=str(log_dir),
+                workspace=spec.workspace,
+                project=spec.project,
+                name=spec.name or spec.project,
+                # SwanLab draws a missing name or colour from Python's global generator.
+                color=group_color(spec.group, spec.name),
+                description=spec.description,
+                group=spec.group,
+                job_type=spec.job_type,
+                tags=spec.tags,
+                id=run_id,
+                config=swanlab_config(config),
+                settings=settings,
+                reinit=True,
+            )
+
+    def log(self, row: Row) -> None:
+        """Log the metrics of `row` at its env steps; those of episodes wait for others to come."""
+        self._held.append(row)
+        if "rollout/episode_return" not in row or len(self._held) == MOST_ROWS_HELD:
+            self._send()
+
+    def _send(self) -> None:
+        held, self._held = self._held, []
+        with self._harmless():
+            if self._run:
+                for row in held:
+                    metrics = {name: value for name, value in row.items() if "/" in name}
+                    self._run.log(metrics, step=int(row["env_steps"]))
+                self._flush()
+            if self._live:
+                self._live.check()
+
+    def log_media(self, name: str, path: Path, env_steps: int) -> None:
+        """Log a picture, or a GIF as a video (the one film format that SwanLab takes)."""
+        if not self._run:
+            return
+        import swanlab
+
+        kind = swanlab.Video if path.suffix == ".gif" else swanlab.Image
+        with self._harmless():
+            self._run.log({name: kind(str(path))}, step=env_steps)
+
+    def close(self, state: EndState) -> None:
+        """End the run; online, wait until all is sent or the time limit is reached."""
+        self._send()
+        with self._harmless(), _captured_output():
+            if self._run:
+                self._run.finish(state)
+        with self._harmless():
+            if self._live:
+                self._live.close()
+
+    def _flush(self) -> None:
+        """Have SwanLab write what it buffers, so that another process can read it.
+
+        SwanLab has no call for this; without it the file stays empty for dozens of points.
+        """
+        store = getattr(self._run._core, "_store", None)
+        if store:
+            store.ensure_flushed()
+
+    @contextlib.contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """Turn the first exception into a warning and say nothing of others: training goes on."""
+        try:
+            yield
+        except Exception as error:
+            logger.debug("SwanLab failed", exc_info=True)
+            if not self._has_warned:
+                line = in_a_line(error) or type(error).__name__
+                logger.warning("SwanLab failed, metrics.jsonl has what it lacks: %s", line)
+            self._has_warned = True
+
+
+def group_color(group: str | None, name: str | None) -> str:
+    """The colour of a group's runs, or of the run `name` that has no group: always the same."""
+    return _COLORS[zlib.crc32((group or name or "").encode()) % len(_COLORS)]
+
+
+def swanlab_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys, for nested ones have no columns; a null by name, shown as a mapping else."""
+    return {k: "null" if value is None else value for k, value in flatten(config).items()}
+
+
+@contextlib.contextmanager
+def _captured_output() -> Iterator[None]:
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            yield
+    finally:
+        for line in filter(None, output.getvalue().splitlines()):
+            logger.info(line)

@@ -1,0 +1,145 @@
+"""Evaluation: whole episodes of a policy, in environments and from seeds of its own."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dqn_runner.envs.encoding import Env
+from dqn_runner.envs.episode import EpisodePlayer
+from dqn_runner.errors import DQNRunnerError, RunFailedError, in_a_line, named
+from dqn_runner.types import Array
+
+logger = logging.getLogger(__name__)
+
+MAX_ENVIRONMENTS = 50
+
+
+class Policy(Protocol):
+    """Actions [N] for encoded observations [N, *obs_shape]."""
+
+    def __call__(self, obs: Array, /) -> npt.NDArray[np.int64]: ...
+
+
+class Evaluation(NamedTuple):
+    """The undiscounted returns of evaluation episodes, in the order of their seeds."""
+
+    returns: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.returns)
+
+    def summary(self) -> dict[str, float]:
+        """Mean, standard deviation (of the population), minimum, maximum, and how many."""
+        return {
+            "mean": self.mean,
+            "std": statistics.pstdev(self.returns),
+            "min": min(self.returns),
+            "max": max(self.returns),
+            "episodes": len(self.returns),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """The returns under the names that metrics have."""
+        summary = self.summary()
+        names = ("mean", "std", "min", "max")
+        return {f"eval/episode_return_{name}": summary[name] for name in names}
+
+
+def never_stop() -> None:
+    """The check of somebody who always waits until the end."""
+
+
+class Evaluator:
+    """Plays episodes side by side, one batched call of the policy for all that still run.
+
+    An episode ends after `max_episode_steps`; the first one that does so is told of.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Env],
+        max_step_seconds: float | None = None,
+        max_episode_steps: int | None = None,
+    ) -> None:
+        self._make, self._max_step_seconds = make, max_step_seconds
+        self._max_episode_steps, self._has_cut = max_episode_steps, False
+        self._players: list[EpisodePlayer] = []
+        self.episodes = 0  # finished, in all evaluations
+
+    def evaluate(
+        self,
+        policy: Policy,
+        seeds: Sequence[int],
+        check_stop: Callable[[], None] = never_stop,
+    ) -> Evaluation:
+        """Play one episode from each seed; `check_stop` may raise between steps.
+
+        Raises RunFailedError where an environment or the policy fails.
+        """
+        try:
+            returns = self._play(policy, seeds, check_stop)
+        except Exception as error:
+            reason = in_a_line(error) if isinstance(error, DQNRunnerError) else named(error)
+            raise RunFailedError(f"an evaluation failed: {reason}") from error
+        return Evaluation(tuple(returns))
+
+    def _play(
+        self, policy: Policy, seeds: Sequence[int], check_stop: Callable[[], None]
+    ) -> list[float]:
+        self._make_environments(min(len(seeds), MAX_ENVIRONMENTS), check_stop)
+        spec = self._players[0].obs_spec
+        returns = [0.0] * len(seeds)
+        waiting = iter(range(len(seeds)))
+        obs = np.zeros((len(self._players), *spec.shape), spec.dtype)
+        playing: dict[int, int] = {}  # environment -> episode
+
+        def start_next(i: int) -> None:
+            episode = next(waiting, None)
+            if episode is None:
+                playing.pop(i, None)
+                return
+            self._players[i].reset(seeds[episode], obs[i])
+            playing[i] = episode
+
+        for i in range(len(self._players)):
+            check_stop()
+            start_next(i)
+        while playing:
+            rows = list(playing)
+            for i, action in zip(rows, policy(obs[rows]).tolist(), strict=True):
+                check_stop()
+                reward, terminated, truncated = self._players[i].step(action, obs[i])
+                returns[playing[i]] += reward
+                if terminated or truncated:
+                    self._tell_of_cut(i)
+                    self.episodes += 1
+                    start_next(i)
+        return returns
+
+    def _make_environments(self, wanted: int, check_stop: Callable[[], None]) -> None:
+        """Make those that are lacking."""
+        for i in range(len(self._players), wanted):
+            check_stop()
+            limits = (self._max_step_seconds, self._max_episode_steps)
+            self._players.append(EpisodePlayer(self._make(), f"environment {i}", *limits))
+
+    def _tell_of_cut(self, i: int) -> None:
+        if self._players[i].is_cut and not self._has_cut:
+            self._has_cut = True
+            logger.warning(
+                "eval.max_episode_steps=%d: an evaluation episode was still going on then, and was "
+                "ended; its return so far counts",
+                self._max_episode_steps,
+            )
+
+    def close(self) -> None:
+        for player in self._players:
+            player.close()
+        self._players.clear()

@@ -1,0 +1,61 @@
+"""The loader for sweeps composes what Hydra itself composes."""
+
+from __future__ import annotations
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from dqn_runner.composing.command import Command
+from dqn_runner.composing.config_loader import ConfigLoader
+
+
+@pytest.fixture(scope="module")
+def loader() -> ConfigLoader:
+    return Command([])._hydra.config_loader
+
+
+JOBS = [
+    ["seed=3"],
+    ["agent.lr=0.5", "seed=3", "agent.lr=0.25"],
+    ["env=acrobot", "seed=1", "epsilon=linear", "epsilon.end=0.5"],
+    ["experiment=plain_dqn", "agent.n_step=7"],
+    ["+env.kwargs.size=4", "network.hidden_sizes=[8,8]", "~buffer.capacity"],
+    ["learning_starts=${batch_size}", "batch_size=7", "hydra.sweep.subdir='a b'"],
+    ["hydra.sweep.dir=somewhere", "tracker.tags=[a]", "++agent.gamma=0.5"],
+    ["hydra.job.config.override_dirname.exclude_keys=[seed]", "seed=4", "agent.lr=1"],
+]
+
+
+@pytest.mark.parametrize("overrides", JOBS, ids=" ".join)
+def test_the_same_as_hydra(loader, overrides):
+    theirs = ConfigLoaderImpl(loader.config_search_path)
+    for _ in range(2):  # the second time from what the first one composed
+        ours = loader.load_configuration("config", overrides, RunMode.RUN)
+        expected = theirs.load_configuration("config", overrides, RunMode.RUN)
+        HydraConfig.instance().cfg = expected
+        assert OmegaConf.to_container(ours) == OmegaConf.to_container(expected)
+
+
+def test_one_job_leaves_no_trace_in_the_next(loader):
+    for value in (0.1, 0.2):
+        config = loader.load_configuration("config", [f"agent.lr={value}"], RunMode.RUN)
+        assert config.agent.lr == value
+        config.agent.lr = 9.0
+        config.hydra.overrides.task.append("seed=9")
+        assert config.seed == 0
+
+
+@pytest.mark.parametrize("overrides", [["agent.nosuch=1"], ["seed=1,2"], ["+seed=1"], ["seed=x(1"]])
+def test_the_same_errors_as_hydra(loader, overrides):
+    with pytest.raises(HydraException) as expected:
+        ConfigLoaderImpl(loader.config_search_path).load_configuration(
+            "config", overrides, RunMode.RUN
+        )
+    with pytest.raises(HydraException) as caught:
+        loader.load_configuration("config", overrides, RunMode.RUN)
+    assert type(caught.value) is type(expected.value)
+    assert str(caught.value) == str(expected.value)

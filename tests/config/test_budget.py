@@ -1,0 +1,66 @@
+"""A setting that a run's budget never reaches is a warning, and no other is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dqn_runner.config.budget import unreached
+
+EPISODES = ["total_timesteps=null", "env.kwargs={max_episode_steps: 20}"]
+PHASES = ["phase.episodes=3", "phase.epochs=1", "learning_starts=0"]
+
+
+def learned(run: Path) -> dict[str, Any]:
+    """The agent of a run's last checkpoint."""
+    state: dict[str, Any] = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    return state["agent"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        # 300 env steps, learning from 50 on, in batches of 16.
+        ([], ""),
+        (["learning_starts=300"], ""),
+        (["learning_starts=301"], "learning_starts=301: the run ends after at most 300 env steps"),
+        (["batch_size=301"], "batch_size=301: the run ends after at most 300 env steps"),
+        (["train_frequency=300"], ""),
+        (["train_frequency=301"], "train_frequency=301: the run ends after at most 300 env steps"),
+        (["train_frequency=160", "learning_starts=170"], "train_frequency=160: the run ends"),
+        (["num_envs=8", "learning_starts=304"], ""),  # the last step takes it there
+        (["num_envs=8", "learning_starts=305"], "learning_starts=305: the run ends"),
+        ([*EPISODES, "total_episodes=3", "learning_starts=61"], "learning_starts=61: the run ends"),
+        ([*EPISODES, "total_episodes=3", "learning_starts=10"], ""),
+        ([*PHASES, "total_episodes=2"], "phase.episodes=3: the run ends after 2"),
+        ([*PHASES], ""),
+        ([*PHASES, "batch_size=301"], "batch_size=301: the run ends"),
+    ],
+)
+def test_what_is_never_reached(train, caplog, overrides, line):
+    run = train("run", *overrides)
+    warned = [r.getMessage() for r in caplog.records if r.name == "dqn_runner.config.build"]
+    assert [text[: len(line)] for text in warned] == ([line] if line else [])
+    assert (learned(run)["updates"] == 0) == any("learns nothing" in text for text in warned)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reached"),
+    [
+        (["target_update.unit=env_step", "target_update.interval=300"], True),
+        (["target_update.unit=env_step", "target_update.interval=301"], False),
+        (["target_update.unit=update", "target_update.interval=251"], True),  # after 50, …, 300
+        (["target_update.unit=update", "target_update.interval=252"], False),
+        (["target_update.unit=update", "target_update.interval=502", "gradient_steps=2"], True),
+        (["target_update.unit=update", "target_update.interval=503", "gradient_steps=2"], False),
+    ],
+)
+def test_a_target_network_that_never_moves(train, compose, overrides, reached):
+    overrides = ["target_update=hard", *overrides]
+    lines = list(unreached(compose(*overrides), None))
+    assert lines == [] if reached else lines[0].startswith(overrides[2].partition("=")[0])
+    agent = learned(train("run", *overrides))  # which copies after its very last update
+    assert torch.equal(agent["params"], agent["target_params"]) == reached

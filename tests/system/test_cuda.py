@@ -1,0 +1,67 @@
+"""What runs on a GPU alone: the captured update against the eager one, and a whole short run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dqn_runner.buffers.uniform import UniformBuffer
+from dqn_runner.config.build import build
+from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.types import ObsSpec, Transition
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def build_on_cuda(compose, path, compile_mode):
+    path.mkdir()
+    config = compose("device=cuda", f"compile={compile_mode}", "batch_size=32")
+    return build(config, RunDirectory(path))[1]
+
+
+def fill(parts, rng):
+    for _ in range(100):
+        obs, next_obs = rng.standard_normal((2, 4), np.float32)
+        parts.buffer.add(Transition(obs, int(rng.integers(2)), 1.0, 0.9, next_obs))
+
+
+def test_the_captured_update_agrees_with_the_eager_one(compose, tmp_path):
+    eager = build_on_cuda(compose, tmp_path / "eager", "never")
+    captured = build_on_cuda(compose, tmp_path / "captured", "always")
+    for parts in (eager, captured):
+        rng = np.random.default_rng(0)
+        fill(parts, rng)
+        for _ in range(50):
+            parts.agent.learn(parts.buffer.storage, parts.buffer.sample(32, rng))
+    for one, other in zip(eager.agent.learner.state, captured.agent.learner.state, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_updates_wait_for_nothing(compose, tmp_path):
+    parts = build_on_cuda(compose, tmp_path / "run", "always")
+    rng = np.random.default_rng(0)
+    fill(parts, rng)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            fill(parts, rng)
+            parts.agent.learn(parts.buffer.storage, parts.buffer.sample(32, rng))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_rows_on_the_device_are_those_that_were_added():
+    buffer = UniformBuffer(8, ObsSpec((3,), np.dtype(np.float32)), torch.device("cuda"))
+    for i in range(11):
+        row = np.full(3, i, np.float32)
+        buffer.add(Transition(row, i % 2, float(i), 0.5, row + 1))
+    newest = [8, 9, 10, 3, 4, 5, 6, 7]
+    assert buffer.storage.reward.tolist() == newest
+    assert buffer.storage.obs[:, 0].tolist() == newest
+    assert buffer.storage.next_obs[:, 2].tolist() == [i + 1 for i in newest]
+
+
+def test_a_run_on_the_device_finishes(train):
+    path = train("run", "device=cuda", "compile=always")
+    assert RunDirectory(path).read_result()["env_steps"] == 300

@@ -1,0 +1,232 @@
+"""The recipes of conf/experiment against the tutorials' table, and each of them run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import torch
+
+from dqn_runner.composing.command import Command
+from dqn_runner.config.build import expected_updates
+from dqn_runner.config.root import parse
+from dqn_runner.types import flatten
+
+COMMON = {
+    "agent.n_step": 1,
+    "agent.double": False,
+    "agent.max_grad_norm": None,
+    "agent.lr_schedule": "constant",
+    "agent.clip_target": False,
+    "network.activation": "relu",
+    "network.norm": "none",
+    "total_timesteps": None,
+    "num_envs": 1,
+    "train_frequency": 1,
+    "gradient_steps": 1,
+}
+PLAIN = {
+    "env.id": "CartPole-v1",
+    "network.init": {"name": "torch"},
+    "agent.td_target": "max",
+    "agent.behaviour": "greedy",
+    "phase": {"episodes": None, "epochs": None},
+}
+ADAM = {
+    "name": "adam",
+    "betas": [0.9, 0.999],
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "amsgrad": False,
+}
+TABLE = {
+    "hands_on_rl": PLAIN
+    | {
+        "network.hidden_sizes": [128],
+        "agent.optimizer": ADAM,
+        "agent.lr": 2e-3,
+        "agent.loss": "mse",
+        "agent.max_grad_value": None,
+        "agent.gamma": 0.98,
+        "epsilon": {"name": "fixed", "value": 0.1},
+        "target_update": {"name": "hard", "interval": 10, "unit": "update"},
+        "buffer.capacity": 10_000,
+        "batch_size": 64,
+        "learning_starts": 65,
+        "total_episodes": 500,
+        "seed": 0,
+    },
+    "joyrl": PLAIN
+    | {
+        "network.hidden_sizes": [128, 128],
+        "agent.optimizer": ADAM,
+        "agent.lr": 1e-4,
+        "agent.loss": "mse",
+        "agent.max_grad_value": 1.0,
+        "agent.gamma": 0.95,
+        "epsilon": {"name": "exponential", "start": 0.95, "end": 0.01, "decay_steps": 500},
+        "target_update": {"name": "hard", "interval": 4, "unit": "env_step"},
+        "buffer.capacity": 100_000,
+        "batch_size": 64,
+        "learning_starts": 0,
+        "total_episodes": 200,
+    },
+    "pytorch_tutorial": PLAIN
+    | {
+        "network.hidden_sizes": [128, 128],
+        "agent.optimizer": ADAM | {"name": "adamw", "weight_decay": 0.01, "amsgrad": True},
+        "agent.lr": 1e-4,
+        "agent.loss": "huber",
+        "agent.max_grad_value": 100.0,
+        "agent.gamma": 0.99,
+        "epsilon": {"name": "exponential", "start": 0.9, "end": 0.05, "decay_steps": 1000},
+        "target_update": {"name": "soft", "tau": 0.005},
+        "buffer.capacity": 10_000,
+        "batch_size": 128,
+        "learning_starts": 0,
+        "total_episodes": 600,
+    },
+    "lunarlander_sarsa": {
+        "env.id": "LunarLander-v3",
+        "network.hidden_sizes": [32],
+        "network.init": {"name": "uniform", "low": -0.1, "high": 0.1},
+        "agent.optimizer": ADAM,
+        "agent.lr": 1e-5,
+        "agent.loss": "mse",
+        "agent.max_grad_value": None,
+        "agent.gamma": 0.95,
+        "agent.td_target": "sarsa",
+        "agent.behaviour": "softmax",
+        "agent.temperature": 1.0,
+        "epsilon": {"name": "fixed", "value": 0.1},
+        "target_update": {"name": "hard", "interval": 5, "unit": "update"},
+        "batch_size": 128,
+        "learning_starts": 0,
+        "phase": {"episodes": 1000, "epochs": 3},
+        "total_episodes": 10_000,
+    },
+    "swanlab_cartpole": PLAIN
+    | {
+        "network.hidden_sizes": [64, 64],
+        "agent.optimizer": ADAM,
+        "agent.lr": 1e-3,
+        "agent.loss": "mse",
+        "agent.max_grad_value": None,
+        "agent.gamma": 0.99,
+        "epsilon": {
+            "name": "multiplicative",
+            "start": 1.0,
+            "end": 0.01,
+            "decay_rate": 0.995,
+            "decay_every": 1,
+            "unit": "episode",
+        },
+        "target_update": {"name": "hard", "interval": 100, "unit": "update"},
+        "buffer.capacity": 10_000,
+        "batch_size": 64,
+        "learning_starts": 0,
+        "total_episodes": 600,
+        "eval.interval": 10,
+        "eval.unit": "episode",
+        "eval.num_episodes": 5,
+        "seed": 42,
+        "tracker.project": "RL-All-In-One",
+        "tracker.name": "DQN-CartPole-v1",
+    },
+}
+
+
+def resolved(name):
+    (job,) = Command([f"experiment={name}"]).jobs
+    return parse(job.config)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_recipe_is_its_column_of_the_table(name):
+    config = resolved(name).plain()
+    flat = flatten(config)
+    for key, value in (COMMON | TABLE[name]).items():
+        group, _, rest = key.partition(".")
+        place = config[group] if not rest else config[group].get(rest, flat.get(key))
+        assert place == value, key
+
+
+def test_the_tracker_is_told_what_swanlab_cartpole_is():
+    assert "target network" in resolved("swanlab_cartpole").tracker.description
+
+
+def test_a_phase_of_lunarlander_cannot_exceed_its_buffer():
+    config = resolved("lunarlander_sarsa")
+    limit = gym.spec(config.env.id).max_episode_steps
+    assert config.buffer.capacity >= config.phase.episodes * limit
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_recipe_names_what_it_repaired_and_how_to_film(name):
+    text = Path(__file__).parents[2].joinpath(f"conf/experiment/{name}.yaml").read_text()
+    assert text.startswith("# @package _global_\n")
+    repairs = {
+        "hands_on_rl": ["rewards", "seed 0", "initial weights"],
+        "joyrl": ["200 episodes"],
+        "pytorch_tutorial": ["termination"],
+        "lunarlander_sarsa": ["γ", "terminal mask", "v2", "--videos 10"],
+        "swanlab_cartpole": ["20,000", "--checkpoint best --videos 3 --max-steps 1500"],
+    }
+    comment = " ".join(line[1:] for line in text.splitlines() if line.startswith("#"))
+    for words in repairs[name]:
+        assert words in " ".join(comment.split())
+
+
+RUNS = {
+    # what makes it end within hundreds of steps, and how many updates it then makes
+    "hands_on_rl": (["total_timesteps=300"], lambda steps, _: steps - 64),
+    "joyrl": (["total_timesteps=300"], lambda steps, _: steps - 63),
+    "pytorch_tutorial": (["total_timesteps=300"], lambda steps, _: steps - 127),
+    "swanlab_cartpole": (["total_timesteps=300"], lambda steps, _: steps - 63),
+    "lunarlander_sarsa": (
+        ["total_episodes=5", "phase.episodes=2", "eval.interval=2"],
+        lambda _, sizes: sum(3 * (size // 128) for size in sizes),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_recipe_runs_to_its_end(command, name):
+    short, updates = RUNS[name]
+    outcome = command(
+        f"experiment={name}", *short, "compile=never", "device=cpu", "tracker.mode=disabled",
+        "eval.final_episodes=2", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["status"] == "finished"
+    state = torch.load("run/checkpoints/last.pt", weights_only=True)
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    ended = {r["episodes"]: r["env_steps"] for r in rows if "rollout/episode_length" in r}
+    sizes = [ended.get(last, 0) - ended.get(last - n, 0) for last, n in ((2, 2), (4, 2), (5, 1))]
+    assert state["agent"]["updates"] == updates(result["env_steps"], sizes) > 0
+    assert Path("run/curve.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "updates"),
+    [
+        (["total_timesteps=50000"], 50_000),
+        (["total_timesteps=50000", "train_frequency=4", "gradient_steps=2"], 25_000),
+        (["total_timesteps=null", "total_episodes=200"], 50_000),  # of 500 steps at most
+        (["total_timesteps=20000", "total_episodes=200"], 20_000),
+        (["total_timesteps=null", "total_episodes=20", "env.id=FrozenLake-v1"], 1000),
+        (
+            ["total_timesteps=12800", "phase.episodes=10", "phase.epochs=3", "learning_starts=0"],
+            300 * 8,
+        ),
+    ],
+)
+def test_updates_expected_of_a_budget(compose, settings, updates):
+    """What compile=auto compares with the price of compiling."""
+    config = compose(*settings)
+    env = gym.make(config.env.id)
+    assert expected_updates(config, env) == updates
+    env.close()

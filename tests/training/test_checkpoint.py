@@ -1,0 +1,212 @@
+"""Checkpoint files: what is saved is what is read, and a broken one is told apart."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from dqn_runner.buffers.uniform import UniformBuffer
+from dqn_runner.errors import RunError
+from dqn_runner.training.checkpoint import Checkpoints, load, save
+from dqn_runner.types import ObsSpec
+
+
+def some_state(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "env_steps": 1000 + seed,
+        "episodes": seed,
+        "agent": {
+            "params": torch.randn(37, generator=generator),
+            "slots": torch.randn(2, 37, generator=generator, dtype=torch.float64),
+            "num_updates": torch.tensor(12.0),
+            "empty": None,
+            "names": ["a", "b"],
+        },
+    }
+
+
+class SomeBuffer:
+    """A ring of one column, of which each transition is its own number."""
+
+    def __init__(self, capacity=8):
+        self.capacity, self.size, self.num_added = capacity, 0, 0
+        self.column = torch.zeros(capacity, dtype=torch.int64)
+
+    def add(self, count):
+        for _ in range(count):
+            self.column[self.num_added % self.capacity] = self.num_added
+            self.num_added += 1
+            self.size = min(self.size + 1, self.capacity)
+
+    def get_state(self):
+        return {"size": self.size, "num_added": self.num_added}
+
+    def set_state(self, state):
+        self.size, self.num_added = state["size"], state["num_added"]
+
+    def rows(self, first, last):
+        return [self.column[torch.arange(first, last) % self.capacity]]
+
+    def set_rows(self, first, last, columns):
+        self.column[torch.arange(first, last) % self.capacity] = columns[0]
+
+
+def test_replay_is_saved_in_chunks_of_what_is_new(tmp_path):
+    checkpoints, buffer = Checkpoints(tmp_path), SomeBuffer()
+    saved = []
+    for count in (3, 0, 4, 5, 20, 2):
+        buffer.add(count)
+        checkpoints.save_last(some_state(1), buffer)
+        saved.append(sorted(path.name for path in (tmp_path / "replay").iterdir()))
+        loaded = SomeBuffer()
+        Checkpoints(tmp_path).load_replay(load(tmp_path / "last.pt"), loaded)
+        assert torch.equal(loaded.column, buffer.column)
+        assert loaded.get_state() == buffer.get_state()
+    # Of a ring of eight; what previous.pt still needs is kept as well.
+    assert saved == [
+        ["0-3.pt"],
+        ["0-3.pt"],
+        ["0-3.pt", "3-7.pt"],
+        ["0-3.pt", "3-7.pt", "7-12.pt"],
+        ["24-32.pt", "3-7.pt", "7-12.pt"],
+        ["24-32.pt", "32-34.pt"],
+    ]
+
+
+def test_a_million_transitions_hold_up_training_for_less_than_a_second(tmp_path):
+    buffer = UniformBuffer(1_000_000, ObsSpec((4,), np.dtype(np.float32)), torch.device("cpu"))
+    for column in buffer.storage.columns:
+        column.zero_()
+    buffer.set_state({"size": 1_000_000, "write_head": 0, "num_added": 1_000_000})
+    checkpoints, seconds = Checkpoints(tmp_path), []
+    for _ in range(4):
+        buffer.num_added += 10_000
+        started = time.perf_counter()
+        checkpoints.save_last(some_state(1), buffer)
+        seconds.append(time.perf_counter() - started)
+    assert max(seconds[1:]) < 1.0  # the first has a million to write, later ones what is new
+    assert (tmp_path / "replay" / "1030000-1040000.pt").stat().st_size < 600_000
+
+
+def assert_same(loaded, state):
+    assert {key: loaded[key] for key in ("env_steps", "episodes")} == {
+        key: state[key] for key in ("env_steps", "episodes")
+    }
+    assert loaded["agent"].keys() == state["agent"].keys()
+    for key, value in state["agent"].items():
+        if isinstance(value, torch.Tensor):
+            assert loaded["agent"][key].dtype == value.dtype
+            assert torch.equal(loaded["agent"][key], value)
+        else:
+            assert loaded["agent"][key] == value
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path):
+    save(some_state(1), tmp_path / "x.pt")
+    assert_same(load(tmp_path / "x.pt"), some_state(1))
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_torch_reads_the_file_with_weights_only(tmp_path):
+    save(some_state(2), tmp_path / "x.pt")
+    assert_same(torch.load(tmp_path / "x.pt", weights_only=True), some_state(2))
+
+
+def test_the_former_last_becomes_previous(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    folder = tmp_path / "checkpoints"
+    checkpoints.save_last(some_state(1), SomeBuffer())
+    assert not (folder / "previous.pt").exists()
+    checkpoints.save_last(some_state(2), SomeBuffer())
+    assert load(folder / "last.pt")["episodes"] == 2
+    assert load(folder / "previous.pt")["episodes"] == 1
+    checkpoints.save_last(some_state(3), SomeBuffer())
+    assert load(folder / "last.pt")["episodes"] == 3
+    assert load(folder / "previous.pt")["episodes"] == 2
+
+
+def test_best_is_overwritten_and_disturbs_no_other(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_last(some_state(1), SomeBuffer())
+    checkpoints.save_best(some_state(2))
+    checkpoints.save_best(some_state(3))
+    assert load(tmp_path / "best.pt")["episodes"] == 3
+    assert load(tmp_path / "last.pt")["episodes"] == 1
+    assert not (tmp_path / "previous.pt").exists()
+
+
+def test_an_existing_folder_is_taken_up_again(tmp_path):
+    Checkpoints(tmp_path / "c").save_last(some_state(1), SomeBuffer())
+    Checkpoints(tmp_path / "c").save_last(some_state(2), SomeBuffer())
+    assert load(tmp_path / "c" / "previous.pt")["episodes"] == 1
+
+
+def test_a_save_that_fails_leaves_the_former_file(tmp_path):
+    save(some_state(1), tmp_path / "x.pt")
+    with pytest.raises(Exception, match="pickle"):
+        save({"agent": lambda: None}, tmp_path / "x.pt")
+    assert_same(load(tmp_path / "x.pt"), some_state(1))
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"nowhere\.pt"):
+        load(tmp_path / "nowhere.pt")
+    with pytest.raises(RunError):
+        load(tmp_path)
+
+
+def damage(content, how):
+    middle = len(content) // 2
+    return {
+        "empty": b"",
+        "text": b"this is no checkpoint",
+        "half": content[:middle],
+        "without its end": content[:-10],
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["empty", "text", "half", "without its end"])
+def test_a_damaged_checkpoint_is_a_run_error_that_names_it(tmp_path, how):
+    path = tmp_path / "x.pt"
+    save(some_state(1), path)
+    path.write_bytes(damage(path.read_bytes(), how))
+    with pytest.raises(RunError, match=r"x\.pt"):
+        load(path)
+
+
+def test_a_flipped_bit_among_the_weights_is_noticed(tmp_path):
+    path = tmp_path / "x.pt"
+    weights = torch.arange(1000.0) + 0.5
+    save({"agent": {"params": weights}}, path)
+    content = bytearray(path.read_bytes())
+    start = content.index(np.arange(500, 520, dtype=np.float32).__add__(0.5).tobytes())
+    content[start + 2] ^= 0x10
+    path.write_bytes(bytes(content))
+    with pytest.raises(RunError, match=r"x\.pt"):
+        load(path)
+
+
+@pytest.mark.parametrize("content", [{"agent": 1}, [1, 2], torch.zeros(3)])
+def test_a_torch_file_that_is_no_checkpoint_is_a_run_error(tmp_path, content):
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(RunError, match=r"x\.pt"):
+        load(tmp_path / "x.pt")
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path):
+    torch.save({"format_version": 99}, tmp_path / "x.pt")
+    with pytest.raises(RunError, match="99"):
+        load(tmp_path / "x.pt")
+
+
+def test_a_file_that_holds_code_is_not_run(tmp_path, capsys):
+    class Payload:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    torch.save({"format_version": 1, "agent": Payload()}, tmp_path / "x.pt")
+    with pytest.raises(RunError):
+        load(tmp_path / "x.pt")
+    assert "executed" not in capsys.readouterr().out
