@@ -20,6 +20,7 @@ from dqn_runner.envs.episode import close
 from dqn_runner.envs.make import make_env
 from dqn_runner.errors import RunError
 from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.seeding import draw_seed, random_streams
 from dqn_runner.training import checkpoint
 
 
@@ -33,18 +34,21 @@ class LoadedPolicy:
         state = checkpoint.load(checkpoint_path)
         env = make_env(config.env, warn=True)
         self._encoder, self._offset = ObsEncoder(env.observation_space), action_offset(env)
-        network = build_network(config, env, 0, torch.device("cpu"))
+        seed = draw_seed(random_streams(config.seed).network)
+        network = build_network(config, env, seed, torch.device("cpu"))
         close(env)
         try:
             params, self.env_steps = state["agent"]["params"], int(state["env_steps"])
-            fits = params.shape == network.initial_params.shape
+            buffers = state["agent"].get("buffers", network.buffers)  # older runs kept none
+            shapes = [tensor.shape for tensor in (network.initial_params, *network.buffers)]
+            fits = [tensor.shape for tensor in (params, *buffers)] == shapes
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{checkpoint_path}: holds no policy") from error
         if not fits:
             raise RunError(f"{checkpoint_path}: does not fit the network of its config.yaml")
         self.config = config
         temperature, rng = config.agent.softmax_temperature, np.random.default_rng(0)
-        self.on_rows = make_policy(network.on_arrays(params), temperature, rng)
+        self.on_rows = make_policy(network.on_arrays(params, buffers), temperature, rng)
 
     def __call__(self, obs: Any) -> int:
         """The environment's action for one of its observations."""

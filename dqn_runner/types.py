@@ -1,12 +1,13 @@
-"""Values that travel between the rooms, and the base of every configuration section.
+"""Values that travel between the rooms.
 
-Letters in shapes: N environments, B batch, A actions, P parameters.
+Letters in shapes: N environments, B batch, A actions, P parameters, K atoms or quantiles, R runs.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = npt.NDArray[Any]
+QFunction = Callable[[Array], Array]  # obs [N, *obs_shape] -> action values [N, A]
 
 
 class Episode(NamedTuple):
@@ -74,24 +76,43 @@ class Transition(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Transitions as columns; a buffer's storage is one too, with its capacity for B."""
+    """Transitions as columns."""
 
     obs: Tensor  # [B, *obs_shape]
     action: Tensor  # [B] int64
     reward: Tensor  # [B]
     discount: Tensor  # [B]
     next_obs: Tensor  # [B, *obs_shape]
-    next_action: Tensor | None = None  # [B] int64, only where SARSA's target asks for it
+    next_action: Tensor | None = None  # [B] int64, only if SARSA's target asks for it
 
-    @property
-    def columns(self) -> tuple[Tensor, ...]:
-        """The columns that there are."""
-        columns = self[:-1]
-        return columns if self.next_action is None else (*columns, self.next_action)
 
-    def rows(self, indices: Tensor) -> Batch:
-        """Those rows [B] of each column."""
-        return Batch(*(column[indices] for column in self.columns))
+class Outputs(NamedTuple):
+    """What a network says of a batch of observations."""
+
+    q_values: Tensor  # [B, A]
+    distribution: Tensor | None = None  # [B, A, K] logits or quantiles, if it learns returns so
+
+    def values_of(self, action: Tensor) -> Tensor:
+        """The values [B] of `action` [B]."""
+        return self.q_values.gather(1, action.unsqueeze(1)).squeeze(1)
+
+
+class StepInputs(NamedTuple):
+    """What is new at each call of the update; its other tensors stay where they are."""
+
+    indices: Tensor  # [B] int64, rows of the storage
+    weights: Tensor  # [B] importance weights; all 1 without priorities
+    noise: Tensor  # [Z] for networks that draw noise; empty for others
+    copy_target: Tensor  # [] bool: begin by setting the target network to the online one
+
+
+@dataclass
+class Best:
+    """The parameters with the best evaluation so far (the latest of equals)."""
+
+    mean: float
+    env_steps: int
+    params: Tensor  # [P]
 
 
 @dataclass
@@ -113,10 +134,12 @@ class Progress:
     # Up to here all that was due is done: evaluated, logged and saved.
     reported_env_steps: int = 0
     reported_episodes: int = 0
+    best: Best | None = None
 
     def get_state(self) -> dict[str, Any]:
         """The counters as plain numbers."""
-        return {**vars(self), "recent_returns": list(self.recent_returns)}
+        counters = {name: value for name, value in vars(self).items() if name != "best"}
+        return counters | {"recent_returns": list(self.recent_returns)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Count on from there."""

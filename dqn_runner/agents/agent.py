@@ -1,7 +1,8 @@
-"""The DQN agent: acts by its action values, with ε at random, and learns from replay."""
+"""The agent: acts by its action values, with ε at random, and learns from replay."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from dqn_runner.learning.learner import Learner
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.seeding import get_state, set_state
 from dqn_runner.target_update import Hard, Soft, Unit
-from dqn_runner.types import Array, Batch
+from dqn_runner.types import Array, EnvStep
 
 
 class Agent:
-    """Behaviour and learning around one Q-network.
+    """Behavior and learning around one Q-network.
 
-    `policy` is what it has learned to do: it acts so, but for ε, and is evaluated so.
+    `policy` is what it has learned to do: the agent follows it, apart from ε, and is evaluated by
+    it.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class Agent:
         self.policy = self.policy_of(learner.state.params)
 
     def act(self, obs: Array, epsilon: float) -> list[int]:
-        """Actions [N] for `obs` [N, *obs_shape]: random where an environment's own coin says so."""
+        """Actions [N] for `obs` [N, *obs_shape]; each environment has a coin of its own for ε."""
         coins = self._rng.random(len(obs)).tolist()
         explorers = [i for i, coin in enumerate(coins) if coin < epsilon]
         all_explore = len(explorers) == len(coins)
@@ -48,14 +50,24 @@ class Agent:
             action[i] = int(self._rng.integers(self._num_actions))
         return action
 
-    def learn(self, storage: Batch, indices: Tensor) -> Tensor:
-        """One update on the rows `indices` [B] of `storage`; returns their TD errors [B]."""
-        td_error = self.learner.update(storage, indices)
+    def final_actions(self, step: EnvStep, epsilon: float) -> dict[int, int]:
+        """The action at the final observation of each environment that `step` truncated."""
+        return {
+            i: self.act(step.next_obs[i : i + 1], epsilon)[0]
+            for i, (terminated, truncated) in enumerate(
+                zip(step.terminated, step.truncated, strict=True)
+            )
+            if truncated and not terminated
+        }
+
+    def learn(self, storage: Sequence[Tensor], indices: Tensor, weights: Tensor) -> Tensor:
+        """One update on the rows `indices` [B] of `storage`; returns their priorities [B]."""
+        priorities = self.learner.update(storage, indices, weights)
         self._copy_target("update", self.learner.updates - 1, self.learner.updates)
-        return td_error
+        return priorities
 
     def observe_env_steps(self, before: int, now: int) -> None:
-        """Update the target network where its interval is counted in env steps."""
+        """Update the target network if its interval is counted in env steps."""
         self._copy_target("env_step", before, now)
 
     def _copy_target(self, unit: Unit, before: int, now: int) -> None:
@@ -63,8 +75,9 @@ class Agent:
             self.learner.copy_target()
 
     def policy_of(self, params: Tensor) -> LearnedPolicy:
-        """The policy under `params` [P], following them where they change in place."""
-        return make_policy(self._network.on_arrays(params), self._temperature, self._rng)
+        """The policy of `params` [P]; it follows them as they change in place."""
+        q_function = self._network.on_arrays(params, self.learner.buffers)
+        return make_policy(q_function, self._temperature, self._rng)
 
     def get_state(self) -> dict[str, Any]:
         """What the agent has learned and where its exploration stands, as tensors and numbers."""

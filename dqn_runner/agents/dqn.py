@@ -1,18 +1,23 @@
-"""DQN: the settings of the algorithm."""
+"""DQN: the settings of the algorithm, and returns represented as one value for each action."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import torch
 from pydantic import model_validator
+from torch import Tensor
+from torch.nn import functional
 
-from dqn_runner.agents.targets import Loss, return_bounds
-from dqn_runner.learning.optimizers import OptimizerSpec
+from dqn_runner.agents.targets import return_bounds
+from dqn_runner.learning.optimizers import Hyper, OptimizerSpec
 from dqn_runner.spec import PositiveFloat, PositiveInt, Probability, Spec
-from dqn_runner.types import Progress
+from dqn_runner.types import Batch, Outputs, Progress
 
-FINAL_LR = 0.01  # of agent.lr, where a schedule ends
+Loss = Literal["mse", "huber"]
+
+FINAL_LR = 0.01  # of agent.lr, at the end of a schedule
 
 
 class AgentSpec(Spec):
@@ -71,3 +76,36 @@ class AgentSpec(Spec):
     def softmax_temperature(self) -> float | None:
         """The temperature of a softmax behaviour; null where behaviour is greedy."""
         return self.temperature if self.behaviour == "softmax" else None
+
+
+class ScalarReturn(NamedTuple):
+    """The expected return of each action, learned by `loss` (Mnih et al. 2015, algorithm 1).
+
+    With `clip_target` a target stays between the hyperparameters `return_low` and `return_high`
+    (Andrychowicz et al. 2017, section 4.4).
+    """
+
+    loss_kind: Loss
+    clip_target: bool = False
+
+    def target(self, batch: Batch, following: Outputs, action: Tensor, hyper: Hyper) -> Tensor:
+        """reward + discount · value of the next state [B].
+
+        `discount` is γ^k·(1 - terminated): truncation bootstraps and termination does not.
+        """
+        target = batch.reward + batch.discount * following.values_of(action)
+        if self.clip_target:
+            target = target.clamp(hyper["return_low"], hyper["return_high"])
+        return target
+
+    def loss(self, outputs: Outputs, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The square of each TD error or Huber's loss with δ = 1, and its size: both [B]."""
+        td_error = target - outputs.values_of(action)
+        return td_loss(self.loss_kind, td_error), td_error.detach().abs()
+
+
+def td_loss(kind: Loss, td_error: Tensor) -> Tensor:
+    """Loss [B] of each TD error [B]: its square, or Huber's with δ = 1."""
+    if kind == "mse":
+        return td_error.square()
+    return functional.huber_loss(td_error, torch.zeros_like(td_error), reduction="none")

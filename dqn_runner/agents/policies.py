@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dqn_runner.networks.flat import QFunction
-from dqn_runner.types import Array
+from dqn_runner.types import Array, QFunction
 
 
 class GreedyPolicy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,15 +24,19 @@ class _Pending:
 class NStepAssembler:
     """Sums rewards over n steps of each environment; an episode's end cuts the sum short.
 
-    The tail of an episode becomes transitions of n-1, n-2, …, 1 steps, all of which look at the
-    final observation: with discount 0 where it terminated, γ^k where it was truncated.
+    The tail of an episode becomes transitions of n-1, n-2, …, 1 steps. All of them lead to the
+    final observation: with discount 0 if the episode terminated, γ^k if it was truncated.
     """
+
+    needs_final_action = False
 
     def __init__(self, n_step: int, gamma: float, num_envs: int) -> None:
         self._n_step, self._gamma = n_step, gamma
         self._pending: list[deque[_Pending]] = [deque() for _ in range(num_envs)]
 
-    def transitions(self, step: EnvStep, epsilon: float = 0.0) -> Iterator[Transition]:
+    def transitions(
+        self, step: EnvStep, final_action: Mapping[int, int] | None = None
+    ) -> Iterator[Transition]:
         """Yield the transitions that `step` completes, oldest first within each environment."""
         for i, pending in enumerate(self._pending):
             pending.append(_Pending(step.obs[i], step.action[i]))
@@ -48,7 +52,7 @@ class NStepAssembler:
                 )
 
     def forget(self, i: int) -> None:
-        """Drop what is not complete of environment `i`, which has left its episode."""
+        """Drop what is not complete in environment `i`, which has left its episode."""
         self._pending[i].clear()
 
     def get_state(self) -> list[list[dict[str, Any]]]:
@@ -67,7 +71,7 @@ class NStepAssembler:
         ]
 
     def set_state(self, state: list[list[dict[str, Any]]]) -> None:
-        """Take up the transitions that were not complete."""
+        """Go on with the transitions that were not complete."""
         for pending, saved in zip(self._pending, state, strict=True):
             pending.clear()
             for values in saved:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from dqn_runner.buffers.n_step import NStepAssembler
-from dqn_runner.types import Array, EnvStep, Transition
+from dqn_runner.types import EnvStep, Transition
 
 
 class SarsaAssembler:
     """One-step transitions with their next actions (Rummery and Niranjan 1994).
 
-    A transition waits until its environment takes the next step. Where the episode was truncated
-    that step never comes: `act` then chooses at the final observation, which is bootstrapped from.
-    Where it terminated no action follows, and discount 0 hides the 0 that stands for it.
+    A transition waits until its environment takes the next step. If the episode was truncated,
+    that step never comes, and the target needs the action chosen at the final observation. If it
+    terminated, no action follows; discount 0 hides the 0 stored in its place.
     """
 
-    def __init__(
-        self, gamma: float, num_envs: int, act: Callable[[Array, float], list[int]]
-    ) -> None:
+    needs_final_action = True
+
+    def __init__(self, gamma: float, num_envs: int) -> None:
         self._one_step = NStepAssembler(1, gamma, num_envs)
-        self._act = act
         self._waiting: list[Transition | None] = [None] * num_envs
 
-    def transitions(self, step: EnvStep, epsilon: float) -> Iterator[Transition]:
-        """Yield the transitions whose next action is known with `step`, taken under `epsilon`."""
+    def transitions(self, step: EnvStep, final_action: Mapping[int, int]) -> Iterator[Transition]:
+        """Yield the transitions whose next action is known after `step`.
+
+        `final_action` maps each environment that was truncated to the action chosen at its final
+        observation.
+        """
         for i, transition in enumerate(self._one_step.transitions(step)):
             waiting, self._waiting[i] = self._waiting[i], None
             if waiting is not None:
@@ -35,13 +38,12 @@ class SarsaAssembler:
             if step.terminated[i]:
                 yield transition._replace(next_action=0)
             elif step.truncated[i]:
-                (action,) = self._act(step.next_obs[i : i + 1], epsilon)
-                yield transition._replace(next_action=action)
+                yield transition._replace(next_action=final_action[i])
             else:
                 self._waiting[i] = transition
 
     def forget(self, i: int) -> None:
-        """Drop what waits of environment `i`, which has left its episode."""
+        """Drop what waits in environment `i`, which has left its episode."""
         self._waiting[i] = None
 
     def get_state(self) -> list[dict[str, Any] | None]:
@@ -57,7 +59,7 @@ class SarsaAssembler:
         ]
 
     def set_state(self, state: list[dict[str, Any] | None]) -> None:
-        """Take up the transitions that were waiting."""
+        """Go on with the transitions that were waiting."""
         self._waiting = [
             None
             if saved is None

@@ -6,15 +6,19 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from dqn_runner.agents.agent import Agent
-from dqn_runner.agents.dqn import AgentSpec
+from dqn_runner.agents.dqn import AgentSpec, ScalarReturn
+from dqn_runner.agents.targets import greedy_action, taken_action
 from dqn_runner.buffers.n_step import NStepAssembler
+from dqn_runner.buffers.rows import RowStorage, gather
 from dqn_runner.buffers.sarsa import SarsaAssembler
-from dqn_runner.buffers.uniform import PhaseBuffer, UniformBuffer
+from dqn_runner.buffers.uniform import UniformSampler
 from dqn_runner.config.budget import unreached
 from dqn_runner.config.memory import check_memory
 from dqn_runner.config.root import Config, find_modules
@@ -26,15 +30,16 @@ from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import ConfigError, RunFailedError, failing_as
 from dqn_runner.learning.compilation import CompilationError
 from dqn_runner.learning.learner import Learner, UpdateRule
-from dqn_runner.networks.flat import FlatNetwork
-from dqn_runner.networks.init import initialise
-from dqn_runner.networks.torsos import MLP
+from dqn_runner.networks.flat import FlatNetwork, check_pure
+from dqn_runner.networks.heads import make_network
+from dqn_runner.networks.init import initialize
+from dqn_runner.networks.numpy_mlp import numpy_mlp
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.seeding import draw_seed, random_streams
 from dqn_runner.target_update import Soft
 from dqn_runner.training.checkpoint import Checkpoints
 from dqn_runner.training.evaluation import Evaluator
-from dqn_runner.training.loop import Assembler, Parts
+from dqn_runner.training.state import Assembler, Parts
 
 logger = logging.getLogger(__name__)
 
@@ -81,49 +86,52 @@ def resolve_device(device: str) -> torch.device:
 def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     """Build and seed all that training works with.
 
-    Returns `config` too, with what was decided here put in: device, threads and compilation.
+    Returns `config` too, with what was decided here: device, threads, compilation, decay of the
+    learning rate.
     """
     device = resolve_device(config.device)
     streams = random_streams(config.seed)
-    make = functools.partial(make_env, config.env)
-    env = make(warn=True)
+    env = make_env(config.env, warn=True)
     network = build_network(config, env, draw_seed(streams.network), device)
-    config = config.model_copy(update={"agent": resolve_lr_decay(config, env)})
-    threads = resolve_threads(config, network)
-    torch.set_num_threads(threads)
+    decided: dict[str, Any] = {"device": str(device), "agent": resolve_lr_decay(config, env)}
+    decided["torch_threads"] = resolve_threads(config, network)
+    config = config.model_copy(update=decided)
+    torch.set_num_threads(decided["torch_threads"])
     learner = build_learner(config, network)
-    buffer = build_buffer(config, env, device)
-    compiled = compile_learner(config, env, learner, buffer)
-    agent = Agent(
-        network,
-        num_actions(env),
-        learner,
-        config.target_update,
-        streams.exploration,
-        temperature=config.agent.softmax_temperature,
-    )
-    for line in unreached(config, env.spec.max_episode_steps if env.spec else None):
-        logger.warning("%s", line)
+    storage = build_storage(config, env, device)
+    compiled = compile_learner(config, env, learner, storage)
+    warn_of_unreached(config, env)
     close(env)
+    temperature = config.agent.softmax_temperature
     parts = Parts(
-        agent=agent,
-        envs=Environments(make, config.num_envs, streams.env, config.env.max_step_seconds),
-        buffer=buffer,
-        assembler=build_assembler(config, agent),
+        agent=Agent(
+            network, num_actions(env), learner, config.target_update, streams.exploration,
+            temperature=temperature,
+        ),
+        envs=build_environments(config, streams.env),
+        storage=storage,
+        sampler=UniformSampler(storage),
+        assembler=build_assembler(config),
         epsilon=build_epsilon(config),
         agent_spec=config.agent,
         evaluator=build_evaluator(config),
         replay_rng=streams.replay,
         evaluation_rng=streams.evaluation,
         checkpoints=Checkpoints(run_dir.checkpoints),
-        loggers=[],
-    )
-    decided = {
-        "device": str(device),
-        "torch_threads": threads,
-        "compile": "always" if compiled else "never",
-    }
-    return config.model_copy(update=decided), parts
+    )  # fmt: skip
+    return config.model_copy(update={"compile": "always" if compiled else "never"}), parts
+
+
+def warn_of_unreached(config: Config, env: Env) -> None:
+    """Warn of settings that have no effect within the budget."""
+    for line in unreached(config, env.spec.max_episode_steps if env.spec else None):
+        logger.warning("%s", line)
+
+
+def build_environments(config: Config, rng: np.random.Generator) -> Environments:
+    """The environments to train in; `rng` seeds their episodes."""
+    make = functools.partial(make_env, config.env)
+    return Environments(make, config.num_envs, rng, config.env.max_step_seconds)
 
 
 def build_evaluator(config: Config) -> Evaluator:
@@ -139,22 +147,25 @@ def resolve_threads(config: Config, network: FlatNetwork) -> int:
     return 1 if len(network.initial_params) < SMALL_NETWORK else os.cpu_count() or 1
 
 
-def build_buffer(config: Config, env: Env, device: torch.device) -> UniformBuffer:
-    """The replay buffer, with a column of next actions where the target asks for them."""
-    kind = UniformBuffer if config.phase.episodes is None else PhaseBuffer
-    obs_spec, sarsa = ObsEncoder(env.observation_space).spec, config.agent.td_target == "sarsa"
-    return kind(config.buffer.capacity, obs_spec, device, next_actions=sarsa)
+def build_storage(config: Config, env: Env, device: torch.device) -> RowStorage:
+    """Where transitions are kept, with their next actions if the target asks for them."""
+    return RowStorage(
+        config.buffer.capacity,
+        ObsEncoder(env.observation_space).spec,
+        device,
+        next_actions=config.agent.td_target == "sarsa",
+        keep_all=config.phase.episodes is not None,
+    )
 
 
-def build_assembler(config: Config, agent: Agent) -> Assembler:
+def build_assembler(config: Config) -> Assembler:
     """What makes transitions of steps, for the target that is to be learned."""
-    spec, num_envs = config.agent, config.num_envs
-    if spec.td_target == "sarsa":
-        return SarsaAssembler(spec.gamma, num_envs, agent.act)
-    return NStepAssembler(spec.n_step, spec.gamma, num_envs)
+    if config.agent.td_target == "sarsa":
+        return SarsaAssembler(config.agent.gamma, config.num_envs)
+    return NStepAssembler(config.agent.n_step, config.agent.gamma, config.num_envs)
 
 
-def compile_learner(config: Config, env: Env, learner: Learner, buffer: UniformBuffer) -> bool:
+def compile_learner(config: Config, env: Env, learner: Learner, storage: RowStorage) -> bool:
     """Compile the update if `config` wants it and this machine can; returns whether it did.
 
     `auto` looks at the budget alone, not at what is cached, so that a command computes the same
@@ -164,7 +175,7 @@ def compile_learner(config: Config, env: Env, learner: Learner, buffer: UniformB
     if config.compile == "never" or (config.compile == "auto" and not is_worth_compiling(updates)):
         return False
     try:
-        learner.compile(buffer.storage, config.batch_size)
+        learner.compile(storage.tensors, config.batch_size)
     except CompilationError as reason:
         logger.warning("the update runs uncompiled, several times slower: %s", reason)
         return False
@@ -219,27 +230,31 @@ def build_epsilon(config: Config) -> Callable[[int, int], float]:
 
 
 def build_network(config: Config, env: Env, seed: int, device: torch.device) -> FlatNetwork:
-    """The Q-network for the spaces of `env`, initialised from `seed`."""
-    spec, obs_shape = config.network, ObsEncoder(env.observation_space).spec.shape
+    """The Q-network for the spaces of `env`, initialized from `seed`.
 
-    def module() -> nn.Module:
-        if isinstance(spec, Custom):
-            build_custom = spec.load("network.name", "obs_shape", "num_actions")
-            custom = build_custom(obs_shape=obs_shape, num_actions=num_actions(env))
-            if not isinstance(custom, nn.Module):
-                kind = type(custom).__name__
-                raise ConfigError(f"network.name={spec.name}: gives {kind}, no torch.nn.Module")
-            return custom
-        return MLP(
-            obs_shape,
-            num_actions(env),
-            spec.hidden_sizes,
-            spec.activation,
-            init=spec.init,
-            norm=spec.norm,
-        )
+    Raises ConfigError for a network of the user's own that an update cannot use.
+    """
+    spec, obs_spec = config.network, ObsEncoder(env.observation_space).spec
+    if isinstance(spec, Custom):
+        module = initialize(lambda: custom_network(spec, obs_spec.shape, num_actions(env)), seed)
+        obs = torch.from_numpy(np.zeros((2, *obs_spec.shape), obs_spec.dtype))
+        check_pure(module, obs, f"network.name={spec.name}")
+        return FlatNetwork(module.to(device))
+    module = initialize(lambda: make_network(spec, obs_spec.shape, num_actions(env)), seed)
+    on_numpy = functools.partial(
+        numpy_mlp, activation=spec.activation, layer_norm=spec.norm == "layer_norm"
+    )
+    return FlatNetwork(module.to(device), on_numpy)
 
-    return FlatNetwork(initialise(module, seed).to(device))
+
+def custom_network(spec: Custom, obs_shape: tuple[int, ...], num_actions: int) -> nn.Module:
+    """The network of the user's own; raises ConfigError if it is no torch.nn.Module."""
+    build_module = spec.load("network.name", "obs_shape", "num_actions")
+    module = build_module(obs_shape=obs_shape, num_actions=num_actions)
+    if not isinstance(module, nn.Module):
+        kind = type(module).__name__
+        raise ConfigError(f"network.name={spec.name}: gives {kind}, no torch.nn.Module")
+    return module
 
 
 def build_learner(config: Config, network: FlatNetwork) -> Learner:
@@ -247,24 +262,25 @@ def build_learner(config: Config, network: FlatNetwork) -> Learner:
     agent, target = config.agent, config.target_update
     rule = UpdateRule(
         network=network,
+        gather=gather,
+        representation=ScalarReturn(agent.loss, agent.clip_target),
+        next_action=taken_action if agent.td_target == "sarsa" else greedy_action,
         optimizer=agent.optimizer,
-        loss=agent.loss,
         double=agent.double,
         clip_norm=agent.max_grad_norm is not None,
         clip_value=agent.max_grad_value is not None,
         soft_target=isinstance(target, Soft),
-        clip_target=agent.clip_target,
     )
-    numbers = {"lr": agent.lr, **agent.optimizer.hyperparameters()}
-    if agent.max_grad_norm is not None:
-        numbers["max_grad_norm"] = agent.max_grad_norm
-    if agent.max_grad_value is not None:
-        numbers["max_grad_value"] = agent.max_grad_value
-    if isinstance(target, Soft):
-        numbers["tau"] = target.tau
-    if agent.clip_target:
-        numbers |= {"return_low": 0.0, "return_high": 0.0}
-    return Learner(rule, numbers, network.initial_params)
+    numbers = {
+        "lr": agent.lr,
+        **agent.optimizer.hyperparameters(),
+        "max_grad_norm": agent.max_grad_norm,
+        "max_grad_value": agent.max_grad_value,
+        "tau": target.tau if isinstance(target, Soft) else None,
+        **({"return_low": 0.0, "return_high": 0.0} if agent.clip_target else {}),
+    }
+    hyperparameters = {name: value for name, value in numbers.items() if value is not None}
+    return Learner(rule, hyperparameters, network.initial_params, network.buffers)
 
 
 def num_actions(env: Env) -> int:

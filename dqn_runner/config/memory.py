@@ -9,7 +9,7 @@ import psutil
 import torch
 from rich.filesize import decimal
 
-from dqn_runner.buffers.uniform import UniformBuffer
+from dqn_runner.buffers.rows import row_bytes
 from dqn_runner.config.root import Config
 from dqn_runner.envs.encoding import Env, ObsEncoder
 from dqn_runner.errors import ConfigError
@@ -44,7 +44,6 @@ def needed_memory(config: Config, env: Env) -> dict[str, int]:
     Where several are too large the first is named: a network takes more for each row of a batch.
     """
     obs, sarsa = ObsEncoder(env.observation_space).spec, config.agent.td_target == "sarsa"
-    row = UniformBuffer(1, obs, torch.device("cpu"), next_actions=sarsa)
     takes = {}
     if isinstance(config.network, MLPSpec):
         num_actions = int(env.action_space.n)  # type: ignore[attr-defined]  # it is Discrete
@@ -55,5 +54,7 @@ def needed_memory(config: Config, env: Env) -> dict[str, int]:
         sizes = f"network.hidden_sizes={config.network.hidden_sizes}"
         takes[sizes] = 4 * VECTORS * num_params
         takes[f"batch_size={config.batch_size}"] = 4 * COPIES * sum(widths) * config.batch_size
-    takes[f"buffer.capacity={config.buffer.capacity}"] = row.num_bytes * config.buffer.capacity
+    takes[f"buffer.capacity={config.buffer.capacity}"] = (
+        row_bytes(obs, sarsa) * config.buffer.capacity
+    )
     return takes

@@ -35,12 +35,14 @@ def cache_dir() -> Path:
 
 
 def compile_ahead(
-    function: Callable[..., Tensor], example: Sequence[Tensor]
+    function: Callable[..., Tensor], constants: Sequence[Tensor], inputs: Sequence[Tensor]
 ) -> Callable[..., Tensor]:
-    """`function`, which may write into its arguments, compiled for tensors like `example`.
+    """`function(*constants, *inputs)`, which may write into its arguments, compiled.
 
-    Raises CompilationError where there is no C++ compiler, or where it fails.
+    It then takes tensors like these. Raises CompilationError if there is no C++ compiler, or if
+    it fails.
     """
+    example = (*constants, *inputs)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about its own deprecations
@@ -51,12 +53,14 @@ def compile_ahead(
         logger.debug("compilation failed", exc_info=True)
         raise CompilationError(_reason(error)) from error
 
-    shape = example[-1].shape
+    first = len(constants)
+    shapes = [tensor.shape for tensor in inputs]
 
     def compiled(*tensors: Tensor) -> Tensor:
-        # The library itself checks nothing. The last tensor is the one that is new at each call.
-        if tensors[-1].shape != shape:
-            raise ValueError(f"compiled for {tuple(shape)}, called with {tuple(tensors[-1].shape)}")
+        # The library itself checks nothing.
+        given = [tensor.shape for tensor in tensors[first:]]
+        if given != shapes:
+            raise ValueError(f"compiled for inputs of shapes {shapes}, called with {given}")
         (output,) = run(list(tensors))
         result: Tensor = output
         return result
@@ -64,19 +68,23 @@ def compile_ahead(
     return compiled
 
 
-def capture(function: Callable[..., Tensor], example: Sequence[Tensor]) -> Callable[..., Tensor]:
-    """`function` compiled and captured in a CUDA graph: a call is one launch, without waiting.
+def capture(
+    function: Callable[..., Tensor], constants: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> Callable[..., Tensor]:
+    """`function(*constants, *inputs)` compiled and captured in a CUDA graph.
 
-    All tensors but the last must be those of `example` at every call, as a learner's state and its
-    replay storage are; the last one, the indices, is copied in. Raises CompilationError.
+    A call is one launch, without waiting. It always works on `constants`, as on a learner's state
+    and its replay storage; the inputs of each call are copied over `inputs`. Raises
+    CompilationError.
     """
     logger.info("compiling the update, which takes half a minute at first")
+    example = (*constants, *inputs)
     try:
         step = torch.compile(_trace(function, example), fullgraph=True, dynamic=False)
         before = [tensor.clone() for tensor in example]
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # warms up, which moves the state
+        with torch.cuda.stream(side):  # warms up, which changes the state
             for _ in range(3):
                 step(*example)
         torch.cuda.current_stream().wait_stream(side)
@@ -89,8 +97,11 @@ def capture(function: Callable[..., Tensor], example: Sequence[Tensor]) -> Calla
         logger.debug("capture failed", exc_info=True)
         raise CompilationError(_reason(error)) from error
 
+    first = len(constants)
+
     def replay(*tensors: Tensor) -> Tensor:
-        example[-1].copy_(tensors[-1], non_blocking=True)
+        for place, tensor in zip(inputs, tensors[first:], strict=True):
+            place.copy_(tensor, non_blocking=True)
         graph.replay()
         return output
 

@@ -1,25 +1,38 @@
-"""Learning: one DQN update as a pure function of tensors, and the state it moves.
+"""Learning: one update as a pure function of tensors, and the state it changes.
 
-Nothing here reads a clock, draws a number or waits for a device, so the same function can run
-eagerly, compiled or captured.
+Nothing here reads a clock, draws a number or waits for a device. The same function runs eagerly,
+compiled, captured in a CUDA graph, and under `torch.func.vmap` over a leading axis of runs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.func import grad_and_value
 
-from dqn_runner.agents.targets import Loss, next_state_value, td_loss, td_target
 from dqn_runner.learning.compilation import capture, compile_ahead
-from dqn_runner.learning.optimizers import SGD, Adam, AdamW, RMSprop
+from dqn_runner.learning.optimizers import SGD, Adam, AdamW, Hyper, RMSprop
 from dqn_runner.target_update import soft_update
-from dqn_runner.types import Batch
+from dqn_runner.types import Batch, Outputs, StepInputs
 
 METRICS = ("train/td_loss", "train/q_mean", "train/grad_norm")
+
+
+class Representation(Protocol):
+    """How returns are represented: what is learned, and how wrong a prediction of it is."""
+
+    def target(self, batch: Batch, following: Outputs, action: Tensor, hyper: Hyper, /) -> Tensor:
+        """What to predict [B, ...], if `action` [B] is the one by which `next_obs` is valued.
+
+        `following` is what the target network says of `next_obs`.
+        """
+
+    def loss(self, outputs: Outputs, action: Tensor, target: Tensor, /) -> tuple[Tensor, Tensor]:
+        """The loss [B] and the replay priority [B] of each prediction."""
 
 
 class LearnerState(NamedTuple):
@@ -27,8 +40,8 @@ class LearnerState(NamedTuple):
 
     params: Tensor  # [P]
     target_params: Tensor  # [P]
-    slots: Tensor  # [S, P], the optimiser's state vectors
-    num_updates: Tensor  # [], updates so far
+    slots: Tensor  # [S, P], the optimizer's state vectors
+    num_updates: Tensor  # [], the optimizer's counter
     metric_sums: Tensor  # [len(METRICS)], over the updates since they were last read
     q_extremes: Tensor  # [2], the largest of -Q and of Q in the batches of those updates
 
@@ -36,72 +49,88 @@ class LearnerState(NamedTuple):
 class UpdateRule(NamedTuple):
     """What an update computes, apart from numbers: each value of it is a different function."""
 
-    network: Callable[[Tensor, Tensor], Tensor]  # (params [P], obs [B, ...]) -> [B, A]
+    network: Callable[[Tensor, Sequence[Tensor], Tensor, Tensor], Outputs]  # see FlatNetwork
+    gather: Callable[[Sequence[Tensor], Tensor], Batch]  # (tensors of the storage, indices [B])
+    representation: Representation
+    # (target network's values [B, A], online network's or None, batch) -> action [B]
+    next_action: Callable[[Tensor, Tensor | None, Batch], Tensor]
     optimizer: Adam | AdamW | RMSprop | SGD
-    loss: Loss
-    double: bool
+    double: bool  # `next_action` asks for the online network's values too
     clip_norm: bool
     clip_value: bool
     soft_target: bool
-    clip_target: bool = False
 
 
 def update(
     rule: UpdateRule,
-    hyper: dict[str, Tensor],
     state: LearnerState,
-    storage: Batch,
-    indices: Tensor,
+    storage: Sequence[Tensor],
+    inputs: StepInputs,
+    hyper: Hyper,
+    buffers: Sequence[Tensor] = (),
 ) -> tuple[LearnerState, Tensor]:
-    """One gradient step on the rows `indices` [B] of `storage`; returns also the TD errors [B].
+    """One gradient step; returns the new state and the priorities [B].
 
-    Mnih et al. 2015, algorithm 1, the lines from "Set y_j" on; with `rule.double`, van Hasselt
-    et al. 2016. Where the storage has next actions the target is SARSA's.
+    `storage` and `buffers` are the tensors of the replay storage and of the network. Mnih et al.
+    2015, algorithm 1, the lines from "Sample random minibatch" on.
     """
-    batch = storage.rows(indices)
-    with torch.no_grad():
-        online_q = rule.network(state.params, batch.next_obs) if rule.double else None
-        target_q = rule.network(state.target_params, batch.next_obs)
-        next_value = next_state_value(target_q, online_q, batch.next_action)
-        target = td_target(batch.reward, batch.discount, next_value)
-        if rule.clip_target:
-            target = target.clamp(hyper["return_low"], hyper["return_high"])
-    with torch.enable_grad():
-        params = state.params.detach().requires_grad_()
-        q_value = rule.network(params, batch.obs).gather(1, batch.action.unsqueeze(1)).squeeze(1)
-        td_error = target - q_value
-        loss = td_loss(rule.loss, td_error).mean()
-        (grad,) = torch.autograd.grad(loss, params)
 
-    grad_norm = torch.linalg.vector_norm(grad)
-    if rule.clip_value:
-        grad = grad.clamp(-hyper["max_grad_value"], hyper["max_grad_value"])
-    if rule.clip_norm:
-        norm = torch.linalg.vector_norm(grad) if rule.clip_value else grad_norm
-        grad = grad * (hyper["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0)
-    num_updates = state.num_updates + 1
-    new_params, slots = rule.optimizer.step(state.params, grad, state.slots, num_updates, hyper)
+    def network(params: Tensor, obs: Tensor) -> Outputs:
+        return rule.network(params, buffers, obs, inputs.noise)
+
+    batch = rule.gather(storage, inputs.indices)
     target_params = state.target_params
+    if not rule.soft_target:
+        target_params = torch.where(inputs.copy_target, state.params, target_params)
+    following = network(target_params, batch.next_obs)
+    online_q = network(state.params, batch.next_obs).q_values if rule.double else None
+    next_action = rule.next_action(following.q_values, online_q, batch)
+    target = rule.representation.target(batch, following, next_action, hyper)
+
+    def mean_loss(params: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        outputs = network(params, batch.obs)
+        loss, priority = rule.representation.loss(outputs, batch.action, target)
+        return (inputs.weights * loss).mean(), (priority, outputs.values_of(batch.action))
+
+    grad, (loss, (priority, q_value)) = grad_and_value(mean_loss, has_aux=True)(state.params)
+    grad, grad_norm = clipped(rule, grad, hyper)
+    count = state.num_updates + 1
+    params, slots = rule.optimizer.step(state.params, grad, state.slots, count, hyper)
     if rule.soft_target:
-        target_params = soft_update(target_params, new_params, hyper["tau"])
-    metrics = torch.stack([loss.detach(), q_value.detach().mean(), grad_norm])
-    q_value = q_value.detach()
+        target_params = soft_update(target_params, params, hyper["tau"])
+    metrics = torch.stack([loss, q_value.mean(), grad_norm])
+    extremes = torch.stack([-q_value, q_value]).amax(dim=1)
     new_state = LearnerState(
-        new_params,
+        params,
         target_params,
         slots,
-        num_updates,
+        count,
         state.metric_sums + metrics,
-        state.q_extremes.maximum(torch.stack([-q_value, q_value]).amax(dim=1)),
+        state.q_extremes.maximum(extremes),
     )
-    return new_state, td_error.detach()
+    return new_state, priority
+
+
+def clipped(rule: UpdateRule, grad: Tensor, hyper: Hyper) -> tuple[Tensor, Tensor]:
+    """The gradient [P], clipped by value and then by norm, and its norm before that."""
+    grad_norm = norm = torch.linalg.vector_norm(grad)
+    if rule.clip_value:
+        grad = grad.clamp(-hyper["max_grad_value"], hyper["max_grad_value"])
+        norm = torch.linalg.vector_norm(grad)
+    if rule.clip_norm:
+        grad = grad * (hyper["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0)
+    return grad, grad_norm
 
 
 class Learner:
-    """The state of learning, in memory that stays where it is, and the update that moves it."""
+    """The state of learning, in memory that stays where it is, and the update that changes it."""
 
     def __init__(
-        self, rule: UpdateRule, hyperparameters: dict[str, float], initial_params: Tensor
+        self,
+        rule: UpdateRule,
+        hyperparameters: dict[str, float],
+        initial_params: Tensor,
+        buffers: Sequence[Tensor] = (),
     ) -> None:
         self.rule = rule
         self._numbers = dict(hyperparameters)
@@ -114,27 +143,40 @@ class Learner:
             metric_sums=initial_params.new_zeros(len(METRICS)),
             q_extremes=initial_params.new_full((2,), -math.inf),
         )
-        self._in_place: Callable[..., Tensor] = self._update_in_place
+        self.buffers = tuple(buffer.clone() for buffer in buffers)
+        self._noise = initial_params.new_empty(0)
+        self._no_yes = torch.tensor([False, True], device=initial_params.device).unbind()
+        self._copy_is_due = False
+        self._run: Callable[..., Tensor] = self._update_in_place
         self.updates = 0
         self._updates_at_reading = 0
 
-    def compile(self, storage: Batch, batch_size: int) -> None:
+    def compile(self, storage: Sequence[Tensor], batch_size: int) -> None:
         """From now on run the update compiled, for this storage; raises CompilationError."""
         indices = torch.zeros(batch_size, dtype=torch.int64, device=self._hyper.device)
-        example = (self._hyper, *self.state, *storage.columns, indices)
+        weights = torch.ones(batch_size, device=self._hyper.device)
+        inputs = StepInputs(indices, weights, self._noise, self._no_yes[False].clone())
         compiler = capture if self._hyper.is_cuda else compile_ahead
-        self._in_place = compiler(self._update_in_place, example)
+        self._run = compiler(self._update_in_place, self._constant_tensors(storage), inputs)
 
-    def _update_in_place(self, hyper: Tensor, *tensors: Tensor) -> Tensor:
-        """`update` as a function of tensors alone: state, columns of storage, indices."""
-        state = LearnerState(*tensors[: len(LearnerState._fields)])
-        *columns, indices = tensors[len(LearnerState._fields) :]
+    def _constant_tensors(self, storage: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Those that stay where they are, in the order that `_update_in_place` takes them."""
+        return (self._hyper, *self.state, *self.buffers, *storage)
+
+    def _update_in_place(self, *tensors: Tensor) -> Tensor:
+        """`update` as a function of tensors alone, which writes the new state over the old."""
+        hyper, *others = tensors[: -len(StepInputs._fields)]
+        inputs = StepInputs(*tensors[-len(StepInputs._fields) :])
+        first_buffer = len(LearnerState._fields)
+        first_column = first_buffer + len(self.buffers)
+        state, buffers = LearnerState(*others[:first_buffer]), others[first_buffer:first_column]
         numbers = dict(zip(self._numbers, hyper.unbind(), strict=True))
-        new_state, td_error = update(self.rule, numbers, state, Batch(*columns), indices)
+        new_state, priorities = update(
+            self.rule, state, others[first_column:], inputs, numbers, buffers
+        )
         for old, new in zip(state, new_state, strict=True):
-            if new is not old:
-                old.copy_(new)
-        return td_error
+            old.copy_(new)
+        return priorities
 
     def set_hyperparameters(self, numbers: dict[str, float]) -> None:
         """Use other values of some hyperparameters from the next update on."""
@@ -143,30 +185,42 @@ class Learner:
                 self._hyper[list(self._numbers).index(name)] = value
                 self._numbers[name] = value
 
-    def update(self, storage: Batch, indices: Tensor) -> Tensor:
-        """Learn from the rows `indices` [B] of `storage`; returns their TD errors [B]."""
+    def update(self, storage: Sequence[Tensor], indices: Tensor, weights: Tensor) -> Tensor:
+        """Learn from the rows `indices` [B] of `storage`, whose losses count by `weights` [B].
+
+        Returns their priorities [B].
+        """
         self.updates += 1
-        return self._in_place(self._hyper, *self.state, *storage.columns, indices)
+        copy_target, self._copy_is_due = self._no_yes[self._copy_is_due], False
+        inputs = StepInputs(indices, weights, self._noise, copy_target)
+        return self._run(*self._constant_tensors(storage), *inputs)
 
     def copy_target(self) -> None:
-        """Set the target network to the online one."""
-        self.state.target_params.copy_(self.state.params)
+        """Have the next update begin by setting the target network to the online one."""
+        self._copy_is_due = True
 
     def get_state(self) -> dict[str, Any]:
         """All that learning depends on, as tensors and numbers."""
         return {
             "updates": self.updates,
             "updates_at_reading": self._updates_at_reading,
+            "copy_is_due": self._copy_is_due,
+            "buffers": list(self.buffers),
             **self.state._asdict(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take up learning where it stood; raises ValueError for a state of other shapes."""
+        """Go on learning from `state`; raises ValueError for a state of other shapes."""
         self.updates, self._updates_at_reading = state["updates"], state["updates_at_reading"]
-        for name, tensor in self.state._asdict().items():
-            if state[name].shape != tensor.shape:
-                raise ValueError(f"{name} has shape {tuple(state[name].shape)}")
-            tensor.copy_(state[name])
+        self._copy_is_due = state.get("copy_is_due", False)  # older runs have copied at once
+        pairs = [(name, tensor, state[name]) for name, tensor in self.state._asdict().items()]
+        # Older runs kept no buffers; their seed has made the same ones.
+        kept = state.get("buffers", self.buffers)
+        pairs += [("buffers", *pair) for pair in zip(self.buffers, kept, strict=True)]
+        for name, tensor, saved in pairs:
+            if saved.shape != tensor.shape:
+                raise ValueError(f"{name} has shape {tuple(saved.shape)}")
+            tensor.copy_(saved)
 
     def read_metrics(self) -> dict[str, float]:
         """Means, and the extremes of Q, over the updates since the last reading.

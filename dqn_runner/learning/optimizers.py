@@ -8,6 +8,7 @@ step, returns the new parameters and slots.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -18,7 +19,7 @@ from dqn_runner.spec import NonNegativeFloat, PositiveFloat, Spec, only_what_is_
 
 Decay = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-Hyper = dict[str, Tensor]
+Hyper = Mapping[str, Tensor]  # the number of each hyperparameter, []
 
 
 class _AdamFamily(Spec):

@@ -1,55 +1,121 @@
-"""A network as a pure function of one flat vector of parameters."""
+"""A network as a pure function of one flat parameter vector."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dqn_runner.errors import RunFailedError, failing_as
-from dqn_runner.networks.numpy_mlp import QFunction
-from dqn_runner.networks.torsos import MLP
-from dqn_runner.types import Array
+from dqn_runner.errors import ConfigError, RunFailedError, failing_as
+from dqn_runner.types import Array, Outputs, QFunction
 
 
 class FlatNetwork:
-    """A network as a pure function of one flat parameter vector [P].
+    """A network as a pure function of its parameters [P] and its buffers.
 
-    One vector makes the optimiser, the clipping, the target update and the checkpoint work on a
-    single tensor.
+    One vector makes the optimizer, the clipping, the target update and the checkpoint work on a
+    single tensor. Buffers keep their shapes and types; an update reads them and never writes them.
+    `on_numpy` is the same function on NumPy arrays, given the parameters of each layer; without it
+    a policy acts through torch.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module.requires_grad_(False)
-        self._what = f"the network {type(module).__name__} failed"
-        named = list(module.named_parameters())
-        self._names = [name for name, _ in named]
-        self._shapes = [parameter.shape for _, parameter in named]
-        self._sizes = [parameter.numel() for _, parameter in named]
-        self.initial_params = torch.cat([parameter.flatten() for _, parameter in named])
+    def __init__(
+        self, module: nn.Module, on_numpy: Callable[[list[Array]], QFunction] | None = None
+    ) -> None:
+        self._module, self._on_numpy = module.requires_grad_(False), on_numpy
+        self._failure = f"the network {type(module).__name__} failed"
+        parameters = dict(module.named_parameters())
+        self._names = [*parameters, *(name for name, _ in module.named_buffers())]
+        self._shapes = [parameter.shape for parameter in parameters.values()]
+        self._sizes = [parameter.numel() for parameter in parameters.values()]
+        self.initial_params = torch.cat([p.flatten() for p in parameters.values()])
+        self.buffers: tuple[Tensor, ...] = tuple(module.buffers())
 
-    def __call__(self, params: Tensor, obs: Tensor) -> Tensor:
-        """Action values [B, A] of `obs` [B, *obs_shape] under `params` [P].
+    def __call__(
+        self, params: Tensor, buffers: Sequence[Tensor], obs: Tensor, noise: Tensor | None = None
+    ) -> Outputs:
+        """What the network says of `obs` [B, *obs_shape] in training mode.
 
-        Raises RunFailedError for whatever the module raises, which may be the user's own.
+        A network that draws noise gets `noise` [Z] as its second argument. Raises RunFailedError
+        for whatever the module raises, which may be the user's own.
         """
-        views = dict(zip(self._names, self._split(params), strict=True))
-        with failing_as(RunFailedError, self._what):
-            q_values: Tensor = functional_call(self._module, views, (obs,))
-        return q_values
+        return self._call(params, buffers, obs, noise, training=True)
+
+    def _call(
+        self,
+        params: Tensor,
+        buffers: Sequence[Tensor],
+        obs: Tensor,
+        noise: Tensor | None = None,
+        *,
+        training: bool,
+    ) -> Outputs:
+        if self._module.training != training:
+            self._module.train(training)
+        tensors = dict(zip(self._names, [*self._split(params), *buffers], strict=True))
+        arguments = (obs,) if noise is None or noise.numel() == 0 else (obs, noise)
+        with failing_as(RunFailedError, self._failure):
+            outputs = functional_call(self._module, tensors, arguments)
+        return outputs if isinstance(outputs, Outputs) else Outputs(outputs)
 
     def _split(self, params: Tensor) -> list[Tensor]:
         pieces = torch.split(params, self._sizes)
         return [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
 
-    def on_arrays(self, params: Tensor) -> QFunction:
-        """The network on NumPy observations, following `params` as they change in place."""
-        if params.device.type == "cpu" and type(self._module) is MLP:
-            return self._module.numpy_forward([piece.numpy() for piece in self._split(params)])
+    def on_arrays(self, params: Tensor, buffers: Sequence[Tensor]) -> QFunction:
+        """The network in evaluation mode on NumPy observations.
+
+        It follows `params` and `buffers` as they change in place.
+        """
+        if params.device.type == "cpu" and self._on_numpy is not None:
+            return self._on_numpy([piece.numpy() for piece in self._split(params)])
 
         @torch.no_grad()
         def q_values(obs: Array) -> Array:
-            result: Array = self(params, torch.from_numpy(obs).to(params.device)).cpu().numpy()
+            on_device = torch.from_numpy(obs).to(params.device)
+            outputs = self._call(params, buffers, on_device, training=False)
+            result: Array = outputs.q_values.cpu().numpy()
             return result
 
         return q_values
+
+
+def check_pure(module: nn.Module, obs: Tensor, where: str) -> None:
+    """Refuse a network whose forward pass on `obs` [B, *obs_shape] does more than compute.
+
+    An update is a pure function: it can neither keep running statistics nor draw random numbers.
+    Raises ConfigError, which begins with `where` and names the layer.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ConfigError(
+                f"{where}: layer {name} ({type(layer).__name__}) normalizes over the batch and "
+                "keeps running statistics, which an update cannot do; use torch.nn.LayerNorm or "
+                "torch.nn.GroupNorm"
+            )
+    copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    generator = torch.get_rng_state()
+    module.train()
+    with failing_as(RunFailedError, f"the network {type(module).__name__} failed"), torch.no_grad():
+        functional_call(module, copies, (obs,))
+    for name, buffer in module.named_buffers():
+        if not torch.equal(buffer, copies[name]):
+            path, _, kept = name.rpartition(".")
+            layer = module.get_submodule(path)
+            raise ConfigError(
+                f"{where}: layer {path or 'itself'} ({type(layer).__name__}) changes its buffer "
+                f"{kept} in its forward pass, which an update cannot do; keep the buffer constant, "
+                "or make it a parameter"
+            )
+    if not torch.equal(generator, torch.get_rng_state()):
+        torch.set_rng_state(generator)
+        drops = [n for n, layer in module.named_modules() if isinstance(layer, _DROPOUTS)]
+        raise ConfigError(
+            f"{where}: {f'layer {drops[0]}' if drops else 'its forward pass'} draws random "
+            "numbers, which an update cannot do; leave it out, or keep the numbers in a buffer"
+        )
+
+
+_DROPOUTS = (nn.modules.dropout._DropoutNd,)

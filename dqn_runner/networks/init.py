@@ -90,10 +90,17 @@ InitSpec = Annotated[
 ]
 
 
-def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Build a network whose random initialisation depends on `seed` alone.
+def fill_weights(network: nn.Module, init: Init) -> None:
+    """Draw the weights of the linear layers of `network`, in order."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            init.fill(layer.weight)
 
-    Torch initialises layers from its global generator; this leaves that as it was.
+
+def initialize(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a network whose random initialization depends on `seed` alone.
+
+    Torch initializes layers from its global generator; this leaves that as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, FiniteFloat, TypeAdapter
 
-from dqn_runner.errors import ConfigError, RunError, in_a_line
+from dqn_runner.errors import ConfigError, Pruned, RunError, in_a_line
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,11 @@ class RunDirectory:
         self.prune_request = path / ".prune"
         # The system lets go of it with the process, however that ends.
         self._lock = FileLock(path / ".lock")
+
+    def check_pruned(self) -> None:
+        """Raise Pruned if a search has asked this run to end."""
+        if self.prune_request.exists():
+            raise Pruned(signal.SIGTERM, at_safe_point=False)
 
     def check_sound(self) -> None:
         """Raise RunError where what is here could do more than be read.

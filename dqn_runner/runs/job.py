@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dqn_runner.config.root import Config
-    from dqn_runner.runs.lifecycle import Scores
+    from dqn_runner.runs.report import Scores
 
 
 def run_job(

@@ -1,40 +1,34 @@
-"""One run from its configuration to its result.json: the story that every launcher tells."""
+"""One run, from its configuration to its result.json."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
-import platform
-import shlex
-import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.filesize import decimal
 from rich.status import Status
 
 from dqn_runner.agents.policies import LearnedPolicy
 from dqn_runner.analysis.curve import draw_curve
 from dqn_runner.config.build import build
-from dqn_runner.config.root import Config, find_modules, outside_code, read
-from dqn_runner.errors import ConfigError, Pruned, RunError, Stopped
+from dqn_runner.config.root import Config, find_modules, read
+from dqn_runner.errors import ConfigError, RunError, Stopped
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import MetricsFile, MetricsReader, cut
 from dqn_runner.runs.progress_bar import ProgressDisplay
+from dqn_runner.runs.report import Scores, announce, report, report_stop, result
 from dqn_runner.runs.stop_signals import StopSignals
 from dqn_runner.seeding import draw_seed
 from dqn_runner.tracking.tracker import EndState, SwanLabTracker
 from dqn_runner.training.evaluation import Evaluation
-from dqn_runner.training.loop import Best, Parts, restore, save, save_best, train
-from dqn_runner.types import Progress, Row
+from dqn_runner.training.loop import Training
+from dqn_runner.training.state import Parts, restore, save, save_best
+from dqn_runner.types import Best, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +36,6 @@ SECONDS_PER_LOCAL_SCALAR = 0.0018  # measured with swanlab 0.10.3
 
 # By what each budget is counted, in progress and in result.json.
 BUDGETS = {"total_timesteps": "env_steps", "total_episodes": "episodes"}
-
-PACKAGES = ("dqn_runner", "torch", "gymnasium", "numpy", "hydra-core", "omegaconf", "swanlab")
-
-
-class Scores(NamedTuple):
-    """Evaluations of the final and of the best policy, each on fresh episodes."""
-
-    final: Evaluation
-    best: Evaluation
-    best_env_steps: int
 
 
 def run(config: Config, path: Path, console: Console) -> Scores:
@@ -66,7 +50,7 @@ def run(config: Config, path: Path, console: Console) -> Scores:
     with contextlib.closing(run_dir):
         config, parts = assemble(config, run_dir, console)
         run_dir.start(config.plain())
-        return carry_out(config, parts, run_dir, Progress(), console, started)
+        return finish(config, parts, run_dir, Progress(), console, started)
 
 
 def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool = False) -> Scores:
@@ -92,14 +76,14 @@ def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool
         if state is None:  # it starts over
             run_dir.metrics.unlink(missing_ok=True)
         else:
-            take_up(parts, progress, state)
+            restore_all(parts, progress, state)
             cut(run_dir.metrics, progress.env_steps, progress.episodes)
         run_dir.reopen(config.plain())
-        return carry_out(config, parts, run_dir, progress, console, started)
+        return finish(config, parts, run_dir, progress, console, started)
 
 
-def take_up(parts: Parts, progress: Progress, state: dict[str, Any]) -> None:
-    """Restore a checkpoint's state, and say where that was not possible in full."""
+def restore_all(parts: Parts, progress: Progress, state: dict[str, Any]) -> None:
+    """Restore a checkpoint's state, and warn if that was not possible in full."""
     with flushed_denormals():  # as the episodes were played the first time
         strayed = restore(parts, progress, state)
     for i in strayed:
@@ -156,7 +140,7 @@ class _Shown(logging.Handler):
         self._status.update(record.getMessage())
 
 
-def carry_out(  # noqa: PLR0917
+def finish(
     config: Config,
     parts: Parts,
     run_dir: RunDirectory,
@@ -176,7 +160,7 @@ def carry_out(  # noqa: PLR0917
 def train_and_score(
     config: Config, parts: Parts, run_dir: RunDirectory, progress: Progress, console: Console
 ) -> Scores:
-    """Learn under the eyes of the progress display and the trackers; close all that is open."""
+    """Train and score while display and trackers follow; then close all that is open."""
     end: EndState = "crashed"
     with contextlib.ExitStack() as stack:
         stack.callback(parts.envs.close)
@@ -187,10 +171,15 @@ def train_and_score(
         if tracker:
             stack.callback(lambda: close_tracker(tracker, end, console))
         display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
-        parts.loggers = [metrics_file, display, *([tracker] if tracker else []), Pruning(run_dir)]
+        signals = StopSignals()
+        training = Training(
+            config, parts, progress, [metrics_file, display, *([tracker] if tracker else [])],
+            signals.check, run_dir.check_pruned,
+        )  # fmt: skip
         try:
-            with display:
-                scores = learn(config, parts, progress, display)
+            with display, signals, flushed_denormals():
+                train_and_save(training, parts, progress)
+                scores = score(config, parts, progress, display, signals.check)
         except Stopped:
             end = "aborted"
             report_stop(config, run_dir, progress, console)
@@ -203,43 +192,33 @@ def train_and_score(
 
 
 def close_tracker(tracker: SwanLabTracker, end: EndState, console: Console) -> None:
-    """End SwanLab's side of the run, and say where it is to be seen."""
+    """End SwanLab's side of the run, and say where it can be seen."""
     with console.status("closing SwanLab's side of the run"):
         tracker.close(end)
     if tracker.url:
         console.print(f"cloud  {tracker.url}", highlight=False, markup=False)
 
 
-def learn(config: Config, parts: Parts, progress: Progress, display: ProgressDisplay) -> Scores:
-    """Train, save where that ends, and score what was learned.
+def train_and_save(training: Training, parts: Parts, progress: Progress) -> None:
+    """Train, and save at the end or at the safe point where a signal stopped the run.
 
-    Where something fails nothing is saved: the last checkpoint is of a moment when all was well,
-    and from there on everything can be repeated exactly.
+    If something fails nothing is saved: the last checkpoint is of a moment when all was well,
+    and everything after it can be repeated exactly.
     """
-    with StopSignals() as signals, flushed_denormals():
-        try:
-            train(config, parts, progress, signals.check)
-        except Stopped as stop:
-            if stop.at_safe_point:
-                save(parts, progress)
-            raise
-        save(parts, progress)
-        before = parts.evaluator.episodes
-
-        def check() -> None:
-            progress.scored = parts.evaluator.episodes - before
-            display.look()
-            signals.check()
-
-        progress.activity = "final evaluation"
-        return score(config, parts, progress, check)
+    try:
+        training.run()
+    except Stopped as stop:
+        if stop.at_safe_point:
+            save(parts, progress)
+        raise
+    save(parts, progress)
 
 
 @contextlib.contextmanager
 def flushed_denormals() -> Iterator[None]:
     """Take denormal numbers for zero, as XLA always does.
 
-    An optimiser's moments decay into them, and a CPU calculates a third slower with them.
+    An optimizer's moments decay into them, and they make a CPU a third slower.
     """
     torch.set_flush_denormal(True)
     try:
@@ -252,22 +231,31 @@ def score(
     config: Config,
     parts: Parts,
     progress: Progress,
+    display: ProgressDisplay,
     check_stop: Callable[[], None],
 ) -> Scores:
-    """Score the final policy, and the best one anew: the episodes that chose it flatter it.
+    """Score the final policy, and the best one anew: it was chosen by episodes it was lucky in.
 
-    Where both have the same parameters they are one policy, with one score.
+    If both have the same parameters they are one policy, with one score.
     """
+    before = parts.evaluator.episodes
+
+    def check() -> None:
+        progress.scored = parts.evaluator.episodes - before
+        display.look()
+        check_stop()
 
     def fresh_episodes(policy: LearnedPolicy) -> Evaluation:
         seeds = [draw_seed(parts.evaluation_rng) for _ in range(config.eval.final_episodes)]
-        return parts.evaluator.evaluate(policy.seeded(seeds), seeds, check_stop)
+        return parts.evaluator.evaluate(policy.seeded(seeds), seeds, check)
 
-    best = parts.best
+    progress.activity = "final evaluation"
+    final_params = parts.agent.learner.state.params
+    best = progress.best
     if best is None:
-        best = Best(float("nan"), progress.env_steps, parts.agent.learner.state.params)
+        best = Best(float("nan"), progress.env_steps, final_params)
         save_best(parts, progress)
-    is_final = torch.equal(best.params.cpu(), parts.agent.learner.state.params.cpu())
+    is_final = torch.equal(best.params.cpu(), final_params.cpu())
     progress.to_score = config.eval.final_episodes * (1 if is_final else 2)
     final = fresh_episodes(parts.agent.policy)
     if is_final:
@@ -297,99 +285,3 @@ def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None
     for row in MetricsReader(run_dir.metrics).new_rows():
         tracker.log(row)
     return tracker
-
-
-def result(progress: Progress, scores: Scores, seconds: float) -> dict[str, Any]:
-    """What result.json holds."""
-    commit = git_commit()
-    return {
-        "status": "finished",
-        "env_steps": progress.env_steps,
-        "episodes": progress.episodes,
-        "wall_time_seconds": round(seconds, 3),
-        "final": scores.final.summary(),
-        "best": {**scores.best.summary(), "env_steps": scores.best_env_steps},
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in PACKAGES},
-        },
-        **({"git_commit": commit} if commit else {}),
-    }
-
-
-def git_commit() -> str:
-    """The commit checked out in the working directory; empty where there is none."""
-    if shutil.which("git") is None:
-        return ""
-    command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def announce(config: Config, parts: Parts, console: Console) -> None:
-    """Say what was chosen, before it takes time."""
-    budgets = {"env steps": config.total_timesteps, "episodes": config.total_episodes}
-    budget = " or ".join(f"{amount:,} {unit}" for unit, amount in budgets.items() if amount)
-    threads = f"{config.torch_threads} torch thread" + "s" * (config.torch_threads != 1)
-    compiled = "compiled" if config.compile == "always" else "not compiled"
-    grows = "at most " if config.phase.episodes else ""
-    console.print(
-        f"[bold]{config.env.id}[/bold], seed {config.seed}, {budget}; on {config.device} with "
-        f"{threads}, the update {compiled}; replay buffer of {parts.buffer.capacity:,} "
-        f"transitions takes {grows}{decimal(parts.buffer.num_bytes)}",
-        highlight=False,
-    )
-
-
-def report(config: Config, run_dir: RunDirectory, scores: Scores, console: Console) -> None:
-    """Say what came out, where it lies and how to see it."""
-    for name, evaluation in (("final", scores.final), ("best", scores.best)):
-        numbers = evaluation.summary()
-        at = f", from env step {scores.best_env_steps:,}" if name == "best" else ""
-        console.print(
-            f"{name:5} return [bold]{numbers['mean']:.1f}[/bold] ± {numbers['std']:.1f} "
-            f"(min {numbers['min']:.1f}, max {numbers['max']:.1f}, "
-            f"{numbers['episodes']} episodes{at})",
-            highlight=False,
-        )
-    place = shown(run_dir.path)
-    console.print(f"run    {place}", highlight=False, markup=False)
-    replay = f"replay dqn-eval {shlex.quote(place)}{trusting(config)}"
-    console.print(replay, highlight=False, markup=False)
-
-
-def report_stop(
-    config: Config, run_dir: RunDirectory, progress: Progress, console: Console
-) -> None:
-    """Say what was reached before a signal ended the run."""
-    returns = progress.recent_returns
-    mean = f", mean return {sum(returns) / len(returns):.1f}" if returns else ""
-    console.print(
-        f"stopped at env step {progress.env_steps:,}, episode {progress.episodes:,}{mean}; "
-        f"dqn-train resume={shlex.quote(shown(run_dir.path))}{trusting(config)} goes on",
-        highlight=False,
-        markup=False,
-    )
-
-
-def trusting(config: Config) -> str:
-    """The option that commands on this run need, if it names code of the user's own."""
-    return " --trust" if outside_code(config) else ""
-
-
-def shown(path: Path) -> str:
-    """`path` as a person in the working directory would type it."""
-    path = path.resolve()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-class Pruning:
-    """A logger that ends the run at an evaluation when a search has asked for it."""
-
-    def __init__(self, run_dir: RunDirectory) -> None:
-        self._request = run_dir.prune_request
-
-    def log(self, row: Row) -> None:
-        """Raise Pruned if the file that asks for it is there."""
-        if "eval/episode_return_mean" in row and self._request.exists():
-            raise Pruned(signal.SIGTERM, at_safe_point=False)

@@ -33,14 +33,14 @@ class PhaseSpec(Spec):
 class EvalSpec(Spec):
     """Evaluations without ε: every `interval` env steps or episodes, and at the end of the run.
 
-    An episode of theirs is ended after `max_episode_steps`, as if its environment truncated it.
+    An evaluation episode is ended after `max_episode_steps`, as if its environment truncated it.
     """
 
     interval: PositiveInt | None
     unit: Literal["env_step", "episode"]
     num_episodes: Annotated[int, Field(gt=0, le=MOST_EPISODES)]
     final_episodes: Annotated[int, Field(gt=0, le=MOST_EPISODES)]
-    max_episode_steps: PositiveInt | None = None  # which older runs lack
+    max_episode_steps: PositiveInt | None = None  # older runs lack it
 
 
 class LogSpec(Spec):
@@ -56,7 +56,7 @@ class CheckpointSpec(Spec):
 
 
 class TrainingSpec(Spec):
-    """The rhythm of training, in env steps summed over environments unless the name says else."""
+    """The rhythm of training, in env steps summed over environments unless the name says otherwise."""
 
     total_timesteps: PositiveInt | None
     total_episodes: PositiveInt | None
@@ -65,7 +65,7 @@ class TrainingSpec(Spec):
     train_frequency: PositiveInt
     gradient_steps: PositiveInt
     batch_size: PositiveInt
-    phase: PhaseSpec = PhaseSpec(episodes=None, epochs=None)  # which older runs lack
+    phase: PhaseSpec = PhaseSpec(episodes=None, epochs=None)  # older runs lack it
     eval: EvalSpec
     log: LogSpec
     checkpoint: CheckpointSpec
@@ -103,7 +103,18 @@ class TrainingSpec(Spec):
             episodes is not None and progress.episodes >= episodes
         )
 
+    def updates_due(
+        self, stored: int, steps_before: int, progress: Progress, phase_ends: bool
+    ) -> int:
+        """How many updates follow a step: some at each, or all those of a phase at its end."""
+        if self.phase.epochs is not None:
+            return self.phase.epochs * (stored // self.batch_size) if phase_ends else 0
+        if progress.env_steps < self.learning_starts or stored < self.batch_size:
+            return 0
+        rounds = crossings(steps_before, progress.env_steps, self.train_frequency)
+        return rounds * self.gradient_steps
+
 
 def crossings(before: int, now: int, interval: int | None) -> int:
-    """How many multiples of `interval` lie in (before, now]; none where it is null."""
+    """How many multiples of `interval` lie in (before, now]; none if it is null."""
     return 0 if interval is None else now // interval - before // interval

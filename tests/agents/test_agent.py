@@ -12,7 +12,7 @@ from dqn_runner.agents.policies import GreedyPolicy, SoftmaxPolicy
 from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.learning.optimizers import SGD
 from dqn_runner.networks.flat import FlatNetwork
-from dqn_runner.networks.init import initialise
+from dqn_runner.networks.init import initialize
 from dqn_runner.networks.torsos import MLP
 from dqn_runner.target_update import Hard, Soft
 from dqn_runner.types import Batch, Progress
@@ -42,7 +42,7 @@ def spec_of(**settings):
 def make_agent(
     target_update=None, seed=0, build=lambda: MLP((4,), A, [8], "tanh"), temperature=None
 ):
-    network = FlatNetwork(initialise(build, 1))
+    network = FlatNetwork(initialize(build, 1))
     target_update = target_update or Hard(interval=10, unit="update")
     soft = isinstance(target_update, Soft)
     rule = UpdateRule(network, SGD(), "mse", False, False, False, soft)

@@ -10,7 +10,7 @@ from torch import nn
 from dqn_runner.config.root import parse
 from dqn_runner.errors import ConfigError
 from dqn_runner.networks.flat import FlatNetwork
-from dqn_runner.networks.init import InitSpec, TorchInit, initialise
+from dqn_runner.networks.init import InitSpec, TorchInit, initialize
 from dqn_runner.networks.torsos import MLP
 
 ACTIVATIONS = {
@@ -39,7 +39,7 @@ class Convolutional(nn.Module):
 
 
 def mlp(activation="relu", obs_shape=(4,), hidden_sizes=(16, 8), seed=0, norm="none"):
-    return initialise(lambda: MLP(obs_shape, 3, list(hidden_sizes), activation, norm=norm), seed)
+    return initialize(lambda: MLP(obs_shape, 3, list(hidden_sizes), activation, norm=norm), seed)
 
 
 def some_obs(shape, count=32, seed=0):
@@ -162,7 +162,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_acting_follows_parameters_that_change_in_place(name):
-    network = FlatNetwork(initialise(NETWORKS[name], 1))
+    network = FlatNetwork(initialize(NETWORKS[name], 1))
     params, obs = network.initial_params.clone(), some_obs((3, 5, 6))
     q_function = network.on_arrays(params)
     for step in range(3):
@@ -180,7 +180,7 @@ def test_a_network_derived_from_mlp_acts_as_its_own_forward_says():
         def forward(self, obs):
             return 3.0 * super().forward(obs)
 
-    network = FlatNetwork(initialise(lambda: Scaled((4,), 3, [8], "relu"), 0))
+    network = FlatNetwork(initialize(lambda: Scaled((4,), 3, [8], "relu"), 0))
     obs = some_obs((4,))
     expected = network(network.initial_params, torch.from_numpy(obs)).numpy()
     actual = network.on_arrays(network.initial_params)(obs)
@@ -190,7 +190,7 @@ def test_a_network_derived_from_mlp_acts_as_its_own_forward_says():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_initialisation_depends_on_the_seed_alone(name):
     def params(seed):
-        return FlatNetwork(initialise(NETWORKS[name], seed)).initial_params
+        return FlatNetwork(initialize(NETWORKS[name], seed)).initial_params
 
     torch.manual_seed(1)
     first = params(5)
@@ -233,14 +233,14 @@ def test_weights_are_what_torchs_own_initialisation_draws_and_biases_stay(name):
     layers = [nn.Linear(4, 16), nn.Linear(16, 8), nn.Linear(8, 3)]
     for layer in layers:
         INITS[name][1](layer.weight)
-    module = initialise(lambda: MLP((4,), 3, [16, 8], "relu", init_of(name)), 4)
+    module = initialize(lambda: MLP((4,), 3, [16, 8], "relu", init_of(name)), 4)
     expected = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
     for mine, theirs in zip(module.parameters(), expected, strict=True):
         assert torch.equal(mine, theirs)
 
 
 def large_weight(name):
-    module = initialise(lambda: MLP((200,), 100, [300], "relu", init_of(name)), 0)
+    module = initialize(lambda: MLP((200,), 100, [300], "relu", init_of(name)), 0)
     return module.layers[0].weight.detach().double().numpy()  # [300, 200]
 
 
@@ -259,7 +259,7 @@ def large_weight(name):
 def test_weights_have_the_distribution_of_the_literature(name, distribution):
     """The formulas, with 200 inputs and 300 outputs."""
     if name == "torch":
-        module = initialise(lambda: MLP((200,), 100, [300], "relu", TorchInit()), 0)
+        module = initialize(lambda: MLP((200,), 100, [300], "relu", TorchInit()), 0)
         weight = module.layers[0].weight.detach().numpy()
     else:
         weight = large_weight(name)
@@ -317,5 +317,5 @@ def test_initialisation_restores_the_generator_when_building_fails():
 
     before = torch.random.get_rng_state()
     with pytest.raises(RuntimeError):
-        initialise(fail, 1)
+        initialize(fail, 1)
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -48,7 +48,7 @@ RUNS = {
     "rmsprop": ("agent.optimizer={name: rmsprop, centered: true, momentum: 0.9}",
                 "agent.lr_schedule=cosine", "agent.max_grad_value=0.5", *BY_STEPS),
     "sgd": ("agent.optimizer={name: sgd, momentum: 0.9, nesterov: true}", "agent.behaviour=softmax",
-            "network.activation=silu", *BY_STEPS),
+            "network.activation=tanh", *BY_STEPS),
     "plain_dqn": ("experiment=plain_dqn", *BY_STEPS),
     "pytorch_tutorial": ("experiment=pytorch_tutorial", *BY_EPISODES),
     "swanlab_cartpole": ("experiment=swanlab_cartpole", *BY_EPISODES),

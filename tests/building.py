@@ -1,0 +1,78 @@
+"""Networks, rules and learners as several test files need them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dqn_runner.agents.dqn import Loss, ScalarReturn
+from dqn_runner.agents.targets import greedy_action, taken_action
+from dqn_runner.buffers.rows import gather
+from dqn_runner.learning.learner import Learner, UpdateRule
+from dqn_runner.learning.optimizers import SGD, Adam, AdamW, RMSprop
+from dqn_runner.networks.flat import FlatNetwork
+from dqn_runner.networks.heads import QNetwork, make_network
+from dqn_runner.networks.init import Init, TorchInit
+from dqn_runner.networks.torsos import Activation, MLPSpec, Norm
+from dqn_runner.types import Batch
+
+
+def mlp(
+    obs_shape: tuple[int, ...],
+    num_actions: int,
+    hidden_sizes: Sequence[int],
+    activation: Activation = "relu",
+    init: Init | None = None,
+    norm: Norm = "none",
+) -> QNetwork:
+    """The fully connected Q-network that such a configuration makes."""
+    spec = MLPSpec(
+        hidden_sizes=list(hidden_sizes),
+        activation=activation,
+        norm=norm,
+        init=init or TorchInit(),
+    )
+    return make_network(spec, obs_shape, num_actions)
+
+
+def columns(batch: Batch) -> tuple[Tensor, ...]:
+    """The tensors of a storage that holds `batch`."""
+    return tuple(column for column in batch if column is not None)
+
+
+def q_values(network: FlatNetwork, params: Tensor, obs: Tensor) -> Tensor:
+    """Action values [B, A] under `params` [P]."""
+    return network(params, network.buffers, obs).q_values
+
+
+def rule_of(
+    network: FlatNetwork,
+    *,
+    optimizer: Adam | AdamW | RMSprop | SGD,
+    loss: Loss = "mse",
+    double: bool = False,
+    sarsa: bool = False,
+    clip_norm: bool = False,
+    clip_value: bool = False,
+    soft_target: bool = False,
+    clip_target: bool = False,
+) -> UpdateRule:
+    """An update with everything off that is not asked for."""
+    return UpdateRule(
+        network=network,
+        gather=gather,
+        representation=ScalarReturn(loss, clip_target),
+        next_action=taken_action if sarsa else greedy_action,
+        optimizer=optimizer,
+        double=double,
+        clip_norm=clip_norm,
+        clip_value=clip_value,
+        soft_target=soft_target,
+    )
+
+
+def learn(learner: Learner, batch: Batch, indices: Tensor) -> Tensor:
+    """One update on the rows `indices` [B], which all count the same; returns priorities [B]."""
+    return learner.update(columns(batch), indices, torch.ones(len(indices)))
