@@ -21,14 +21,15 @@ class UniformSampler:
 
     def __init__(self, storage: RowStorage) -> None:
         self._storage = storage
-        self._weights = torch.ones(0, device=storage.device)
+        self._batch_size, self._weights = 0, torch.ones(0, device=storage.device)
 
     def draw(self, batch_size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Indices [batch_size] into the storage, and their importance weights: all 1."""
-        if len(self._weights) != batch_size:
+        if self._batch_size != batch_size:
+            self._batch_size = batch_size
             self._weights = torch.ones(batch_size, device=self._storage.device)
         # A third of the time of rng.integers; no index is likelier by more than size/2^53.
-        drawn = (rng.random(batch_size) * len(self._storage)).astype(np.int64)
+        drawn = (rng.random(batch_size) * self._storage.size).astype(np.int64)
         return self._storage.on_device(drawn), self._weights
 
     def update(self, indices: Tensor, priorities: Tensor) -> None:

@@ -56,16 +56,16 @@ STEPS_OF_AN_EPISODE = 100
 
 
 def check(config: Config) -> None:
-    """Make sure that `config` can be built here, without building it.
+    """Make sure that `config` can be built here, before anything is written.
 
-    Raises ConfigError for an environment, a class or a device that cannot be had.
+    Raises ConfigError for an environment, a class or a device that does not work here.
     """
     find_modules(config)
     env = make_env(config.env)
     check_memory(config, env, resolve_device(config.device))
-    close(env)
     if isinstance(config.network, Custom):
-        config.network.load("network.name", "obs_shape", "num_actions")
+        build_network(config, env, 0, torch.device("cpu"))
+    close(env)
     if isinstance(config.epsilon, Custom):
         config.epsilon.load("epsilon.name")
 

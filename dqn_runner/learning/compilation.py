@@ -39,8 +39,8 @@ def compile_ahead(
 ) -> Callable[..., Tensor]:
     """`function(*constants, *inputs)`, which may write into its arguments, compiled.
 
-    It then takes tensors like these. Raises CompilationError if there is no C++ compiler, or if
-    it fails.
+    The result always works on `constants`; it is called with tensors like `inputs`. Raises
+    CompilationError if there is no C++ compiler, or if it fails.
     """
     example = (*constants, *inputs)
     try:
@@ -53,15 +53,13 @@ def compile_ahead(
         logger.debug("compilation failed", exc_info=True)
         raise CompilationError(_reason(error)) from error
 
-    first = len(constants)
     shapes = [tensor.shape for tensor in inputs]
 
-    def compiled(*tensors: Tensor) -> Tensor:
+    def compiled(*given: Tensor) -> Tensor:
         # The library itself checks nothing.
-        given = [tensor.shape for tensor in tensors[first:]]
-        if given != shapes:
-            raise ValueError(f"compiled for inputs of shapes {shapes}, called with {given}")
-        (output,) = run(list(tensors))
+        if [tensor.shape for tensor in given] != shapes:
+            raise ValueError(f"called with other shapes than it was compiled for, {shapes}")
+        (output,) = run([*constants, *given])
         result: Tensor = output
         return result
 
@@ -73,9 +71,8 @@ def capture(
 ) -> Callable[..., Tensor]:
     """`function(*constants, *inputs)` compiled and captured in a CUDA graph.
 
-    A call is one launch, without waiting. It always works on `constants`, as on a learner's state
-    and its replay storage; the inputs of each call are copied over `inputs`. Raises
-    CompilationError.
+    A call is one launch, without waiting. It always works on `constants`; what it is called with
+    is copied over `inputs`. Raises CompilationError.
     """
     logger.info("compiling the update, which takes half a minute at first")
     example = (*constants, *inputs)
@@ -97,10 +94,8 @@ def capture(
         logger.debug("capture failed", exc_info=True)
         raise CompilationError(_reason(error)) from error
 
-    first = len(constants)
-
-    def replay(*tensors: Tensor) -> Tensor:
-        for place, tensor in zip(inputs, tensors[first:], strict=True):
+    def replay(*given: Tensor) -> Tensor:
+        for place, tensor in zip(inputs, given, strict=True):
             place.copy_(tensor, non_blocking=True)
         graph.replay()
         return output

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -147,33 +148,31 @@ class Learner:
         self._noise = initial_params.new_empty(0)
         self._no_yes = torch.tensor([False, True], device=initial_params.device).unbind()
         self._copy_is_due = False
-        self._run: Callable[..., Tensor] = self._update_in_place
+        self._compiled: Callable[..., Tensor] | None = None
         self.updates = 0
         self._updates_at_reading = 0
 
     def compile(self, storage: Sequence[Tensor], batch_size: int) -> None:
-        """From now on run the update compiled, for this storage; raises CompilationError."""
+        """From now on run the update compiled, on this storage; raises CompilationError."""
         indices = torch.zeros(batch_size, dtype=torch.int64, device=self._hyper.device)
         weights = torch.ones(batch_size, device=self._hyper.device)
         inputs = StepInputs(indices, weights, self._noise, self._no_yes[False].clone())
         compiler = capture if self._hyper.is_cuda else compile_ahead
-        self._run = compiler(self._update_in_place, self._constant_tensors(storage), inputs)
+        constants = (self._hyper, *self.state, *self.buffers, *storage)
+        self._compiled = compiler(self._update_in_place, constants, inputs)
 
-    def _constant_tensors(self, storage: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Those that stay where they are, in the order that `_update_in_place` takes them."""
-        return (self._hyper, *self.state, *self.buffers, *storage)
+    def _update_in_place(self, hyper: Tensor, *tensors: Tensor) -> Tensor:
+        """`update` as a function of tensors alone, which writes the new state over the old.
 
-    def _update_in_place(self, *tensors: Tensor) -> Tensor:
-        """`update` as a function of tensors alone, which writes the new state over the old."""
-        hyper, *others = tensors[: -len(StepInputs._fields)]
-        inputs = StepInputs(*tensors[-len(StepInputs._fields) :])
-        first_buffer = len(LearnerState._fields)
-        first_column = first_buffer + len(self.buffers)
-        state, buffers = LearnerState(*others[:first_buffer]), others[first_buffer:first_column]
+        After `hyper` come those of the state, the buffers, the storage and the inputs.
+        """
+        others = iter(tensors)
+        state = LearnerState(*islice(others, len(LearnerState._fields)))
+        buffers = tuple(islice(others, len(self.buffers)))
+        *storage, indices, weights, noise, copy_target = others
+        inputs = StepInputs(indices, weights, noise, copy_target)
         numbers = dict(zip(self._numbers, hyper.unbind(), strict=True))
-        new_state, priorities = update(
-            self.rule, state, others[first_column:], inputs, numbers, buffers
-        )
+        new_state, priorities = update(self.rule, state, storage, inputs, numbers, buffers)
         for old, new in zip(state, new_state, strict=True):
             old.copy_(new)
         return priorities
@@ -192,8 +191,10 @@ class Learner:
         """
         self.updates += 1
         copy_target, self._copy_is_due = self._no_yes[self._copy_is_due], False
-        inputs = StepInputs(indices, weights, self._noise, copy_target)
-        return self._run(*self._constant_tensors(storage), *inputs)
+        inputs = (indices, weights, self._noise, copy_target)
+        if self._compiled is not None:
+            return self._compiled(*inputs)
+        return self._update_in_place(self._hyper, *self.state, *self.buffers, *storage, *inputs)
 
     def copy_target(self) -> None:
         """Have the next update begin by setting the target network to the online one."""

@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from building import columns, mlp, rule_of
 from scipy import special, stats
 from torch import nn
 
 from dqn_runner.agents.agent import Agent
 from dqn_runner.agents.dqn import AgentSpec
 from dqn_runner.agents.policies import GreedyPolicy, SoftmaxPolicy
-from dqn_runner.learning.learner import Learner, UpdateRule
+from dqn_runner.learning.learner import Learner
 from dqn_runner.learning.optimizers import SGD
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.networks.init import initialize
-from dqn_runner.networks.torsos import MLP
 from dqn_runner.target_update import Hard, Soft
 from dqn_runner.types import Batch, Progress
 
@@ -40,18 +40,24 @@ def spec_of(**settings):
 
 
 def make_agent(
-    target_update=None, seed=0, build=lambda: MLP((4,), A, [8], "tanh"), temperature=None
+    target_update=None, seed=0, build=lambda: mlp((4,), A, [8], "tanh"), temperature=None
 ):
     network = FlatNetwork(initialize(build, 1))
     target_update = target_update or Hard(interval=10, unit="update")
     soft = isinstance(target_update, Soft)
-    rule = UpdateRule(network, SGD(), "mse", False, False, False, soft)
+    rule = rule_of(network, optimizer=SGD(), soft_target=soft)
     numbers = {"lr": 0.1, **SGD().hyperparameters()}
     if soft:
         numbers["tau"] = target_update.tau
     learner = Learner(rule, numbers, network.initial_params)
     rng = np.random.default_rng(seed)
     return Agent(network, A, learner, target_update, rng, temperature=temperature)
+
+
+def learn(agent, batch, rows=None):
+    """An update on those rows of the batch, or on all of them; returns their priorities."""
+    rows = torch.arange(30) if rows is None else rows
+    return agent.learn(columns(batch), rows, torch.ones(len(rows)))
 
 
 def some_obs(count=N):
@@ -152,7 +158,7 @@ def test_what_is_drawn_does_not_depend_on_what_was_learned():
     """Two agents of one seed explore at the same moments, whatever their networks prefer."""
     agent, learned, obs = make_agent(), make_agent(), some_obs()
     for _ in range(20):
-        learned.learn(some_storage(), torch.arange(30))
+        learn(learned, some_storage())
     differ = agent.policy(obs) != learned.policy(obs)
     assert differ.any()
     for _ in range(200):
@@ -228,42 +234,55 @@ def test_evaluating_a_softmax_policy_does_not_move_exploration():
 
 @pytest.mark.parametrize("interval", [1, 3, 5])
 def test_a_hard_target_in_updates_is_copied_after_every_interval(interval):
+    """An update sees the copy that fell due before it."""
     agent, storage = make_agent(Hard(interval=interval, unit="update")), some_storage()
     expected = agent.learner.state.params.clone()
     for update in range(1, 13):
-        agent.learn(storage, torch.arange(30))
+        learn(agent, storage)
+        assert torch.equal(agent.learner.state.target_params, expected)
         agent.observe_env_steps(100 * update - 100, 100 * update)
         if update % interval == 0:
             expected = agent.learner.state.params.clone()
-        assert torch.equal(agent.learner.state.target_params, expected)
 
 
-def test_a_hard_target_in_env_steps_is_copied_where_the_interval_is_crossed():
+def test_a_hard_target_in_env_steps_is_copied_if_the_interval_is_crossed():
     """Eight steps at a time and an interval of 20: copies at 24, 40, 64, 80, …."""
     agent, storage = make_agent(Hard(interval=20, unit="env_step")), some_storage()
     expected = agent.learner.state.params.clone()
     copied_at = []
     for before in range(0, 120, 8):
-        agent.learn(storage, torch.arange(30))
+        learn(agent, storage)
+        assert torch.equal(agent.learner.state.target_params, expected)
         agent.observe_env_steps(before, before + 8)
         if any(t % 20 == 0 for t in range(before + 1, before + 9)):
             expected = agent.learner.state.params.clone()
             copied_at.append(before + 8)
-        assert torch.equal(agent.learner.state.target_params, expected)
     assert copied_at == [24, 40, 64, 80, 104, 120]
+
+
+def test_a_copy_that_is_due_is_part_of_the_state():
+    """Saved between the step at which it fell due and the next update, it is not forgotten."""
+    agent, storage = make_agent(Hard(interval=20, unit="env_step")), some_storage()
+    learn(agent, storage)
+    agent.observe_env_steps(10, 20)
+    online = agent.learner.state.params.clone()
+    resumed = make_agent(Hard(interval=20, unit="env_step"))
+    resumed.set_state(agent.get_state())
+    learn(resumed, storage)
+    assert torch.equal(resumed.learner.state.target_params, online)
 
 
 def test_a_soft_target_moves_at_each_update_and_never_jumps():
     agent, storage = make_agent(Soft(tau=0.25)), some_storage()
     expected = agent.learner.state.params.clone()
     for update in range(10):
-        agent.learn(storage, torch.arange(30))
+        learn(agent, storage)
         agent.observe_env_steps(1000 * update, 1000 * update + 1000)
         expected = 0.75 * expected + 0.25 * agent.learner.state.params
         assert torch.allclose(agent.learner.state.target_params, expected, atol=1e-6)
 
 
-def test_learning_returns_the_td_errors_of_the_rows():
+def test_learning_returns_the_sizes_of_the_td_errors_of_the_rows():
     agent, storage = make_agent(), some_storage()
     q_function = agent.policy._q_function
     rows = torch.tensor([4, 0, 17])
@@ -273,10 +292,12 @@ def test_learning_returns_the_td_errors_of_the_rows():
         next_row = q_function(storage.next_obs[row : row + 1].numpy())[0]
         target = storage.reward[row].item() + 0.9 * next_row.max()
         expected.append(target - q_row[storage.action[row]])
-    assert agent.learn(storage, rows).tolist() == pytest.approx(expected, abs=1e-5)
+    assert learn(agent, storage, rows).tolist() == pytest.approx(
+        np.abs(expected).tolist(), abs=1e-5
+    )
 
 
-BUILDS = {"mlp": lambda: MLP((4,), A, [8], "tanh"), "custom": lambda: Linear((4,), A)}
+BUILDS = {"mlp": lambda: mlp((4,), A, [8], "tanh"), "custom": lambda: Linear((4,), A)}
 
 
 @pytest.mark.parametrize("name", BUILDS)
@@ -286,7 +307,7 @@ def test_the_greedy_policy_follows_learning_and_that_of_a_copy_does_not(name):
     copied = agent.policy_of(agent.learner.state.params.clone())
     assert copied(obs).tolist() == before
     for _ in range(30):
-        agent.learn(storage, torch.arange(30))
+        learn(agent, storage)
     assert copied(obs).tolist() == before
     assert agent.policy(obs).tolist() != before
 
@@ -294,7 +315,7 @@ def test_the_greedy_policy_follows_learning_and_that_of_a_copy_does_not(name):
 def test_the_state_is_what_was_learned():
     agent = make_agent()
     for _ in range(3):
-        agent.learn(some_storage(), torch.arange(30))
+        learn(agent, some_storage())
     state = agent.get_state()
     assert state["updates"] == 3
     other = make_agent()

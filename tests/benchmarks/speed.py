@@ -204,7 +204,7 @@ def breakdown(env: str, steps: int) -> dict[str, float]:
     from dqn_runner.runs.lifecycle import flushed_denormals
     from dqn_runner.runs.metrics_file import MetricsFile
     from dqn_runner.tracking.tracker import SwanLabTracker
-    from dqn_runner.training.loop import train
+    from dqn_runner.training.loop import Training
     from dqn_runner.types import Progress
 
     with tempfile.TemporaryDirectory() as folder, flushed_denormals():
@@ -212,29 +212,30 @@ def breakdown(env: str, steps: int) -> dict[str, float]:
         arguments = [*WORK, f"env.id={env}", budget, "compile=always", f"hydra.run.dir={folder}"]
         config, parts = build(parse(Command(arguments).jobs[0].config), RunDirectory(Path(folder)))
         tracker = SwanLabTracker(config.tracker, Path(folder), {})
-        parts.loggers = [MetricsFile(Path(folder, "metrics.jsonl")), tracker]
+        metrics_file = MetricsFile(Path(folder, "metrics.jsonl"))
         spent: dict[str, float] = {}
         for name, owner, method in (
             ("act", parts.agent, "act"),
             ("env", parts.envs, "step"),
             ("store", parts.assembler, "transitions"),
-            ("store", parts.buffer, "add"),
-            ("sample", parts.buffer, "sample"),
+            ("store", parts.storage, "add"),
+            ("sample", parts.sampler, "draw"),
             ("update", parts.agent, "learn"),
-            ("log", parts.loggers[0], "log"),
+            ("log", metrics_file, "log"),
             ("log", tracker, "log"),
             ("checkpoint", parts.checkpoints, "save_last"),
         ):
             setattr(owner, method, clocked(getattr(owner, method), name, spent))
         progress = Progress()
-        train(config.model_copy(update={"total_timesteps": WARMUP}), parts, progress, lambda: None)
+        warmup = config.model_copy(update={"total_timesteps": WARMUP})
+        Training(warmup, parts, progress, [metrics_file, tracker]).run()
         spent.clear()
         started = time.perf_counter()
-        train(config, parts, progress, lambda: None)
+        Training(config, parts, progress, [metrics_file, tracker]).run()
         total = (time.perf_counter() - started) / steps
         tracker.close("success")
     step = {name: seconds / steps for name, seconds in spent.items()}
-    width = parts.buffer.storage.obs.shape[1]
+    width = parts.storage.tensors[0].shape[1]
     floor = floor_of(env, steps, width)
     return {
         **step,

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from building import learn, q_values
 
+from dqn_runner.buffers.rows import gather
 from dqn_runner.config.build import build
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import read_metrics
-from dqn_runner.training.loop import train as loop
+from dqn_runner.training.loop import Training
 from dqn_runner.types import Progress
 
 PHASE = ("learning_starts=0", "agent.n_step=1", "agent.double=false")
@@ -33,7 +35,7 @@ class Watched:
         self.parts, self.rows, self.progress = parts, Rows(), Progress()
         self.acts, self.steps, self.stored, self.updates = [], [], [], []
         act, step = parts.agent.act, parts.envs.step
-        add, learn = parts.buffer.add, parts.agent.learn
+        add, learn = parts.storage.add, parts.agent.learn
 
         def log_act(obs, epsilon):
             action = act(obs, epsilon)
@@ -48,16 +50,13 @@ class Watched:
             self.stored.append(transition)
             add(transition)
 
-        def log_learn(storage, indices):
-            self.updates.append((len(self.steps), len(parts.buffer), int(indices.max())))
-            return learn(storage, indices)
+        def log_learn(storage, indices, weights):
+            self.updates.append((len(self.steps), len(parts.storage), int(indices.max())))
+            return learn(storage, indices, weights)
 
         parts.agent.act, parts.envs.step = log_act, log_step
-        parts.buffer.add, parts.agent.learn = log_add, log_learn
-        if hasattr(parts.assembler, "_act"):
-            parts.assembler._act = log_act
-        parts.loggers = [self.rows]
-        loop(config, parts, self.progress, lambda: None)
+        parts.storage.add, parts.agent.learn = log_add, log_learn
+        Training(config, parts, self.progress, [self.rows]).run()
         parts.envs.close()
         parts.evaluator.close()
 
@@ -86,7 +85,7 @@ def test_updates_of_each_phase_are_its_epochs_over_its_batches(
         expected += [(end, size)] * (4 * (size // 16))
     assert [(steps, size) for steps, size, _ in run.updates] == expected
     assert all(index < size for _, size, index in run.updates)
-    assert len(run.parts.buffer) == 0
+    assert len(run.parts.storage) == 0
     assert len(run.stored) == run.progress.env_steps == ended[ends[-1]]
 
 
@@ -102,12 +101,12 @@ def test_rows_of_a_phase_are_drawn_with_replacement(compose, tmp_path):
     _, parts = build(config, RunDirectory(tmp_path))
     drawn, learn = [], parts.agent.learn
 
-    def log_learn(storage, indices):
+    def log_learn(storage, indices, weights):
         drawn.append(indices.numpy())
-        return learn(storage, indices)
+        return learn(storage, indices, weights)
 
     parts.agent.learn = log_learn
-    loop(config, parts, Progress(), lambda: None)
+    Training(config, parts, Progress(), []).run()
     rows = np.concatenate(drawn)
     assert len(rows) == 800
     left_out = 1 - len(np.unique(rows)) / 800
@@ -168,15 +167,16 @@ def test_what_sarsa_learns_from_is_what_was_done(compose, tmp_path, num_envs):
         assert (transition.discount, transition.next_action) == (discount, next_action)
 
     learner, count = run.parts.agent.learner, len(expected)
-    network, storage = learner.rule.network, run.parts.buffer.storage
-    q_values = network(learner.state.params, storage.obs[:count]).tolist()
-    target_q = network(learner.state.target_params, storage.next_obs[:count]).tolist()
+    network, batch = learner.rule.network, gather(run.parts.storage.tensors, torch.arange(count))
+    learner.state.target_params.mul_(0.5)  # so that it is not the online one
+    online_q = q_values(network, learner.state.params, batch.obs).tolist()
+    target_q = q_values(network, learner.state.target_params, batch.next_obs).tolist()
     td_errors = [
-        step.reward[i] + discount * target_q[row][next_action] - q_values[row][step.action[i]]
+        step.reward[i] + discount * target_q[row][next_action] - online_q[row][step.action[i]]
         for row, (step, i, discount, next_action) in enumerate(expected)
     ]
-    actual = learner.update(storage, torch.arange(count))
-    assert actual.tolist() == pytest.approx(td_errors, abs=1e-4)
+    actual = learn(learner, batch, torch.arange(count))
+    assert actual.tolist() == pytest.approx(np.abs(td_errors).tolist(), abs=1e-4)
 
 
 def test_each_episode_has_a_row_and_the_others_none_of_it(train):

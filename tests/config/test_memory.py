@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dqn_runner.config import memory
-from dqn_runner.config.build import build_buffer, build_network
+from dqn_runner.config.build import build_storage, build_network
 from dqn_runner.envs.make import make_env
 from dqn_runner.errors import ConfigError
 
@@ -24,7 +24,7 @@ def test_it_counts_what_is_built(compose, env):
     assert sizes == 4 * memory.VECTORS * params
     units = env.action_space.n + 7 + 5 + (8 if config.env.id.startswith("Lunar") else 16)
     assert batch == 4 * memory.COPIES * units * 10
-    assert buffer == build_buffer(config, env, CPU).num_bytes
+    assert buffer == build_storage(config, env, CPU).num_bytes
 
 
 @pytest.mark.parametrize(

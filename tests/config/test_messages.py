@@ -51,7 +51,7 @@ def test_every_option_composes_parses_and_builds(option, compose, tmp_path):
     config = compose(option, *(["learning_starts=0"] if "sarsa" in option else []))
     decided, parts = build(config, RunDirectory(tmp_path))
     step = parts.envs.step(parts.agent.act(parts.envs.obs, 1.0))
-    assert step.obs.shape == (1, *parts.buffer.storage.obs.shape[1:])
+    assert step.obs.shape == (1, *parts.storage.tensors[0].shape[1:])
     assert parse(decided.plain()) == decided  # config.yaml can be read back
     parts.envs.close()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dqn_runner.buffers.uniform import UniformBuffer
+from dqn_runner.buffers.rows import RowStorage
 from dqn_runner.config.build import build
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.types import ObsSpec, Transition
@@ -23,7 +23,7 @@ def build_on_cuda(compose, path, compile_mode):
 def fill(parts, rng):
     for _ in range(100):
         obs, next_obs = rng.standard_normal((2, 4), np.float32)
-        parts.buffer.add(Transition(obs, int(rng.integers(2)), 1.0, 0.9, next_obs))
+        parts.storage.add(Transition(obs, int(rng.integers(2)), 1.0, 0.9, next_obs))
 
 
 def test_the_captured_update_agrees_with_the_eager_one(compose, tmp_path):
@@ -33,7 +33,7 @@ def test_the_captured_update_agrees_with_the_eager_one(compose, tmp_path):
         rng = np.random.default_rng(0)
         fill(parts, rng)
         for _ in range(50):
-            parts.agent.learn(parts.buffer.storage, parts.buffer.sample(32, rng))
+            parts.agent.learn(parts.storage.tensors, *parts.sampler.draw(32, rng))
     for one, other in zip(eager.agent.learner.state, captured.agent.learner.state, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
@@ -46,20 +46,20 @@ def test_updates_wait_for_nothing(compose, tmp_path):
     try:
         for _ in range(5):
             fill(parts, rng)
-            parts.agent.learn(parts.buffer.storage, parts.buffer.sample(32, rng))
+            parts.agent.learn(parts.storage.tensors, *parts.sampler.draw(32, rng))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 def test_rows_on_the_device_are_those_that_were_added():
-    buffer = UniformBuffer(8, ObsSpec((3,), np.dtype(np.float32)), torch.device("cuda"))
+    storage = RowStorage(8, ObsSpec((3,), np.dtype(np.float32)), torch.device("cuda"))
     for i in range(11):
         row = np.full(3, i, np.float32)
-        buffer.add(Transition(row, i % 2, float(i), 0.5, row + 1))
+        storage.add(Transition(row, i % 2, float(i), 0.5, row + 1))
     newest = [8, 9, 10, 3, 4, 5, 6, 7]
-    assert buffer.storage.reward.tolist() == newest
-    assert buffer.storage.obs[:, 0].tolist() == newest
-    assert buffer.storage.next_obs[:, 2].tolist() == [i + 1 for i in newest]
+    assert storage.tensors[2].tolist() == newest
+    assert storage.tensors[0][:, 0].tolist() == newest
+    assert storage.tensors[4][:, 2].tolist() == [i + 1 for i in newest]
 
 
 def test_a_run_on_the_device_finishes(train):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dqn_runner.buffers.uniform import UniformBuffer
+from dqn_runner.buffers.rows import RowStorage
 from dqn_runner.errors import RunError
 from dqn_runner.training.checkpoint import Checkpoints, load, save
 from dqn_runner.types import ObsSpec
@@ -76,7 +76,7 @@ def test_replay_is_saved_in_chunks_of_what_is_new(tmp_path):
 
 
 def test_a_million_transitions_hold_up_training_for_less_than_a_second(tmp_path):
-    buffer = UniformBuffer(1_000_000, ObsSpec((4,), np.dtype(np.float32)), torch.device("cpu"))
+    buffer = RowStorage(1_000_000, ObsSpec((4,), np.dtype(np.float32)), torch.device("cpu"))
     for column in buffer.storage.columns:
         column.zero_()
     buffer.set_state({"size": 1_000_000, "write_head": 0, "num_added": 1_000_000})
