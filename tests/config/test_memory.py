@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dqn_runner.config import memory
-from dqn_runner.config.build import build_storage, build_network
+from dqn_runner.config.build import build_network, build_storage
 from dqn_runner.envs.make import make_env
 from dqn_runner.errors import ConfigError
 

@@ -21,7 +21,7 @@ from dqn_runner.runs import lifecycle as running
 from dqn_runner.runs.directory import RunDirectory
 
 
-def accumulate(x, total):
+def accumulate(total, x):
     """Adds to `total` in place, and returns something that depends on a gradient."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
@@ -33,9 +33,9 @@ def accumulate(x, total):
 def test_compiled_equals_the_function_writes_in_place_and_is_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_dir() == tmp_path / "dqn_runner"
-    example = (torch.zeros(40), torch.full((40,), 7.0))
-    compiled = compile_ahead(accumulate, example)
-    assert torch.equal(example[1], torch.full((40,), 7.0)), "the example was written into"
+    total, x = torch.full((40,), 7.0), torch.zeros(40)
+    compiled = compile_ahead(accumulate, (total,), (x,))
+    assert torch.equal(total, torch.full((40,), 7.0)), "the example was written into"
     (library,) = cache_dir().glob("*.pt2")
     written = library.stat().st_mtime_ns
 
@@ -43,17 +43,19 @@ def test_compiled_equals_the_function_writes_in_place_and_is_cached(tmp_path, mo
         raise AssertionError("compiled a second time")
 
     monkeypatch.setattr(compilation, "_compile", refuse)
-    for run in (compiled, compile_ahead(accumulate, example)):
-        total = torch.zeros(40)
-        address = total.data_ptr()
-        expected_total = torch.zeros(40)
+    other_total = torch.full((40,), 3.0)
+    again = compile_ahead(accumulate, (other_total,), (x,))
+    for run, total in ((compiled, total), (again, other_total)):  # noqa: PLR1704
+        address, expected_total = total.data_ptr(), total.clone()
         for seed in range(3):
             x = torch.randn(40, generator=torch.Generator().manual_seed(seed))
             # d/dx sin² x = sin 2x
             expected_total += torch.sin(2 * x)
-            assert torch.allclose(run(x, total), 2 * torch.sin(2 * x), atol=1e-5)
+            assert torch.allclose(run(x), 2 * torch.sin(2 * x), atol=1e-5)
             assert torch.allclose(total, expected_total, atol=1e-5)
         assert total.data_ptr() == address
+        with pytest.raises(ValueError, match="other shapes"):
+            run(torch.zeros(41))
     assert [path.name for path in cache_dir().glob("*.pt2")] == [library.name]
     assert library.stat().st_mtime_ns == written
 
@@ -82,9 +84,9 @@ def test_of_two_that_need_the_same_one_compiles_and_the_other_says_that_it_waits
     monkeypatch.setattr(compilation, "_compile", compile_once)
     waits = "waiting for another run, which compiles the same update"
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(compile_ahead, torch.sin, (torch.ones(3),))
+        first = pool.submit(compile_ahead, torch.sin, (), (torch.ones(3),))
         assert compiling.wait(60)
-        second = pool.submit(compile_ahead, torch.sin, (torch.ones(3),))
+        second = pool.submit(compile_ahead, torch.sin, (), (torch.ones(3),))
         wait_for(lambda: waits in caplog.messages)
         assert not second.done()
         may_end.set()
@@ -124,7 +126,7 @@ def test_another_computation_does_not_take_the_cached_one(tmp_path, monkeypatch,
     def attempt(factor=2.0, example=None):
         example = torch.zeros(4) if example is None else example
         with pytest.raises(CompilationError, match="not compiled in this test"):
-            compile_ahead(lambda x: factor * x, (example,))
+            compile_ahead(lambda x: factor * x, (), (example,))
 
     attempt()
     attempt()
@@ -161,7 +163,7 @@ def test_functions_that_differ_in_a_constant_tensor_are_told_apart(tmp_path, mon
 
     for scale in ([2.0, 3.0], [5.0, 7.0]):
         with pytest.raises(CompilationError, match="not compiled in this test"):
-            compile_ahead(scaled_by(scale), (torch.ones(2),))
+            compile_ahead(scaled_by(scale), (), (torch.ones(2),))
     assert len(set(names)) == 2
 
 
@@ -169,10 +171,9 @@ def test_without_a_compiler_it_refuses_and_says_so(tmp_path):
     """In a process of its own: torch reads CXX once."""
     program = """
 import torch
-from dqn_runner.compilation import CompilationError, cache_dir, compile_ahead
-from dqn_runner.run_directory import RunDirectory
+from dqn_runner.learning.compilation import CompilationError, cache_dir, compile_ahead
 try:
-    compile_ahead(lambda x: torch.sin(x) * 2, (torch.ones(3),))
+    compile_ahead(lambda x: torch.sin(x) * 2, (), (torch.ones(3),))
 except CompilationError as error:
     print("refused:", error)
 print("left behind:", len(list(cache_dir().glob("*.pt2"))))
@@ -205,7 +206,7 @@ def test_a_function_that_cannot_be_traced_is_refused(tmp_path, monkeypatch):
         return x if x.sum() > 0 else -x
 
     with pytest.raises(CompilationError) as caught:
-        compile_ahead(branches, (torch.ones(3),))
+        compile_ahead(branches, (), (torch.ones(3),))
     assert 0 < len(str(caught.value)) <= 200
     assert "\n" not in str(caught.value)
 

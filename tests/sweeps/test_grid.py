@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -187,7 +188,7 @@ def test_bad_sweeps_are_refused_in_a_line(command, tiny, arguments, line):
 
 def test_a_missing_extra_is_named(command, tiny, monkeypatch):
     monkeypatch.setitem(
-        __import__("dqn_runner.sweeps.launchers").launchers.OURS,
+        importlib.import_module("dqn_runner.sweeps.launchers").OURS,
         "ray",
         ("nosuch:x", "no_such_package"),
     )

@@ -34,7 +34,7 @@ from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.lifecycle import resume
 from dqn_runner.tracking import cloud
 from dqn_runner.training.checkpoint import Checkpoints, load
-from dqn_runner.training.loop import restore
+from dqn_runner.training.state import restore
 from dqn_runner.types import Progress
 
 FUZZ = settings(

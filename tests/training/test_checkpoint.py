@@ -77,7 +77,7 @@ def test_replay_is_saved_in_chunks_of_what_is_new(tmp_path):
 
 def test_a_million_transitions_hold_up_training_for_less_than_a_second(tmp_path):
     buffer = RowStorage(1_000_000, ObsSpec((4,), np.dtype(np.float32)), torch.device("cpu"))
-    for column in buffer.storage.columns:
+    for column in buffer.tensors:
         column.zero_()
     buffer.set_state({"size": 1_000_000, "write_head": 0, "num_added": 1_000_000})
     checkpoints, seconds = Checkpoints(tmp_path), []

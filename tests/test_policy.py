@@ -1,0 +1,105 @@
+"""Policies of networks with buffers: kept by checkpoints, loaded, resumed, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dqn_runner.policy import load_policy
+from dqn_runner.runs.metrics_file import read_metrics
+
+CUSTOM = tuple(f"~network.{key}" for key in ("hidden_sizes", "norm", "activation", "init"))
+
+
+class Projected(nn.Module):
+    """A linear network on random features that stay as they were drawn."""
+
+    def __init__(self, obs_shape, num_actions):
+        super().__init__()
+        self.register_buffer("projection", torch.randn(obs_shape[0], 8))
+        self.head = nn.Linear(8, num_actions)
+
+    def forward(self, obs):
+        return self.head(torch.tanh(obs @ self.projection))
+
+
+class Normalized(nn.Sequential):
+    """A network with running statistics."""
+
+    def __init__(self, obs_shape, num_actions):
+        super().__init__(
+            nn.Linear(obs_shape[0], 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, num_actions)
+        )
+
+
+def settings_of(network):
+    return (f"network.name={__name__}:{network}", *CUSTOM)
+
+
+def rows(run):
+    return [
+        {key: value for key, value in row.items() if not key.startswith("time/")}
+        for row in read_metrics(run / "metrics.jsonl")
+    ]
+
+
+@pytest.mark.parametrize("compile", ["never", pytest.param("always", marks=pytest.mark.slow)])
+def test_a_network_with_buffers_trains_resumes_and_is_loaded(command, quick, compile):  # noqa: A002
+    settings = (
+        *quick,
+        *settings_of("Projected"),
+        f"compile={compile}",
+        "agent.lr_schedule=constant",
+    )
+    assert command(*settings, "hydra.run.dir=whole").code == 0
+    short = (*settings, "total_timesteps=200", "hydra.run.dir=resumed")
+    assert command(*short).code == 0
+    assert command("resume=resumed", "total_timesteps=300", "--trust").code == 0
+    assert rows(Path("whole"))[-1] == rows(Path("resumed"))[-1]
+
+    state = torch.load("whole/checkpoints/last.pt", weights_only=True)["agent"]
+    (projection,) = state["buffers"]
+    weight, bias = state["params"][:16].view(2, 8), state["params"][16:]
+    obs = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    q_values = torch.tanh(torch.from_numpy(obs) @ projection) @ weight.T + bias
+    policy = load_policy("whole", trust=True)
+    assert policy.on_rows(obs).tolist() == q_values.argmax(dim=1).tolist()
+    assert len(set(policy.on_rows(obs).tolist())) == 2
+
+
+def test_runs_of_two_seeds_differ_in_their_buffers_and_share_a_compilation(
+    command, quick, tmp_path, monkeypatch
+):
+    from dqn_runner.learning import compilation
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    names = []
+
+    def note(graph, example, library):
+        names.append(library.name)
+        raise RuntimeError("not compiled in this test")
+
+    monkeypatch.setattr(compilation, "_compile", note)
+    for seed in (0, 1):
+        settings = (*quick, *settings_of("Projected"), "compile=always", f"seed={seed}")
+        assert command(*settings, f"hydra.run.dir=seed{seed}").code == 0
+    states = [torch.load(f"seed{s}/checkpoints/last.pt", weights_only=True) for s in (0, 1)]
+    first, second = (state["agent"]["buffers"][0] for state in states)
+    assert not torch.equal(first, second)
+    assert len(names) == 2
+    assert len(set(names)) == 1
+
+
+def test_a_network_that_an_update_cannot_use_is_refused_before_anything_is_made(command, quick):
+    outcome = command(*quick, *settings_of("Normalized"), "hydra.run.dir=run")
+    assert outcome.code == 2
+    assert outcome.err == (
+        f"dqn-train: error: network.name={__name__}:Normalized: layer 1 (BatchNorm1d) normalizes "
+        "over the batch and keeps running statistics, which an update cannot do; use "
+        "torch.nn.LayerNorm or torch.nn.GroupNorm\n"
+    )
+    assert not Path("run").exists()
