@@ -38,6 +38,7 @@ def test_the_wheel_runs_elsewhere(tmp_path, quick):
     names = zipfile.ZipFile(wheel).namelist()
     conf = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "conf").rglob("*.yaml")}
     assert {f"dqn_runner/{path.as_posix()}" for path in conf} <= set(names)
+    assert "dqn_runner/py.typed" in names  # without it a type checker ignores our annotations
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dqn_runner"}
 
     target, cwd = tmp_path / "target", tmp_path / "elsewhere"
@@ -46,7 +47,7 @@ def test_the_wheel_runs_elsewhere(tmp_path, quick):
     environment = {**os.environ, "PYTHONPATH": str(target)}
     where = called(
         sys.executable, "-c",
-        "import dqn_runner; from dqn_runner.composition import conf_dir; "
+        "import dqn_runner; from dqn_runner.composing.command import conf_dir; "
         "print(dqn_runner.__file__); print(conf_dir())",
         cwd=cwd, env=environment,
     )  # fmt: skip
