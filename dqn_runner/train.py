@@ -1,12 +1,10 @@
-"""dqn-train: train one agent, or with -m one for each combination of settings."""
+"""dqn-train: train one agent, or one for each combination of settings with -m."""
 
 from __future__ import annotations
 
 import importlib.util
-import logging
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,19 +14,18 @@ from dqn_runner.program import guarded
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from dqn_runner.composing.command import Command, Job
-    from dqn_runner.config.root import Config
+    from dqn_runner.composing.command import Command
 
 INFORMATIONAL = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 
 def main() -> None:
-    """The console script; its exit codes are 0, 1, 2, 130 and 143."""
+    """Run the console script; its exit codes are 0, 1, 2, 130 and 143."""
     sys.exit(guarded("dqn-train", command_line, sys.argv[1:]))
 
 
 def command_line(arguments: list[str]) -> int:
-    """Compose, check, and run what `arguments` ask for."""
+    """Compose, check and run what `arguments` ask for; returns the exit code."""
     if "--version" in arguments:
         from dqn_runner import __version__
 
@@ -54,24 +51,25 @@ def command_line(arguments: list[str]) -> int:
         command = Command(arguments)
     try:
         return run_sweep(command) if command.is_sweep else run_one(command)
-    except OSError as error:  # of a directory; a job keeps its own errors to itself
+    except OSError as error:  # from a directory; a job reports its own errors
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise ConfigError(where) from error
 
 
 def run_one(command: Command) -> int:
-    """Check the one job there is, and run it."""
+    """Check the one job, and run it."""
+    from dqn_runner.config import build, root
     from dqn_runner.runs.directory import RunDirectory
     from dqn_runner.runs.job import run_job
 
     if RunDirectory(command.directory).config.exists():
         raise ConfigError(f"hydra.run.dir={command.directory}: holds a run already")
-    check(command.jobs)
+    build.check(root.parse(command.jobs[0].config))
     return 1 if command.run(run_job) is None else 0
 
 
 def run_sweep(command: Command) -> int:
-    """Run the sweep by the sweeper that was chosen; where it is stopped, say how to go on."""
+    """Run the sweep with the chosen sweeper; if it is stopped, say how to go on."""
     from dqn_runner.sweeps import launchers
 
     launchers.check(command.launcher)
@@ -84,34 +82,30 @@ def run_sweep(command: Command) -> int:
 
 
 def run_grid(command: Command) -> int:
-    """Check all jobs, run those that are to do, and print what came of each."""
+    """Run every job that has not finished yet, and print the results of all."""
     from dqn_runner.analysis.table import print_results
-    from dqn_runner.runs.job import run_job
-    from dqn_runner.sweeps.grid import Sweep, check_folder, is_to_do, with_shared_compilation
+    from dqn_runner.sweeps.grid import Sweep, is_to_do, prepared
 
-    configs = check(command.jobs)
-    for job, config in zip(command.jobs, configs, strict=True):
-        check_folder(job, config)
-    with Sweep(command, with_shared_compilation(run_job, configs)) as sweep:
+    jobs = prepared(command.jobs)
+    with Sweep(command) as sweep:
         try:
-            sweep.run(command.jobs)
+            sweep.run(jobs)
         finally:
             print_results(command.directory)
-    return 1 if any(is_to_do(job) for job in command.jobs) else 0
+    return 1 if any(is_to_do(job) for job in jobs) else 0
 
 
 def run_search(command: Command) -> int:
     """Let Optuna propose the jobs."""
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError("hydra/sweeper=optuna: needs pip install 'dqn_runner[optuna]'")
-    from dqn_runner.runs.job import run_job
     from dqn_runner.sweeps.search import Search
 
-    return 1 if Search(command, check).run(run_job) else 0
+    return 1 if Search(command).run() else 0
 
 
 def is_informational(arguments: list[str]) -> bool:
-    """Whether Hydra is asked to show something rather than to run."""
+    """Whether Hydra is asked to show something instead of running."""
     names = [argument.split("=", 1)[0] for argument in arguments]
     return any(name in INFORMATIONAL for name in names)
 
@@ -126,7 +120,7 @@ def show(arguments: list[str]) -> int:
     parsed = parse_arguments(arguments)
     if parsed.cfg or parsed.info:
         ours, name = create_hydra(parsed), parsed.config_name or "config"
-        compose(ours, name, parsed.overrides)  # which refuses in a line what it cannot
+        compose(ours, name, parsed.overrides)  # refuses bad input in one line
         if parsed.cfg:
             ours.show_cfg(name, parsed.overrides, parsed.cfg, parsed.package, parsed.resolve)
         else:
@@ -142,34 +136,20 @@ def show(arguments: list[str]) -> int:
 
 
 def resume_run(arguments: list[str]) -> int:
-    """Go on with an interrupted run in its own directory; beside it budgets alone may be given."""
-    from rich.console import Console
+    """Continue an interrupted run in its own directory; the only other settings are budgets."""
+    from dqn_runner.runs.job import resume_job
 
-    from dqn_runner.analysis.runs import no_run
-    from dqn_runner.runs.directory import RunDirectory
-    from dqn_runner.runs.job import guarded_run
-    from dqn_runner.runs.lifecycle import resume
-
-    trust = "--trust" in arguments
     others = [argument for argument in arguments if argument != "--trust"]
     named = [line.removeprefix("resume=") for line in others if line.startswith("resume=")][-1]
     budgets = dict(_budget(line) for line in others if not line.startswith("resume="))
-    path = Path(named)
     if not named.strip():
         raise ConfigError("resume=: must name a run directory")
-    if not path.is_dir():
-        raise ConfigError(f"resume={path}: no such run directory")
-    if not RunDirectory(path).config.is_file():
-        raise ConfigError(f"resume={path}: {no_run(path)}")
-    RunDirectory(path).check_sound()
-    log_to(path / "train.log")
-    console = Console(soft_wrap=True)
-    done = guarded_run(path, lambda: resume(path, budgets, console, trust=trust), ConfigError)
+    done = resume_job(Path(named), budgets, trust="--trust" in arguments)
     return 1 if done is None else 0
 
 
 def _budget(line: str) -> tuple[str, int]:
-    """A budget that is given beside resume, in any way that a whole number is written."""
+    """A budget typed beside resume; any spelling of a whole number counts, such as 1e6."""
     from dqn_runner.runs.lifecycle import BUDGETS
 
     name, _, text = line.partition("=")
@@ -181,31 +161,3 @@ def _budget(line: str) -> tuple[str, int]:
         allowed = f"a larger {' or '.join(BUDGETS)}"
         raise ConfigError(f"{line}: beside resume only {allowed} may be given")
     return name, int(amount)
-
-
-def log_to(path: Path) -> None:
-    """Log as conf/config.yaml has Hydra do it: all to the run's log, warnings to stderr too."""
-    file = logging.FileHandler(path)
-    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[file])
-    console = logging.StreamHandler()
-    console.setLevel(logging.WARNING)
-    console.setFormatter(logging.Formatter("dqn-train: %(levelname)s: %(message)s"))
-    logging.getLogger("dqn_runner").addHandler(console)
-
-
-def check(jobs: Sequence[Job]) -> list[Config]:
-    """Refuse what cannot run, before any directory is made; returns the checked configurations."""
-    from dqn_runner.config import build
-    from dqn_runner.config import root as config
-
-    checked: set[str] = set()
-    configs = [config.parse(job.config) for job in jobs]
-    for parsed in configs:
-        what_is_built = parsed.model_dump_json(
-            include={"env", "device", "network", "epsilon", "buffer"}
-        )
-        if what_is_built not in checked:
-            build.check(parsed)
-            checked.add(what_is_built)
-    return configs

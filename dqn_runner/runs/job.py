@@ -1,4 +1,7 @@
-"""What a worker runs."""
+"""What a worker runs: one run, with its failure told in a line.
+
+The process it runs in, and how it got there, is the launcher's matter.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqn_runner.errors import DQNRunnerError, Pruned
+from dqn_runner.errors import ConfigError, DQNRunnerError, Pruned
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -21,59 +24,77 @@ if TYPE_CHECKING:
     from dqn_runner.config.root import Config
     from dqn_runner.runs.report import Scores
 
+# Overrides that are not part of a run's name in SwanLab: what its group says, and what does not
+# decide what it computes. A sweep adds `++compile=always` to jobs that repay compiling together.
+UNNAMED = ("env=", "env.id=", "experiment=", "tracker.", "hydra.", "++compile=")
 
-def run_job(
-    hydra_config: DictConfig,
-    quiet: bool = False,
-    is_repaid: Callable[[Config], bool] | None = None,
-) -> float | None:
-    """Hydra's task: one run. Returns its final policy's mean return, None where it has none.
 
-    With `quiet`, for jobs that run side by side, all that is to be said is in the run directory.
-    `is_repaid` says of a job whether its sweep as a whole repays compiling the update.
+def run_job(hydra_config: DictConfig, quiet: bool = False) -> float | None:
+    """Run one job as Hydra's task; returns the final policy's mean return, None if there is none.
+
+    Jobs that run side by side are `quiet`: what they have to say is in the run directory alone.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
     from rich.console import Console
 
-    from dqn_runner.config import root as config
+    from dqn_runner.config import root
 
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)
     if quiet:
-        logging.getLogger("dqn_runner").handlers.clear()  # of which conf/config.yaml tells
+        logging.getLogger("dqn_runner").handlers.clear()  # those that conf/config.yaml sets up
 
     def body() -> Scores:
-        parsed = config.parse(OmegaConf.to_container(hydra_config, resolve=True))
-        if is_repaid is not None and parsed.compile == "auto" and is_repaid(parsed):
-            parsed = parsed.model_copy(update={"compile": "always"})
-        parsed = with_tracker_names(parsed, hydra)
-        if quiet and parsed.torch_threads == "auto":
-            parsed = parsed.model_copy(update={"torch_threads": 1})
-        return start_or_go_on(parsed, path, Console(soft_wrap=True, quiet=quiet))
+        config = root.parse(OmegaConf.to_container(hydra_config, resolve=True))
+        config = with_tracker_names(config, hydra)
+        if quiet and config.torch_threads == "auto":
+            config = config.model_copy(update={"torch_threads": 1})
+        return run_or_resume(config, path, Console(soft_wrap=True, quiet=quiet))
 
     return guarded_run(path, body, quiet=quiet)
 
 
-def start_or_go_on(parsed: Config, path: Path, console: Console) -> Scores:
-    """Run in `path`, or go on with what an interrupted or failed run of `parsed` left there."""
+def resume_job(path: Path, budgets: dict[str, int], *, trust: bool) -> float | None:
+    """Continue the run in `path` by hand; returns what `run_job` returns.
+
+    Raises ConfigError if `path` holds no run, or none that has something left to do.
+    """
+    from rich.console import Console
+
+    from dqn_runner.analysis.runs import no_run
+    from dqn_runner.runs.directory import RunDirectory
+    from dqn_runner.runs.lifecycle import resume
+
+    if not path.is_dir():
+        raise ConfigError(f"resume={path}: no such run directory")
+    if not RunDirectory(path).config.is_file():
+        raise ConfigError(f"resume={path}: {no_run(path)}")
+    RunDirectory(path).check_sound()
+    log_to(path / "train.log")
+    console = Console(soft_wrap=True)
+    return guarded_run(path, lambda: resume(path, budgets, console, trust=trust), ConfigError)
+
+
+def run_or_resume(config: Config, path: Path, console: Console) -> Scores:
+    """Run in `path`, or continue what an interrupted or failed run of `config` left there."""
     from dqn_runner.runs.directory import RunDirectory
     from dqn_runner.runs.lifecycle import resume, run
 
     run_dir = RunDirectory(path)
     if run_dir.prune_request.exists():
         raise Pruned(signal.SIGTERM)
-    if run_dir.config.exists():  # it is what was typed: trusted as that is
+    if run_dir.config.exists():  # the same settings as were just typed, so they can be trusted
         return resume(path, {}, console, trust=True)
-    return run(parsed, path, console)
+    return run(config, path, console)
 
 
 def guarded_run(
     path: Path, body: Callable[[], Scores], *passing: type[Exception], quiet: bool = False
 ) -> float | None:
-    """Run `body`; returns its final policy's mean return, None where it failed, having said why.
+    """Run `body`; returns the final policy's mean return, or None after telling why it failed.
 
-    Exceptions of the types in `passing` come through. With `quiet`, ended.json alone says why.
+    Exceptions of the types in `passing` come through. If `quiet`, only ended.json tells why.
     """
     from dqn_runner.runs.directory import End, RunDirectory
 
@@ -95,16 +116,26 @@ def guarded_run(
     return None
 
 
-def with_tracker_names(parsed: Config, hydra: HydraConf) -> Config:
+def with_tracker_names(config: Config, hydra: HydraConf) -> Config:
     """Name the run in SwanLab by what differs from the defaults, its group by where it belongs."""
     from dqn_runner.composing.command import subject
 
     about = subject(hydra.runtime.choices, hydra.overrides.task)
-    silent = ("env=", "env.id=", "experiment=", "tracker.", "hydra.")
-    differs = [o for o in hydra.overrides.task if not o.startswith(silent)]
+    differs = [line for line in hydra.overrides.task if not line.startswith(UNNAMED)]
     is_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
     names = {
-        "name": parsed.tracker.name or " ".join([about, *differs])[:500],
-        "group": parsed.tracker.group or (Path(hydra.sweep.dir).name if is_sweep else about),
+        "name": config.tracker.name or " ".join([about, *differs])[:500],
+        "group": config.tracker.group or (Path(hydra.sweep.dir).name if is_sweep else about),
     }
-    return parsed.model_copy(update={"tracker": parsed.tracker.model_copy(update=names)})
+    return config.model_copy(update={"tracker": config.tracker.model_copy(update=names)})
+
+
+def log_to(path: Path) -> None:
+    """Log as conf/config.yaml tells Hydra to: everything to the file, warnings to stderr too."""
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[file])
+    console = logging.StreamHandler()
+    console.setLevel(logging.WARNING)
+    console.setFormatter(logging.Formatter("dqn-train: %(levelname)s: %(message)s"))
+    logging.getLogger("dqn_runner").addHandler(console)

@@ -1,16 +1,14 @@
-"""What a person watches while a sweep goes on, read from its run directories.
+"""What a person watches during a sweep, read from its run directories.
 
-Directories tell the same wherever the runs are: in this process, in others, on other machines.
+That works wherever the runs are: in this process, in others, or on other machines.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,66 +22,40 @@ from dqn_runner.runs.metrics_file import EVALUATION, read_metrics
 from dqn_runner.runs.progress_bar import AsManyAsFit
 from dqn_runner.types import Row
 
-logger = logging.getLogger(__name__)
-
-SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_LINES = 10.0
-TAIL = 2**16  # bytes of a metrics.jsonl, which hold its last hundred rows
+TAIL = 2**16  # bytes of a metrics.jsonl: about its last hundred rows
 
 
 class SweepDisplay:
-    """One line for all the runs in `paths`, and one for each that fails.
+    """One line for all the runs in `paths`, and one more for each run that fails.
 
-    On a terminal the line is redrawn every second; elsewhere it is printed every ten. `watch` is
-    called every second. All that is done by a thread, so that a launcher may take its time.
+    On a terminal every look redraws the line; elsewhere it is printed every ten seconds.
     """
 
-    def __init__(
-        self, paths: Sequence[Path], *, visible: bool, watch: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         self._open = {path: _Run(path) for path in paths}
         self._total = len(paths)
         self._ended = dict.fromkeys(("finished", "failed", "pruned"), 0)
         self._best: tuple[float, str] | None = None
-        self._visible, self._watch = visible, watch
         self._console = Console(soft_wrap=True)
         self._live = (
             Live(console=self._console, auto_refresh=False, transient=True)
-            if visible and self._console.is_terminal
+            if self._console.is_terminal
             else None
         )
         self._started = self._last_line = time.monotonic()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._keep_looking, daemon=True)
 
     def __enter__(self) -> SweepDisplay:
         if self._live:
             self._live.start()
-        self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._try_to_look()
         if self._live:
             self._live.stop()
 
-    def _keep_looking(self) -> None:
-        while not self._over.wait(SECONDS_BETWEEN_LOOKS):
-            self._try_to_look()
-
-    def _try_to_look(self) -> None:
-        try:
-            self._look()
-        except Exception:  # a view must not end what it shows
-            logger.exception("the sweep cannot be shown")
-
-    def _look(self) -> None:
-        if self._watch:
-            self._watch()
-        if not self._visible:
-            return
+    def look(self) -> None:
+        """Read the run directories, and show what they say now."""
         for path, run in list(self._open.items()):
             if run.directory.has_ended():
                 del self._open[path]
@@ -146,14 +118,14 @@ class SweepDisplay:
 
 
 class _Run:
-    """One run of the sweep, as far as its directory tells."""
+    """What the directory of one run of the sweep says."""
 
     def __init__(self, path: Path) -> None:
         self.directory = RunDirectory(path)
         self._budgets: dict[str, int] | None = None
 
     def fraction(self) -> float:
-        """How much of its budget is spent."""
+        """The part of its budget that is spent."""
         rows = self._rows()
         if not rows:
             return 0.0
@@ -164,7 +136,7 @@ class _Run:
         return min(1.0, max(rows[-1].get(key, 0) / budget for key, budget in self._budgets.items()))
 
     def evaluation(self) -> float | None:
-        """The mean return of its last evaluation, if that is not long ago."""
+        """The mean return of its last evaluation, None if its last rows hold none."""
         rows = reversed(self._rows())
         return next((row[EVALUATION] for row in rows if EVALUATION in row), None)
 

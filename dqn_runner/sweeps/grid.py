@@ -1,10 +1,12 @@
-"""A sweep: which of its jobs are still to be run, running them, and what came of them."""
+"""A sweep: which of its jobs are still to do, and how they are run."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
-from collections.abc import Callable, Sequence, Set
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from rich.console import Console
 
 from dqn_runner.composing.command import Command, Job
 from dqn_runner.composing.config_loader import JOB_FOLDER
-from dqn_runner.config import root as configuration
+from dqn_runner.config import build, root
 from dqn_runner.config.build import expected_updates, is_worth_compiling, resolve_device
 from dqn_runner.config.root import Config
 from dqn_runner.envs.episode import close
@@ -23,12 +25,14 @@ from dqn_runner.envs.make import make_env
 from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.sweeps.display import SweepDisplay
-from dqn_runner.sweeps.launchers import Launcher, instantiate
+from dqn_runner.sweeps.launchers import instantiate
 from dqn_runner.types import flatten
 
-Task = Callable[..., Any]
+logger = logging.getLogger(__name__)
 
-# Settings that a run resolves by itself; what they say before fits whatever was decided.
+SECONDS_BETWEEN_LOOKS = 1.0
+
+# Settings that a run decides itself: with these values a job fits whatever was decided.
 _OPEN = {
     "device": "auto",
     "torch_threads": "auto",
@@ -41,24 +45,17 @@ _NUMBERS = {
     *("seed", "resume", "compile", "total_timesteps", "total_episodes", "num_envs"),
     *("learning_starts", "train_frequency", "gradient_steps", "phase", "eval", "log"),
     *("checkpoint", "tracker", "epsilon", "env.max_step_seconds"),
-    *(
-        "agent.lr",
-        "agent.lr_schedule",
-        "agent.lr_decay_steps",
-        "agent.gamma",
-        "agent.n_step",
-        "agent.behaviour",
-        "agent.temperature",
-    ),
+    *("agent.lr", "agent.lr_schedule", "agent.lr_decay_steps", "agent.gamma", "agent.n_step"),
+    *("agent.behaviour", "agent.temperature"),
     *(f"agent.optimizer.{name}" for name in ("betas", "eps", "weight_decay", "momentum", "alpha")),
     *("target_update.tau", "target_update.interval", "target_update.unit"),
 }
-# Numbers to an update, which computes something else where they are null.
+# Numbers to an update, which is another function if they are null.
 _NUMBERS_OR_NULL = {"agent.max_grad_norm", "agent.max_grad_value"}
 
 
 def is_to_do(job: Job) -> bool:
-    """Whether the job has neither finished nor been given up."""
+    """Whether the job has neither finished nor been pruned."""
     run_dir = RunDirectory(job.path)
     if run_dir.has_finished():
         return False
@@ -66,15 +63,42 @@ def is_to_do(job: Job) -> bool:
     return end is None or end.status != "pruned"
 
 
-def check_folder(job: Job, config: Config) -> None:
-    """Refuse a job whose folder holds a run that is not this one, or that is going on.
+def prepared(jobs: Sequence[Job]) -> list[Job]:
+    """Check the jobs of a grid, and decide which are compiled.
 
-    Raises ConfigError.
+    All jobs count for that, done or not, so that the sweep decides the same when it goes on.
+    Raises ConfigError before any directory is made.
     """
+    configs = checked(jobs)
+    sharing: dict[str, list[Config]] = {}
+    for job, config in zip(jobs, configs, strict=True):
+        check_folder(job, config)
+        sharing.setdefault(update_function(config.plain()), []).append(config)
+    repaid = {function for function, runs in sharing.items() if repay_compiling(runs)}
+    return [
+        compiled(job) if update_function(config.plain()) in repaid else job
+        for job, config in zip(jobs, configs, strict=True)
+    ]
+
+
+def checked(jobs: Sequence[Job]) -> list[Config]:
+    """The configurations of the jobs; raises ConfigError for one that cannot run here."""
+    built: set[str] = set()
+    configs = [root.parse(job.config) for job in jobs]
+    for config in configs:
+        parts = config.model_dump_json(include={"env", "device", "network", "epsilon", "buffer"})
+        if parts not in built:
+            build.check(config)
+            built.add(parts)
+    return configs
+
+
+def check_folder(job: Job, config: Config) -> None:
+    """Raise ConfigError if the job's folder holds another run, or one that is going on."""
     run_dir = RunDirectory(job.path)
     if not run_dir.config.is_file():
         return
-    held = flatten(configuration.read(run_dir.config, trust=True).plain())
+    held = flatten(root.read(run_dir.config, trust=True).plain())
     wanted = flatten(config.plain())
     for key in {**held, **wanted}:
         ours, theirs = wanted.get(key), held.get(key)
@@ -89,9 +113,9 @@ def check_folder(job: Job, config: Config) -> None:
 
 
 def update_function(settings: dict[str, Any]) -> str:
-    """What decides which function the update is: runs that agree in it share a compilation.
+    """What decides which function the update is; runs that agree in it share a compilation.
 
-    A setting that is not known to be a number counts: at worst runs that could share do not.
+    A setting that is not known to be a number counts: at worst, runs that could share do not.
     """
     shape = {
         key: value is None if key in _NUMBERS_OR_NULL else value
@@ -101,43 +125,34 @@ def update_function(settings: dict[str, Any]) -> str:
     return json.dumps(shape, sort_keys=True)
 
 
-def with_shared_compilation(task: Task, configs: Sequence[Config]) -> Task:
-    """`task`, where `compile=auto` compiles what all the runs of `configs` together repay.
-
-    All of them count, done or not, so that the sweep decides the same when it goes on.
-    """
-    sharing: dict[str, list[Config]] = {}
-    for config in configs:
-        if config.compile == "auto":
-            sharing.setdefault(update_function(config.plain()), []).append(config)
-    repaid = frozenset(function for function, runs in sharing.items() if repay_compiling(runs))
-    if not repaid:  # a budget that repays it alone is in no such sweep
-        return task
-    return functools.partial(task, is_repaid=functools.partial(_is_among, repaid))
-
-
 def repay_compiling(configs: Sequence[Config]) -> bool:
-    """Whether runs that share an update, and with it their environment, repay compiling it."""
-    env = make_env(configs[0].env)
+    """Whether runs that share an update, and so their environment, repay compiling it.
+
+    Only runs with `compile=auto` count.
+    """
+    auto = [config for config in configs if config.compile == "auto"]
+    if not auto:
+        return False
+    env = make_env(auto[0].env)
     close(env)
-    return is_worth_compiling([expected_updates(config, env) for config in configs])
+    return is_worth_compiling([expected_updates(config, env) for config in auto])
 
 
-def _is_among(functions: Set[str], config: Config) -> bool:
-    return update_function(config.plain()) in functions
+def compiled(job: Job) -> Job:
+    """The job with its update compiled, unless it says itself whether it is."""
+    if job.config["compile"] != "auto":
+        return job
+    return job._replace(overrides=[*job.overrides, "++compile=always"])
 
 
 class Sweep:
-    """Runs jobs with Hydra's launcher, in one sweep directory that it holds alone meanwhile."""
+    """Runs jobs with Hydra's launcher, in a sweep directory that no other process may use."""
 
-    def __init__(self, command: Command, task: Task) -> None:
+    def __init__(self, command: Command) -> None:
         self.directory = command.directory
         context, self._config = command.context()
-        self._shows_runs = command.launcher == "basic"
-        self._launcher: Launcher = instantiate(
-            command.launcher, context, functools.partial(task, quiet=not self._shows_runs),
-            self._config,
-        )  # fmt: skip
+        self._is_one_by_one = command.launcher == "basic"  # in this process, each under its own bar
+        self._launcher = instantiate(command.launcher, context, self._config)
         self._lock = FileLock(self.directory / ".lock")
         self._launched = 0
         self._has_said_how_to_use_all_cores = False
@@ -156,33 +171,67 @@ class Sweep:
     def __exit__(self, *error: object) -> None:
         self._lock.release()
 
-    def run(self, jobs: Sequence[Job], watch: Callable[[], None] | None = None) -> None:
-        """Run those of `jobs` that are to do; `watch` is called every second meanwhile."""
+    def run(self, jobs: Sequence[Job], look: Callable[[], None] | None = None) -> None:
+        """Run those of `jobs` that are to do, and `look` at them every second meanwhile."""
         to_do = [job for job in jobs if is_to_do(job)]
         if not to_do:
             return
         for job in to_do:
             RunDirectory(job.path).ended.unlink(missing_ok=True)
         self._say_how_to_use_all_cores(to_do)
-        paths = [job.path for job in to_do]
-        with SweepDisplay(paths, visible=not self._shows_runs, watch=watch):
-            # One by one where one runs at a time: Hydra's launcher keeps what each returned.
-            size = 1 if self._shows_runs else len(to_do)
+        looks = [look] if look else []
+        with contextlib.ExitStack() as stack:
+            if not self._is_one_by_one:
+                display = stack.enter_context(SweepDisplay([job.path for job in to_do]))
+                looks.append(display.look)
+            stack.enter_context(every_second(looks))
+            # Singly if they run singly: Hydra's launcher keeps what each has returned.
+            size = 1 if self._is_one_by_one else len(to_do)
             for i in range(0, len(to_do), size):
                 batch = [_overrides(job, self.directory) for job in to_do[i : i + size]]
                 self._launcher.launch(batch, initial_job_idx=self._launched)
                 self._launched += len(batch)
 
     def _say_how_to_use_all_cores(self, jobs: Sequence[Job]) -> None:
-        """Once, where several jobs on a CPU run one after another."""
+        """Say so once, if several jobs on a CPU run one after another."""
         cores = joblib.cpu_count()
-        one_by_one = self._shows_runs and len(jobs) > 1 and cores > 1
-        if self._has_said_how_to_use_all_cores or not one_by_one:
+        leaves_cores_idle = self._is_one_by_one and len(jobs) > 1 and cores > 1
+        if self._has_said_how_to_use_all_cores or not leaves_cores_idle:
             return
         if all(resolve_device(job.config["device"]).type == "cpu" for job in jobs):
             self._has_said_how_to_use_all_cores = True
             line = "jobs run one after another; hydra/launcher=joblib runs them on all"
             Console(soft_wrap=True).print(f"{line} {cores} cores", highlight=False)
+
+
+@contextlib.contextmanager
+def every_second(looks: Sequence[Callable[[], None]]) -> Iterator[None]:
+    """Call each of `looks` every second, and once more at the end.
+
+    They are called in a thread, because the launcher needs the main one: Hydra's own runs the jobs
+    in it, and only there can a job handle signals.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        for each in looks:
+            try:
+                each()
+            except Exception:  # the jobs go on unseen
+                logger.exception("cannot look at the running jobs")
+
+    def keep_looking() -> None:
+        while not over.wait(SECONDS_BETWEEN_LOOKS):
+            look()
+
+    thread = threading.Thread(target=keep_looking, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        look()
 
 
 def _overrides(job: Job, directory: Path) -> list[str]:

@@ -27,7 +27,7 @@ Space = dict[str, BaseDistribution]
 
 
 def search_space(overrides: Sequence[Override]) -> Space:
-    """The distributions that `overrides` name; a later one of a key counts, and may fix it.
+    """The distributions that `overrides` name; for a key the last one counts, and may fix it.
 
     `agent.lr=tag(log,interval(1e-5,1e-2))` is continuous on a logarithmic scale, `range(1,9,2)`
     has steps, `choice(a,b)` and `a,b` are categories. Raises ConfigError for an empty one.
@@ -67,8 +67,8 @@ def _distribution(override: Override) -> BaseDistribution:
     return CategoricalDistribution(values)
 
 
-def a_point(space: Space) -> dict[str, Any]:
-    """Some point of the space, with no round numbers where it is continuous."""
+def example_point(space: Space) -> dict[str, Any]:
+    """One point of the space; continuous values are no round numbers, so they pass for floats."""
     point: dict[str, Any] = {}
     for key, distribution in space.items():
         if isinstance(distribution, CategoricalDistribution):
@@ -81,7 +81,7 @@ def a_point(space: Space) -> dict[str, Any]:
 
 
 def choices_or_ends(distribution: BaseDistribution) -> list[Any]:
-    """All values of a category; the lowest and the highest of a number."""
+    """All values of a categorical distribution; the lowest and the highest of a numeric one."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -89,7 +89,7 @@ def choices_or_ends(distribution: BaseDistribution) -> list[Any]:
 
 
 def as_overrides(params: Mapping[str, Any]) -> list[str]:
-    """A point of the space as it is typed."""
+    """A point of the space, as one types it."""
     return [f"{key}={value}" for key, value in params.items()]
 
 

@@ -1,4 +1,4 @@
-"""A study of Optuna's in a storage, which is refused where it holds something else."""
+"""A study of Optuna's in a storage, which is refused if it holds another search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS_FOR_A_LOCK = 5
 
 
 def may_exist(storage: str) -> bool:
-    """Whether there may be something at the URL `storage`, which for a file can be seen."""
+    """Whether the URL `storage` may hold something; for a file that is known."""
     path = storage.partition("sqlite:///")[2]
     return not path or Path(path).exists()
 
@@ -27,10 +27,10 @@ def open_study(
     sampler: dict[str, Any],
     pruner: dict[str, Any],
 ) -> optuna.Study:
-    """The study `name`, created where there is none, with a sampler and a pruner.
+    """The study `name`, created if there is none, with a sampler and a pruner.
 
-    `about` says what is searched. Raises ConfigError where the study that is there searches
-    something else, or where the storage cannot be used.
+    `about` says what is searched. Raises ConfigError if the study that is there searches something
+    else, or if the storage cannot be used.
     """
     from hydra.utils import instantiate
 
@@ -46,16 +46,16 @@ def open_study(
         _claim(study, storage, about, is_new)
     except ConfigError:
         raise
-    except Exception as error:  # of the database, whichever it is
-        raise ConfigError(f"hydra.sweeper.storage={storage}: {_line(error)}") from error
-    # A sampler that begins anew would draw what it has drawn before.
+    except Exception as error:  # each database has its own
+        raise ConfigError(f"hydra.sweeper.storage={storage}: {_first_line(error)}") from error
+    # With the same seed a new sampler would draw the same trials again.
     seed = sampler.get("seed")
     reseeded = {} if seed is None else {"seed": seed + len(study.trials)}
     try:
         study.sampler = instantiate({**sampler, **reseeded})
         study.pruner = instantiate(pruner)
-    except Exception as error:  # of the class that was named
-        raise ConfigError(f"hydra.sweeper.sampler or pruner: {_line(error)}") from error
+    except Exception as error:  # raised by the class that was named
+        raise ConfigError(f"hydra.sweeper.sampler or pruner: {_first_line(error)}") from error
     return study
 
 
@@ -72,5 +72,5 @@ def _claim(study: optuna.Study, storage: str, about: dict[str, Any], is_new: boo
             )
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return next(iter(str(error.__cause__ or error).strip().splitlines()), repr(error))

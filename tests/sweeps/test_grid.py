@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -187,11 +186,8 @@ def test_bad_sweeps_are_refused_in_a_line(command, tiny, arguments, line):
 
 
 def test_a_missing_extra_is_named(command, tiny, monkeypatch):
-    monkeypatch.setitem(
-        importlib.import_module("dqn_runner.sweeps.launchers").OURS,
-        "ray",
-        ("nosuch:x", "no_such_package"),
-    )
+    ray = ("nosuch:x", "no_such_package")
+    monkeypatch.setattr("dqn_runner.sweeps.launchers.OURS", {"ray": ray})
     outcome = command("-m", *tiny, "hydra/launcher=ray", "seed=0,1")
     assert outcome.code == 2
     assert outcome.err == (
@@ -420,10 +416,9 @@ def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
     going_on.claim_new()
     going_on.start({"total_timesteps": 400, "total_episodes": None})
     going_on.metrics.write_text('{"env_steps": 100, "episodes": 3}\n{"env_steps": 20')
-    display = SweepDisplay(paths, visible=True)
+    display = SweepDisplay(paths)
     display._started = time.monotonic() - 170  # for 4.25 of 6 jobs
-    with display:
-        pass
+    display.look()
     going_on.close()
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == (
@@ -437,10 +432,10 @@ def test_the_display_says_why_nothing_goes_on_yet(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr("dqn_runner.sweeps.display.SECONDS_BETWEEN_LINES", 0.0)
     run = RunDirectory(tmp_path / "seed=0")
     run.claim_new()
-    display = SweepDisplay([run.path, tmp_path / "seed=1"], visible=True)
-    display._look()
+    display = SweepDisplay([run.path, tmp_path / "seed=1"])
+    display.look()
     run.start({"total_timesteps": 400, "total_episodes": None})
-    display._look()
+    display.look()
     run.close()
     before, after = capsys.readouterr().out.splitlines()
     assert "  1 running  0 failed  starting; a first compilation takes half a minute" in before
@@ -453,8 +448,7 @@ def test_the_display_takes_no_damaged_file_for_a_result(tmp_path, capsys, monkey
     for path, name in zip(paths, ("result.json", "ended.json"), strict=True):
         path.mkdir()
         (path / name).write_bytes(b"\xff")
-    with SweepDisplay(paths, visible=True):
-        pass
+    SweepDisplay(paths).look()
     out, err = capsys.readouterr()
     assert "0 of 2 done  0 running  1 failed" in out
     assert err.startswith(f"dqn-train: error: {paths[1]}: ended.json is damaged")
@@ -465,7 +459,7 @@ def test_the_display_takes_no_damaged_file_for_a_result(tmp_path, capsys, monkey
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 def test_a_thousand_jobs_cost_little_and_leave_nothing(command, quick, monkeypatch, capsys):
     """In one process; composing and SwanLab included, figures and closing evaluation aside."""
-    from dqn_runner import train
+    from dqn_runner.sweeps import launchers
     from dqn_runner.tracking.tracker import SwanLabTracker
 
     monkeypatch.setattr("dqn_runner.runs.lifecycle.draw_curve", lambda *_: None)
@@ -478,8 +472,8 @@ def test_a_thousand_jobs_cost_little_and_leave_nothing(command, quick, monkeypat
         seen.append((time.process_time(), pages * 4096, len(list(Path("/proc/self/fd").iterdir()))))
         return score
 
-    original = train.run_job
-    monkeypatch.setattr(train, "run_job", run_job)
+    original = launchers.run_job
+    monkeypatch.setattr(launchers, "run_job", run_job)
     tiny = ["total_timesteps=20", "learning_starts=10", "eval.interval=null"]
     started, began = time.process_time(), time.perf_counter()
     outcome = command(

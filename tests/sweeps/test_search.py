@@ -15,12 +15,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:builtin type")  # of Box2D
 
 optuna = pytest.importorskip("optuna", reason="needs dqn_runner[optuna]")
 
-from dqn_runner.composing.command import Command
-from dqn_runner.errors import Stopped
-from dqn_runner.runs.directory import RunDirectory
-from dqn_runner.runs.metrics_file import EVALUATION
-from dqn_runner.sweeps.search import Evaluations
-from dqn_runner.sweeps.space import search_space
+from dqn_runner.composing.command import Command  # noqa: E402
+from dqn_runner.errors import Stopped  # noqa: E402
+from dqn_runner.runs.directory import RunDirectory  # noqa: E402
+from dqn_runner.runs.metrics_file import EVALUATION  # noqa: E402
+from dqn_runner.sweeps.candidate import Evaluations  # noqa: E402
+from dqn_runner.sweeps.space import search_space  # noqa: E402
 
 SPACE = (
     "hydra/sweeper/space=none",
@@ -154,10 +154,9 @@ def test_auto_compiles_what_the_whole_search_repays(
 )
 def test_runs_that_share_an_update_in_a_search(arguments, runs):
     from dqn_runner.sweeps.search import Search
-    from dqn_runner.train import check
 
     command = Command(["-m", "hydra/sweeper=optuna", "env=acrobot", *arguments])
-    assert Search(command, check)._num_sharing() == runs
+    assert Search(command)._num_sharing == runs
 
 
 def test_a_stopped_search_goes_on_with_the_trial_it_was_in(command, searching, monkeypatch):
@@ -258,6 +257,8 @@ def test_a_failing_trial_does_not_stop_the_search(command, searching):
         (["agent.lr=tag(log,interval(0,1))"], "agent.lr=tag(log,interval(0,1)): "),
         (["batch_size=range(9,3)"], "batch_size=range(9,3): holds no value"),
         (["agent.gamma=interval(1.5,2)"], "agent.gamma=1.6"),
+        (["seed=a,b"], "seed=a: "),
+        (["seed=-1"], "seed=-1: "),
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: "),
         (["hydra.sweeper.seeds=[]"], "hydra.sweeper.seeds=[]: "),
         (["hydra.sweeper.trials=3"], "hydra.sweeper.trials=3: no such key"),
@@ -320,10 +321,9 @@ def test_a_locked_storage_is_refused_in_a_line(command, searching):
 def test_every_environment_has_a_space_that_fits(monkeypatch):
     from dqn_runner.composing.command import conf_dir
     from dqn_runner.sweeps.search import Search
-    from dqn_runner.train import check
 
     for path in (Path(conf_dir()) / "env").glob("*.yaml"):
-        search = Search(Command(["-m", "hydra/sweeper=optuna", f"env={path.stem}"]), check)
+        search = Search(Command(["-m", "hydra/sweeper=optuna", f"env={path.stem}"]))
         assert "agent.lr" in search.space, path.stem
 
 

@@ -1,18 +1,20 @@
-"""Where the jobs of a sweep run: Hydra's launchers, and ours, named by conf/hydra/launcher.
+"""Launchers decide where the jobs of a sweep run: Hydra's, and ours, which have the same interface.
 
-Ours have the interface of Hydra's. They are imported only when they are chosen.
+Ours are named by conf/hydra/launcher and imported only when they are chosen.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
 from dqn_runner.errors import ConfigError
+from dqn_runner.runs.job import run_job
 
 # The class, and the packages it needs beyond our own, which the extra of the same name installs.
 OURS = {
@@ -30,24 +32,26 @@ class Launcher(Protocol):
 
 
 def check(name: str) -> None:
-    """Raises ConfigError where the launcher `name` needs something that is not installed."""
+    """Raise ConfigError if the launcher `name` needs something that is not installed."""
     if not all(importlib.util.find_spec(package) for package in OURS.get(name, ())[1:]):
         raise ConfigError(f"hydra/launcher={name}: needs pip install 'dqn_runner[{name}]'")
 
 
-def instantiate(name: str, context: Any, task: Callable[..., Any], config: DictConfig) -> Launcher:
+def instantiate(name: str, context: Any, config: DictConfig) -> Launcher:
     """The launcher `name`, set up; raises ConfigError for settings that it does not have."""
     from hydra.core.plugins import Plugins
+    from hydra.core.singleton import Singleton
 
-    from dqn_runner.sweeps.launchers.job import share
+    from dqn_runner.sweeps.launchers.worker import Shared
 
     if name not in OURS:
+        task = functools.partial(run_job, quiet=name != "basic")
         launcher: Launcher = Plugins.instance().instantiate_launcher(context, task, config)
         return launcher
     module, _, class_name = OURS[name][0].partition(":")
     settings = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     assert isinstance(settings, dict)
     del settings["name"]
-    shared = share(context, config, task)
+    shared = Shared(context, config, Singleton.get_state())
     ours: Launcher = getattr(importlib.import_module(module), class_name)(settings, shared)
     return ours

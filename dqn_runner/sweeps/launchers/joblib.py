@@ -18,7 +18,7 @@ from joblib.externals.loky import ProcessPoolExecutor, process_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from dqn_runner.errors import ConfigError, Stopped, named
-from dqn_runner.sweeps.launchers.job import KILLED, Shared, execute, received_signals, stop
+from dqn_runner.sweeps.launchers.worker import KILLED, Shared, execute, received_signals, stop
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 SECONDS_BETWEEN_LOOKS = 0.2

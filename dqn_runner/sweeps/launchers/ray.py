@@ -22,7 +22,7 @@ from rich.console import Console
 from dqn_runner.errors import ConfigError, RunError, Stopped, in_a_line, named
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.spec import PositiveFloat, PositiveInt, Spec
-from dqn_runner.sweeps.launchers.job import KILLED, Shared, execute, received_signals, stop
+from dqn_runner.sweeps.launchers.worker import KILLED, Shared, execute, received_signals, stop
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_CONNECT = 5.0

@@ -25,7 +25,7 @@ from pydantic import Field
 from dqn_runner.errors import ConfigError, Stopped
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.spec import PositiveInt, Spec
-from dqn_runner.sweeps.launchers.job import Shared, execute, received_signals, stop
+from dqn_runner.sweeps.launchers.worker import Shared, execute, received_signals, stop
 
 SECONDS_BETWEEN_LOOKS = 2.0
 LOOKS_WITHOUT_TRACE = 3  # a task is in neither list for a moment when it is queued again

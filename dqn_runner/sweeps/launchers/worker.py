@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from hydra.core import utils
 from hydra.core.singleton import Singleton
-from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dqn_runner.composing.config_loader import JOB_FOLDER
 from dqn_runner.errors import Stopped
 from dqn_runner.runs.directory import End, RunDirectory
+from dqn_runner.runs.job import run_job
 from dqn_runner.runs.stop_signals import caught
 
 KILLED = "its process was killed; was there enough memory?"
-# A node that is cut off may still be at work, and its lock on shared storage outlives it.
+# A node that has lost its network may still run the job, and its lock on shared storage stays.
 SECONDS_FOR_THE_FORMER = 120.0
 
 
@@ -30,8 +32,7 @@ class Shared(NamedTuple):
 
     context: HydraContext
     config: DictConfig
-    task: Callable[..., Any]
-    singletons: Any
+    singletons: Any  # Hydra's global state in the process that launches
 
     def path(self, overrides: Sequence[str]) -> Path:
         """The run directory of the job with these overrides."""
@@ -40,25 +41,21 @@ class Shared(NamedTuple):
         return Path(self.config.hydra.sweep.dir) / name
 
     def record_failure(self, overrides: Sequence[str], reason: str) -> None:
-        """Say in the job's run directory why it failed, where it could not do so itself."""
+        """Write into the job's run directory why it failed, if the job could not do so itself."""
         run_dir = RunDirectory(self.path(overrides))
         try:
             run_dir.path.mkdir(parents=True, exist_ok=True)
             run_dir.end(End("failed", reason))
-        except OSError as error:  # it is still to do, and the other jobs go on
+        except OSError as error:  # the job stays to do, and the other jobs go on
             print(f"dqn-train: error: {run_dir.path}: {reason} ({error})", file=sys.stderr)
 
 
-def share(context: HydraContext, config: DictConfig, task: Callable[..., Any]) -> Shared:
-    """Collect it in the process that launches."""
-    return Shared(context, config, task, Singleton.get_state())
+def execute(shared: Shared, number: int, overrides: Sequence[str]) -> None:
+    """Run the job as Hydra's own launcher does.
 
-
-def execute(shared: Shared, number: int, overrides: Sequence[str]) -> Any:
-    """Run the job as Hydra's own launcher does; returns what the task returned.
-
-    What Hydra keeps of a job, two whole configurations, stays in this process. A job that is
-    started again waits for the process that had it before, and does nothing where it was done.
+    Nothing is returned: what Hydra keeps of a job, two whole configurations, stays in this process.
+    A job that is started again waits for the process that had it before, and does nothing if that
+    one finished it.
     """
     from dqn_runner.composing.command import set_up_hydra
 
@@ -67,26 +64,26 @@ def execute(shared: Shared, number: int, overrides: Sequence[str]) -> Any:
     while run_dir.is_locked() and time.monotonic() < deadline:
         time.sleep(1)
     if run_dir.has_finished():
-        return None
-    setup_globals()
+        return
+    utils.setup_globals()
     set_up_hydra()
     Singleton.set_state(shared.singletons)
     config = shared.context.config_loader.load_sweep_config(shared.config, list(overrides))
     with open_dict(config):
         config.hydra.job.id = f"{OmegaConf.select(config, 'hydra.job.name')}_{number}"
         config.hydra.job.num = number
-    done = run_job(
+    done = utils.run_job(
         hydra_context=shared.context,
         config=config,
-        task_function=shared.task,
+        task_function=functools.partial(run_job, quiet=True),
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    return done.return_value
+    _ = done.return_value  # raises what the job raised
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """A signal's handler before a run begins and after it ended, when it has none of its own."""
+    """Handle a signal before a run begins and after it ended, when it has no handler itself."""
     raise Stopped(number)
 
 
