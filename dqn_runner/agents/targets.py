@@ -1,4 +1,4 @@
-"""Temporal-difference targets: by which action the next state is valued, and within which bounds."""
+"""TD targets: the action by which the next state is valued, and the bounds of returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torsos: from an observation [B, *obs_shape] to features [B, F], which a head turns into values."""
+"""Torsos: from observations [B, *obs_shape] to features [B, F], which go into a head."""
 
 from __future__ import annotations
 
