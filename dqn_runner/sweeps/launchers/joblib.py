@@ -64,7 +64,7 @@ class JoblibLauncher:
             raise Stopped(received[0])
 
     def _after(self, future: Future[None], worker: _Worker, overrides: Sequence[str]) -> _Worker:
-        """Record a failure that the job could not record itself; returns a worker for the next job."""
+        """Record a failure that the job could not record itself; returns a worker to go on with."""
         try:
             future.result()
         except BrokenProcessPool:

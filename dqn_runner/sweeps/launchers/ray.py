@@ -102,7 +102,7 @@ class RayLauncher:
             cancelled = len(received)
 
     def _check_resources(self) -> None:
-        """Raise ConfigError if jobs would wait forever; a cluster may still grow, so only warn there."""
+        """Raise ConfigError if jobs would wait forever; only warn if a cluster may grow."""
         spec = self._spec
         asked = {"CPU": spec.cpus, "GPU": spec.gpus, "memory": 2**30 * (spec.memory_gb or 0)}
         asked |= spec.options.get("resources", {})

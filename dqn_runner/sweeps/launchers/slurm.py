@@ -177,7 +177,7 @@ class SlurmJob:
 
         def warn(number: int, frame: FrameType | None) -> None:
             warned.append(number)
-            # Not SIGTERM, which may come too: after the same signal twice a run ends without saving.
+            # Not SIGTERM, which may come too: the same signal twice ends a run unsaved.
             os.kill(os.getpid(), signal.SIGHUP)
 
         for number_of_signal in (signal.SIGTERM, signal.SIGHUP):
