@@ -152,7 +152,9 @@ def test_unknown_key_lists_its_neighbours(override):
         line = str(caught.value)
     else:
         line = refused(override)
-    assert line.startswith(override.removeprefix("+") + ": no such key; agent has name, lr, lr_schedule")
+    assert line.startswith(
+        override.removeprefix("+") + ": no such key; agent has name, lr, lr_schedule"
+    )
 
 
 def test_unknown_key_at_the_root():
