@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from omegaconf import OmegaConf, open_dict
 
-from dqn_runner.composing.command import create_hydra
-from dqn_runner.composing.overrides import compose, parse_arguments
+from dqn_runner.composing.hydra_internals import create_hydra, parse_arguments
+from dqn_runner.composing.refusals import compose
 
 HELP = """\
 dqn-train: train a DQN agent, log it to SwanLab, and keep everything in one run directory
@@ -52,7 +52,7 @@ def help_text(arguments: list[str]) -> str:
     """What `dqn-train --help` says, with the configuration that the other `arguments` make."""
     parsed = parse_arguments(arguments)
     hydra = create_hydra(parsed)
-    config = compose(hydra, parsed.config_name or "config", parsed.overrides)
+    config = compose(hydra, parsed.config_name, parsed.overrides)
     of_hydra, chosen = config.hydra, config.hydra.runtime.choices
     parts = [part for part in ("launcher", "sweeper") if chosen[f"hydra/{part}"] != "basic"]
     with open_dict(config):

@@ -97,7 +97,7 @@ def guarded_run(
 
 def with_tracker_names(parsed: Config, hydra: HydraConf) -> Config:
     """Name the run in SwanLab by what differs from the defaults, its group by where it belongs."""
-    from dqn_runner.composing.command import subject
+    from dqn_runner.composing.hydra_internals import subject
 
     about = subject(hydra.runtime.choices, hydra.overrides.task)
     silent = ("env=", "env.id=", "experiment=", "tracker.", "hydra.")

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from dqn_runner.composing.command import Command, Job
-from dqn_runner.composing.config_loader import JOB_FOLDER
+from dqn_runner.composing.hydra_internals import JOB_FOLDER
 from dqn_runner.config import root as configuration
 from dqn_runner.config.build import expected_updates, is_worth_compiling, resolve_device
 from dqn_runner.config.root import Config

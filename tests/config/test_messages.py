@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 from rich.console import Console
 
-from dqn_runner.composing.command import conf_dir
+from dqn_runner.composing.hydra_internals import conf_dir
 from dqn_runner.config.build import build
 from dqn_runner.config.root import Config, parse
 from dqn_runner.custom import Custom

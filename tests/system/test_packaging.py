@@ -46,7 +46,7 @@ def test_the_wheel_runs_elsewhere(tmp_path, quick):
     environment = {**os.environ, "PYTHONPATH": str(target)}
     where = called(
         sys.executable, "-c",
-        "import dqn_runner; from dqn_runner.composition import conf_dir; "
+        "import dqn_runner; from dqn_runner.composing.hydra_internals import conf_dir; "
         "print(dqn_runner.__file__); print(conf_dir())",
         cwd=cwd, env=environment,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from dqn_runner.composing.config_loader import JOB_FOLDER
+from dqn_runner.composing.hydra_internals import JOB_FOLDER
 from dqn_runner.errors import Stopped
 from dqn_runner.runs.directory import End, RunDirectory
 from dqn_runner.runs.stop_signals import caught
@@ -60,7 +60,7 @@ def execute(shared: Shared, number: int, overrides: Sequence[str]) -> Any:
     What Hydra keeps of a job, two whole configurations, stays in this process. A job that is
     started again waits for the process that had it before, and does nothing where it was done.
     """
-    from dqn_runner.composing.command import set_up_hydra
+    from dqn_runner.composing.hydra_internals import set_up_hydra
 
     run_dir = RunDirectory(shared.path(overrides))
     deadline = time.monotonic() + SECONDS_FOR_THE_FORMER
