@@ -21,8 +21,9 @@ class Custom(Spec):
     Nothing is imported before `load`: a configuration can be read without trusting it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """A class of your own, as package.module:Class; other keys are its arguments."""
 
     def load(self, key: str, *given: str) -> Callable[..., Any]:
         """Import the class and bind its keyword arguments.

@@ -32,7 +32,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class Spec(BaseModel):
     """A section of the configuration: immutable, with checked values and no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -17,6 +17,7 @@ class UniformSpec(Spec):
     """Every stored transition is equally likely; the oldest makes room for the newest."""
 
     capacity: PositiveInt
+    """Transitions that are kept; the oldest makes room for the newest."""
 
 
 class UniformBuffer:

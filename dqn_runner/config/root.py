@@ -39,17 +39,29 @@ class Config(TrainingSpec):
     """Everything that decides what a run computes and where it is logged."""
 
     resume: None = None  # the command line's word for going on with a run
+    """A run directory to continue; only a larger budget may be given beside it."""
     seed: Annotated[int, Field(ge=0)]
+    """Seed of all that is random in the run."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
+    """Where the network is trained; auto is CUDA if there is one."""
     torch_threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"]
+    """CPU threads of torch; auto is 1 for networks under a million parameters."""
     compile: Literal["auto", "always", "never"]
+    """Whether the update is compiled; auto compiles if the run or its sweep repays it."""
     env: EnvSpec
+    """The environment; env.id=ID takes any discrete-action Gymnasium environment."""
     agent: AgentSpec
+    """Learning rate, discount, n-step returns, double Q-learning, loss, optimizer."""
     network: NetworkSpec
+    """The Q-network."""
     buffer: UniformSpec
+    """The replay buffer."""
     epsilon: EpsilonSpec
+    """How exploration decays."""
     target_update: TargetUpdateSpec
+    """How the target network follows: hard copies or soft steps."""
     tracker: SwanLabSpec
+    """What SwanLab is told about the run, and how it gets there."""
 
     @model_validator(mode="after")
     def _buffer_holds_a_batch(self) -> Config:

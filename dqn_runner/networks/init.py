@@ -16,6 +16,7 @@ class TorchInit(Spec):
     """Weights as torch.nn.Linear draws them."""
 
     name: Literal["torch"] = "torch"
+    """The distribution; torch is the one of torch.nn.Linear."""
 
     def fill(self, weight: Tensor) -> None:
         """Leave `weight` as it is."""
@@ -25,8 +26,11 @@ class UniformInit(Spec):
     """Weights uniform in [low, high)."""
 
     name: Literal["uniform"]
+    """The distribution; torch is the one of torch.nn.Linear."""
     low: FiniteFloat
+    """Lowest weight."""
     high: FiniteFloat
+    """Upper limit of the weights."""
 
     @model_validator(mode="after")
     def _is_an_interval(self) -> UniformInit:
@@ -42,7 +46,9 @@ class NormalInit(Spec):
     """Weights normal with mean 0 and standard deviation `std`."""
 
     name: Literal["normal"]
+    """The distribution; torch is the one of torch.nn.Linear."""
     std: PositiveFloat
+    """Standard deviation of the weights."""
 
     def fill(self, weight: Tensor) -> None:
         nn.init.normal_(weight, std=self.std)
@@ -52,7 +58,9 @@ class ScaledInit(Spec):
     """Orthogonal weights (Saxe et al. 2014), or those of Glorot and Bengio 2010, times `gain`."""
 
     name: Literal["orthogonal", "xavier_uniform", "xavier_normal"]
+    """The distribution; torch is the one of torch.nn.Linear."""
     gain: PositiveFloat = 1.0
+    """Factor on the weights; null for 1."""
 
     def fill(self, weight: Tensor) -> None:
         getattr(nn.init, f"{self.name}_")(weight, gain=self.gain)
@@ -62,6 +70,7 @@ class KaimingInit(Spec):
     """Weights for layers that ReLU follows (He et al. 2015, eq. 10)."""
 
     name: Literal["kaiming_uniform", "kaiming_normal"]
+    """The distribution; torch is the one of torch.nn.Linear."""
 
     def fill(self, weight: Tensor) -> None:
         getattr(nn.init, f"{self.name}_")(weight, nonlinearity="relu")

@@ -34,11 +34,16 @@ class MLPSpec(Spec):
     """Fully connected layers with an activation between them."""
 
     name: Literal["mlp"] = "mlp"
+    """The kind of network."""
     hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
+    """Units of each hidden layer."""
     activation: Activation
+    """Function after each hidden layer."""
     # With defaults, for the config.yaml of older runs has neither.
     norm: Norm = "none"
+    """Normalization before each activation."""
     init: InitSpec = TorchInit()
+    """How weights are drawn, with null for what name does not use; biases are as in torch."""
 
 
 class MLP(nn.Module):

@@ -46,15 +46,25 @@ class SearchSpec(Spec):
     """The settings of conf/hydra/sweeper/optuna.yaml."""
 
     n_trials: PositiveInt
+    """Trials altogether, with those of earlier calls in the same folder."""
     trials_at_a_time: PositiveInt
+    """Trials started together; each has a job for each seed."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """Seeds of each trial; seed=... on the command line is used instead."""
     objective: Literal["final", "best"]
+    """Which policy's return counts; the value of a trial is the IQM over seeds."""
     prune_after_seeds: PositiveInt | None
+    """Seeds that must have come to an evaluation before it can prune; null for all."""
     study_name: str
+    """Name of Optuna's study."""
     storage: str
+    """URL of Optuna's database."""
     sampler: dict[str, Any]
+    """Sampler of Optuna and its arguments."""
     pruner: dict[str, Any]
+    """Pruner of Optuna and its arguments."""
     space: dict[str, Any] = Field(default_factory=dict)
+    """What is searched, as KEY: interval(...), choice(...) or range(...)."""
 
 
 @dataclass

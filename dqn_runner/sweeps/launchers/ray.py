@@ -42,11 +42,17 @@ class RaySpec(Spec):
     """The settings of conf/hydra/launcher/ray.yaml."""
 
     address: str | None
+    """HOST:6379 or auto from inside a cluster, ray://HOST:10001 from outside; null starts a Ray."""
     cpus: PositiveFloat
+    """CPUs of a job."""
     gpus: Annotated[float, Field(ge=0), AfterValidator(_shared_or_whole)]
+    """GPUs of a job; 0.25 for four jobs on each."""
     memory_gb: PositiveInt | None
+    """GB of memory of a job; null for Ray's default."""
     retries: Annotated[int, Field(ge=0)]
+    """How often a job whose process or node is lost goes on from its checkpoint."""
     options: dict[str, Any]
+    """Other options of ray.remote, such as resources={a100:1}."""
 
 
 class RayLauncher:

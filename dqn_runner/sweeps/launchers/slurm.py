@@ -36,17 +36,29 @@ class SlurmSpec(Spec):
     """The settings of conf/hydra/launcher/slurm.yaml."""
 
     partition: str | None
+    """Partition, as sinfo lists them; null for the cluster's default."""
     account: str | None
+    """Account to charge; null for the cluster's default."""
     qos: str | None
+    """Quality of service; null for the cluster's default."""
     gres: str | None
+    """Generic resources, such as gpu:1; null for none."""
     time: PositiveInt
+    """Minutes of a job; one that needs longer saves, is queued again and goes on."""
     cpus: PositiveInt
+    """CPUs of a job."""
     memory_gb: PositiveInt | None
+    """GB of memory of a job; null for the cluster's default."""
     at_a_time: PositiveInt
+    """Jobs of the array that may run at once."""
     warning: PositiveInt
+    """Seconds before the time is up in which a job saves its checkpoint."""
     requeues: Annotated[int, Field(ge=0)]
+    """How often a job that runs out of time is queued again."""
     setup: list[str]
+    """Shell commands before a job, such as 'module load cuda'."""
     options: dict[str, Any]
+    """Other options of sbatch, such as constraint=a100."""
 
 
 class SlurmLauncher:
