@@ -1,0 +1,1 @@
+"""The checked configuration, and the objects built from it."""

@@ -14,7 +14,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from dqn_runner.spec import NonNegativeFloat, PositiveFloat, Spec, only_what_is_set
+from dqn_runner.spec import NonNegativeFloat, PositiveFloat, Spec, drop_nulls
 
 Decay = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -158,5 +158,5 @@ _KINDS: dict[str, type[Spec]] = {"adam": Adam, "adamw": AdamW, "rmsprop": RMSpro
 OptimizerSpec = Annotated[
     Adam | AdamW | RMSprop | SGD,
     Field(discriminator="name"),
-    BeforeValidator(only_what_is_set(_KINDS)),
+    BeforeValidator(drop_nulls(_KINDS)),
 ]

@@ -9,7 +9,7 @@ import torch
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 from torch import Tensor, nn
 
-from dqn_runner.spec import PositiveFloat, Spec, only_what_is_set
+from dqn_runner.spec import PositiveFloat, Spec, drop_nulls
 
 
 class TorchInit(Spec):
@@ -94,7 +94,7 @@ Init = TorchInit | UniformInit | NormalInit | ScaledInit | KaimingInit
 InitSpec = Annotated[
     Init,
     Field(discriminator="name"),
-    BeforeValidator(only_what_is_set(_INITS)),
+    BeforeValidator(drop_nulls(_INITS)),
     BeforeValidator(lambda settings: {"name": "torch"} if settings is None else settings),
 ]
 

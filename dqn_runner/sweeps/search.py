@@ -24,6 +24,7 @@ from rich.console import Console
 
 from dqn_runner.analysis.statistics import iqm
 from dqn_runner.composing.command import Command, Job
+from dqn_runner.config.messages import checked
 from dqn_runner.config.root import Config, read
 from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import RunDirectory
@@ -111,7 +112,7 @@ class Search:
     def __init__(self, command: Command, check: Callable[[Sequence[Job]], list[Config]]) -> None:
         """Compose and check all that can be before anything starts; raises ConfigError."""
         self._command, self._check = command, check
-        self.spec = SearchSpec.checked(command.sweeper_config, "hydra.sweeper")
+        self.spec = checked(SearchSpec, command.sweeper_config, "hydra.sweeper")
         swept = [*command.parse(self.spec.space), *command.given]
         self.space = search_space(swept)
         self._seeds = self._trial_seeds(swept)

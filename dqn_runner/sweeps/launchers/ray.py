@@ -19,6 +19,7 @@ import ray
 from pydantic import AfterValidator, Field
 from rich.console import Console
 
+from dqn_runner.config.messages import checked
 from dqn_runner.errors import ConfigError, RunError, Stopped, in_a_line, named
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.spec import PositiveFloat, PositiveInt, Spec
@@ -63,7 +64,7 @@ class RayLauncher:
 
     def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
         """Connect, for as long as this process lives; raises ConfigError where that fails."""
-        self._spec = RaySpec.checked(settings, "hydra.launcher")
+        self._spec = checked(RaySpec, settings, "hydra.launcher")
         self._shared = shared
         self._task = _task(self._spec)
         with Console(stderr=True).status("connecting to Ray"):

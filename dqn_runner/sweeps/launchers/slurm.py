@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import submitit
 from pydantic import Field
 
+from dqn_runner.config.messages import checked
 from dqn_runner.errors import ConfigError, Stopped
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.spec import PositiveInt, Spec
@@ -68,7 +69,7 @@ class SlurmLauncher:
     """
 
     def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
-        self._spec = SlurmSpec.checked(settings, "hydra.launcher")
+        self._spec = checked(SlurmSpec, settings, "hydra.launcher")
         if shutil.which("sbatch") is None:
             raise ConfigError("hydra/launcher=slurm: there is no sbatch on this machine")
         self._shared = shared
