@@ -1,4 +1,4 @@
-"""Classes of the user's own, named in YAML as `package.module:Class`."""
+"""A user's own classes, named in YAML as `package.module:Class`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from dqn_runner.spec import Spec
 
 
 class Custom(Spec):
-    """A class named as `package.module:Class`; every other key is a keyword argument of it.
+    """A class named as `package.module:Class`; every other key is one of its keyword arguments.
 
-    Nothing is imported before `load`: a configuration can be read without trusting it.
+    Only `load` imports anything, so a configuration can be read without trusting it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """A class of your own, as package.module:Class; other keys are its arguments."""
 
     def load(self, key: str, *given: str) -> Callable[..., Any]:
         """Import the class and bind its keyword arguments.
 
-        `key` is the configuration key it stands under, `given` names the arguments that the caller
-        will add. Raises ConfigError where the module or the class is missing or does not take these
-        arguments, and, when it is called, where the class fails.
+        `key` is the section's key, for error lines; `given` names the arguments that the caller
+        will add. Raises ConfigError if the module or the class is missing, or if the class does not
+        take these arguments. What is returned raises ConfigError if the class itself fails.
         """
         where = f"{key}={self.name}"
         module_name, _, class_name = self.name.partition(":")
@@ -52,10 +53,10 @@ class Custom(Spec):
 
 
 def search_working_directory(run: Path | None = None) -> None:
-    """Let imports find modules where the user is, as `python -m` does; a script's do not.
+    """Let imports find modules in the working directory, as `python -m` does.
 
-    Where the user is in `run`, a directory that somebody may have sent, they find none there, nor
-    where Python itself was told to look.
+    If the working directory lies in `run`, which somebody may have sent, imports find nothing in
+    it, even if Python was told to look there.
     """
     here = Path.cwd().resolve()
     if run and here.is_relative_to(run.resolve()):

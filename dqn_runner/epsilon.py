@@ -16,7 +16,9 @@ class Fixed(Spec):
     """The same ε throughout."""
 
     name: Literal["fixed"] = "fixed"
+    """The schedule."""
     value: Probability
+    """Probability of a random action, ε."""
 
     def __call__(self, env_steps: int, episodes: int) -> float:
         return self.value
@@ -29,9 +31,13 @@ class Linear(Spec):
     """
 
     name: Literal["linear"] = "linear"
+    """The schedule."""
     start: Probability
+    """ε at the first env step."""
     end: Probability
+    """ε after decay_steps."""
     decay_steps: PositiveInt
+    """Env steps in which ε goes from start to end on a straight line."""
 
     def __call__(self, env_steps: int, episodes: int) -> float:
         progress = min(env_steps / self.decay_steps, 1.0)
@@ -42,9 +48,13 @@ class Exponential(Spec):
     """end + (start - end) · exp(-t / decay_steps), t in env steps."""
 
     name: Literal["exponential"] = "exponential"
+    """The schedule."""
     start: Probability
+    """ε at the first env step."""
     end: Probability
+    """ε that is approached."""
     decay_steps: PositiveInt
+    """Env steps in which the distance to end falls to 37 %, as exp(-t / decay_steps)."""
 
     def __call__(self, env_steps: int, episodes: int) -> float:
         return self.end + (self.start - self.end) * math.exp(-env_steps / self.decay_steps)
@@ -54,11 +64,17 @@ class Multiplicative(Spec):
     """max(end, start · decay_rate^⌊t / decay_every⌋), t in env steps or in finished episodes."""
 
     name: Literal["multiplicative"] = "multiplicative"
+    """The schedule."""
     start: Probability
+    """ε at the first env step."""
     end: Probability
+    """Lowest ε."""
     decay_rate: Probability
+    """Factor on ε each time it decays."""
     decay_every: PositiveInt
+    """Env steps or episodes between decays."""
     unit: Literal["env_step", "episode"]
+    """What decay_every counts."""
 
     def __call__(self, env_steps: int, episodes: int) -> float:
         t = env_steps if self.unit == "env_step" else episodes

@@ -1,4 +1,4 @@
-"""What commands with options of their own share: one line for an option that cannot be meant."""
+"""What the commands share: how arguments are read, how errors are printed, exit codes."""
 
 from __future__ import annotations
 
@@ -10,31 +10,28 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from dqn_runner.errors import ConfigError, DQNRunnerError, RunFailedError, Stopped
 
-if TYPE_CHECKING:
-    pass
-
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises ConfigError where argparse would print its usage and exit."""
+    """A parser that raises ConfigError instead of printing its usage and ending the program."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise ConfigError, which is told in one line."""
+        """Raise ConfigError with argparse's message."""
         raise ConfigError(message)
 
 
 def path(text: str) -> Path:
-    """A path that was given; an empty one is none, and would be the working directory."""
+    """The path that `text` names; refuses empty text, which would mean the working directory."""
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
     return Path(text)
 
 
 def whole(least: int, most: float = math.inf) -> Callable[[str], int]:
-    """Reads a whole number from `least` to `most`."""
+    """A reader of whole numbers from `least` to `most`."""
 
     def read(text: str) -> int:
         try:
@@ -50,8 +47,11 @@ def whole(least: int, most: float = math.inf) -> Callable[[str], int]:
 
 
 def guarded(program: str, body: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Run `body`; turn what users can mend into one line on stderr, and signals into exit codes."""
-    logging.raiseExceptions = False  # a full disk is told of once, not by the log as well
+    """Run `body`, and return the exit code of the program.
+
+    0 done, 1 a run failed, 2 bad input, 128 + N after signal N. An error is one line on stderr.
+    """
+    logging.raiseExceptions = False  # a full disk is reported once, not by the log as well
     # As `python -P`: the working directory may be a run that somebody sent.
     sys.path[:] = [entry for entry in sys.path if entry]
     try:
@@ -63,8 +63,8 @@ def guarded(program: str, body: Callable[[list[str]], int], arguments: list[str]
     except Stopped as stop:
         return 128 + stop.signal_number
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # as of `dqn-train --help | head`: who reads it has enough
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader has seen enough: dqn-train --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return code

@@ -1,38 +1,28 @@
-"""The base of every section of the configuration, and the types of its values."""
+"""The base class of every section of the configuration, and types of values.
+
+The docstring under a field is the meaning that --help and docs/settings.md show.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dqn_runner.errors import ConfigError
-
-LONGEST_WAIT = 10_000_000.0  # seconds, four months; a system's clocks refuse what is beyond years
-
-if TYPE_CHECKING:
-    pass
+LONGEST_WAIT = 10_000_000.0  # seconds, about four months; clocks cannot wait for many years
 
 PositiveInt = Annotated[int, Field(gt=0)]
-
-
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
 Seconds = Annotated[float, Field(gt=0, le=LONGEST_WAIT)]
-
-
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Spec(BaseModel):
     """A section of the configuration: immutable, with checked values and no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -43,25 +33,15 @@ class Spec(BaseModel):
                 raise ValueError(f"{key}={value}: must not be true or false")
         return section
 
-    @classmethod
-    def checked(cls, settings: Mapping[str, Any], section: str) -> Self:
-        """The settings of the section named `section`; raises ConfigError for the first bad one."""
-        try:
-            return cls.model_validate(settings)
-        except ValidationError as error:
-            found = error.errors()[0]
-            key = ".".join(str(part) for part in (section, *found["loc"]))
-            raise ConfigError(f"{key}={found['input']}: {found['msg']}") from error
 
+def drop_nulls(kinds: Mapping[str, type[Spec]]) -> Callable[[object], object]:
+    """A validator that runs before that of a section whose `name` is one of `kinds`.
 
-def only_what_is_set(kinds: Mapping[str, type[Spec]]) -> Callable[[object], object]:
-    """A validator to go before that of a section whose `name` is one of `kinds`.
-
-    conf/ lists the settings of every kind there, as null where they are not given. Raises
-    ValueError for a setting that the named kind does not take.
+    conf/ lists the settings of every kind there, and those that are not given are null. The
+    validator drops them, and raises ValueError for a setting that the named kind does not take.
     """
 
-    def checked(settings: object) -> object:
+    def dropped(settings: object) -> object:
         if not isinstance(settings, dict) or settings.get("name") not in kinds:
             return settings
         chosen = {key: value for key, value in settings.items() if value is not None}
@@ -71,4 +51,4 @@ def only_what_is_set(kinds: Mapping[str, type[Spec]]) -> Callable[[object], obje
                 raise ValueError(f"{key}={value}: {chosen['name']} takes only {', '.join(takes)}")
         return chosen
 
-    return checked
+    return dropped

@@ -16,8 +16,11 @@ class Hard(Spec):
     """Copy the online network every `interval` env steps or updates (Mnih et al. 2015)."""
 
     name: Literal["hard"] = "hard"
+    """The kind of target update."""
     interval: PositiveInt
+    """Env steps or updates between copies."""
     unit: Unit
+    """What interval counts."""
 
     def copies(self, unit: Unit, before: int, now: int) -> bool:
         """Whether a copy falls due as the counter of `unit` goes from `before` to `now`."""
@@ -28,7 +31,9 @@ class Soft(Spec):
     """target <- (1 - tau) · target + tau · online, once per update (Lillicrap et al. 2016)."""
 
     name: Literal["soft"] = "soft"
+    """The kind of target update."""
     tau: Annotated[float, Field(gt=0, le=1)]
+    """Share of the online network that each update mixes into the target network."""
 
     def copies(self, unit: Unit, before: int, now: int) -> bool:
         """Never: a soft target moves within each update."""

@@ -114,24 +114,25 @@ def show(arguments: list[str]) -> int:
     """Let Hydra show help, a configuration or completions."""
     import hydra
 
-    from dqn_runner.composing.command import VERSION_BASE, conf_dir, create_hydra, set_up_hydra
-    from dqn_runner.composing.overrides import compose, parse_arguments
+    from dqn_runner.composing import hydra_internals as internals
+    from dqn_runner.composing.refusals import compose
 
-    parsed = parse_arguments(arguments)
+    parsed = internals.parse_arguments(arguments)
     if parsed.cfg or parsed.info:
-        ours, name = create_hydra(parsed), parsed.config_name or "config"
+        ours, name = internals.create_hydra(parsed), parsed.config_name
         compose(ours, name, parsed.overrides)  # refuses bad input in one line
         if parsed.cfg:
             ours.show_cfg(name, parsed.overrides, parsed.cfg, parsed.package, parsed.resolve)
         else:
             ours.show_info(parsed.info, name, parsed.overrides)
         return 0
-    set_up_hydra()
+    internals.set_up_hydra()
 
     def nothing(config: DictConfig) -> None:
         """Never called."""
 
-    hydra.main(version_base=VERSION_BASE, config_path=conf_dir(), config_name="config")(nothing)()
+    conf, version = internals.conf_dir(), internals.VERSION_BASE
+    hydra.main(version_base=version, config_path=conf, config_name="config")(nothing)()
     return 0
 
 

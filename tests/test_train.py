@@ -434,7 +434,8 @@ def test_help_is_instant_and_shows_groups_options_and_examples(arguments, tmp_pa
         "experiment     hands_on_rl joyrl lunarlander_sarsa none plain_dqn pytorch_tutorial",
         "hydra/launcher basic joblib ray slurm slurm_gpu\n",
         "hydra/sweeper  basic optuna\n",
-        "learning_starts: 1000",
+        "learning_starts=1000 ",
+        "Env steps before the first update. (integer >= 0)\n",
     ):
         assert text in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -459,8 +460,8 @@ def test_help_shows_the_settings_of_a_launcher_and_a_sweeper_that_are_chosen():
     shown = _main("--help").stdout
     assert "n_jobs" not in shown
     shown = _main("--help", "-m", "hydra/launcher=joblib", "hydra/sweeper=optuna").stdout
-    assert "\n  hydra:\n    launcher:\n      name: joblib\n      n_jobs: -1\n" in shown
-    assert "\n      n_trials: 50\n" in shown
+    assert "\n  hydra.launcher.name=joblib\n  hydra.launcher.n_jobs=-1\n" in shown
+    assert "\n  hydra.sweeper.n_trials=50 " in shown
 
 
 def test_shell_completion(tmp_path, monkeypatch):

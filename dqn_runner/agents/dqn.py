@@ -20,8 +20,11 @@ class DQNSpec(AgentSpec):
 
     # With a default: the config.yaml of older runs has no name.
     name: Literal["dqn"] = "dqn"
+    """The kind of agent."""
     loss: Loss
+    """Loss of the TD error."""
     clip_target: bool = False  # older runs lack it
+    """Keep targets within the returns that the rewards seen so far allow."""
 
     @property
     def representation(self) -> ScalarReturn:

@@ -21,18 +21,30 @@ class AgentSpec(Spec, ABC):
     """The settings that all agents share; an extension of DQN is off if it is false, 1 or null."""
 
     lr: PositiveFloat
+    """Learning rate of the optimizer, at the start of its schedule."""
     gamma: Probability
+    """Discount factor of an env step."""
     n_step: PositiveInt
+    """Env steps whose rewards a target adds up before it bootstraps."""
     double: bool
+    """Double Q-learning: the online network selects, the target network evaluates."""
     max_grad_norm: PositiveFloat | None
+    """Largest norm of the gradient over all parameters; null for no clipping."""
     max_grad_value: PositiveFloat | None
+    """Largest absolute value in the gradient; null for no clipping."""
     optimizer: OptimizerSpec
+    """The optimizer; null stands for torch's default."""
     # With defaults: the config.yaml of older runs has none of these.
     td_target: Literal["max", "sarsa"] = "max"
+    """Value of the next state: of its best action, or of the action taken there."""
     behaviour: Literal["greedy", "softmax"] = "greedy"
+    """How to act when ε does not ask for a random action: greedy or by softmax of Q."""
     temperature: PositiveFloat = 1.0
+    """Temperature of the softmax, in units of the return."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls, down to 1 % of lr."""
     lr_decay_steps: PositiveInt | None = None
+    """Env steps until the learning rate has fallen; null for the budget."""
 
     @model_validator(mode="after")
     def _sarsa_looks_one_step_ahead(self) -> AgentSpec:

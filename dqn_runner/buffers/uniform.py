@@ -14,6 +14,7 @@ class UniformSpec(Spec):
     """Every stored transition is equally likely; the newest replaces the oldest."""
 
     capacity: PositiveInt
+    """Transitions that are kept; the oldest makes room for the newest."""
 
     def sampler(self, storage: RowStorage) -> UniformSampler:
         """What draws from `storage`."""

@@ -1,0 +1,1 @@
+"""From the command line, through Hydra, to plain configurations."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
 from omegaconf import OmegaConf, open_dict
 
-from dqn_runner.composing.command import create_hydra
-from dqn_runner.composing.overrides import compose, parse_arguments
+from dqn_runner.composing.hydra_internals import create_hydra, parse_arguments, shipped
+from dqn_runner.composing.refusals import compose
 
 HELP = """\
 dqn-train: train a DQN agent, log it to SwanLab, and keep everything in one run directory
@@ -29,40 +34,103 @@ groups, each chosen by GROUP=OPTION; --config-dir DIR adds options of your own:
 settings, each set by KEY=VALUE (agent.lr=1e-4), here with the values that would be used:
 {settings}
 
-conf/ explains each setting beside its default; --help with hydra/launcher=slurm or another lists
-its settings, too. --hydra-help tells what Hydra adds: --cfg shows a configuration, --multirun is
--m, --shell-completion completes names in your shell. dqn-eval RUN_DIR plays a trained policy and
-films it, dqn-compare DIR compares runs, dqn-dashboard DIR shows them in SwanLab's dashboard.
+--help with hydra/launcher=slurm or hydra/sweeper=optuna lists their settings, too. --hydra-help
+tells what Hydra adds: --cfg shows a configuration, --multirun is -m, --shell-completion completes
+names in your shell. dqn-eval RUN_DIR plays a trained policy and films it, dqn-compare DIR compares
+runs, dqn-dashboard DIR shows them in SwanLab's dashboard.
 """
-GROUPS = {
-    "env": "the environment; env.id=ID takes any discrete-action Gymnasium environment",
-    "agent": "learning rate, discount, n-step returns, double Q-learning, loss, optimiser",
-    "network": "the Q-network",
-    "buffer": "the replay buffer",
-    "epsilon": "how exploration decays",
-    "target_update": "how the target network follows: hard copies or soft steps",
-    "tracker": "what SwanLab is told, and its mode: offline, online, local or disabled",
-    "experiment": "settings of several groups under one name",
-    "hydra/launcher": "where the jobs of -m run: one after another, on all cores, on a cluster",
-    "hydra/sweeper": "which jobs -m runs: every combination, or what Optuna proposes",
+GROUPS = {  # those that have no settings of their own
+    "experiment": "Settings of several groups under one name.",
+    "hydra/launcher": "Where the jobs of -m run: one after another, on all cores, on a cluster.",
+    "hydra/sweeper": "Which jobs -m runs: every combination, or what Optuna proposes.",
 }
+WIDTH = 100  # columns
+
+
+class Setting(NamedTuple):
+    """What docs/settings.md says about a setting."""
+
+    meaning: str
+    allowed: str
+    kinds: str  # the names of the sections that have it; empty if all have
+
+
+class Page:
+    """docs/settings.md: the meaning of each section and each setting."""
+
+    def __init__(self) -> None:
+        text = shipped("docs/settings.md").read_text(encoding="utf-8")
+        self.sections = dict(re.findall(r"^## (\S+)\n\n(.+)$", text, re.MULTILINE))
+        self._settings: dict[str, list[Setting]] = {}
+        for row in re.findall(r"^\| `(.+) \|$", text, re.MULTILINE):
+            setting, *cells = (cell.replace(r"\|", "|") for cell in row.split(" | "))
+            key = setting.rstrip("`").partition("=")[0]
+            self._settings.setdefault(key, []).append(Setting(*cells))
+
+    def about(self, key: str, kind: str) -> str:
+        """Meaning and allowed values of `key` in a section of this kind; may be empty."""
+        found = self._settings.get(key, [])
+        own = [s for s in found if not s.kinds or kind in s.kinds.split(", ")]
+        if own:
+            return f"{own[0].meaning} ({own[0].allowed})".removesuffix(" ()")
+        if not found or ":" in kind:  # a user's own class has settings that nobody else knows
+            return ""
+        return f"{found[0].meaning} (with {found[0].kinds}: {found[0].allowed})"
 
 
 def help_text(arguments: list[str]) -> str:
     """What `dqn-train --help` says, with the configuration that the other `arguments` make."""
-    parsed = parse_arguments(arguments)
+    parsed, page = parse_arguments(arguments), Page()
     hydra = create_hydra(parsed)
-    config = compose(hydra, parsed.config_name or "config", parsed.overrides)
+    config = compose(hydra, parsed.config_name, parsed.overrides)
     of_hydra, chosen = config.hydra, config.hydra.runtime.choices
     parts = [part for part in ("launcher", "sweeper") if chosen[f"hydra/{part}"] != "basic"]
     with open_dict(config):
         del config["hydra"]
-        if parts:
-            config["hydra"] = {part: of_hydra[part] for part in parts}
-    repository = hydra.config_loader.repository  # type: ignore[attr-defined]
     groups = [
-        f"  {group:14} {' '.join(repository.get_group_options(group))}\n{'':17}{what}"
-        for group, what in GROUPS.items()
+        _aligned(group, " ".join(options), 17)
+        + f"\n{'':17}{(page.sections | GROUPS).get(group, '')}"
+        for group in (*map(str, config), *GROUPS)
+        if (options := hydra.config_loader.get_group_options(group))
     ]
-    settings = OmegaConf.to_yaml(config).rstrip().replace("\n", "\n  ")
-    return HELP.format(groups="\n".join(groups), settings=f"  {settings}")
+    settings: Any = OmegaConf.to_container(config)
+    lines = [*_lines(settings, page)]
+    for part in parts:
+        section: Any = OmegaConf.to_container(of_hydra[part])
+        lines += _lines({f"hydra.{part}": section}, page)
+    return HELP.format(groups="\n".join(groups), settings="\n".join(lines))
+
+
+def _lines(section: Mapping[str, Any], page: Page, prefix: str = "") -> Iterator[str]:
+    """A line or two for each setting; before those of a section, an empty one and its meaning."""
+    kind = str(section.get("name"))
+    inner = {name: value for name, value in section.items() if isinstance(value, dict) and value}
+    for name, value in section.items():
+        if name not in inner:
+            yield _aligned(f"{prefix}{name}={as_value(value)}", page.about(f"{prefix}{name}", kind))
+    for name, value in inner.items():
+        key = f"{prefix}{name}"
+        yield "\n" + _aligned(f"{key}.*", page.sections.get(key) or page.about(key, kind))
+        yield from _lines(value, page, f"{key}.")
+
+
+def _aligned(left: str, right: str, column: int = 38) -> str:
+    """`left`, and from `column` on `right`, in lines of WIDTH columns."""
+    # No line ends inside of `>= 0`, nor before a `|`.
+    together = re.sub(r"([<>]=?) ", "\\1\xa0", right.replace(" |", "\xa0|"))
+    lines = textwrap.wrap(together, WIDTH - column)
+    if lines and len(left) < column - 2:
+        left = f"{left:{column - 2}}{lines.pop(0)}"
+    return "\n".join([f"  {left}", *(" " * column + line for line in lines)]).replace("\xa0", " ")
+
+
+def as_value(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    match value:
+        case None | bool():
+            return {None: "null", True: "true", False: "false"}[value]
+        case list():
+            return f"[{','.join(map(as_value, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{key}: {as_value(item)}' for key, item in value.items())}}}"
+    return str(value)

@@ -1,4 +1,4 @@
-"""What may have been meant by a key or an option that does not exist; imports nothing heavy."""
+"""Hints for a key or an option that does not exist; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def unknown_key(
     more: Sequence[str] = (),
     found_in: Sequence[str] = (),
 ) -> str:
-    """What to say of a `line` that names a `key` that is not in `config`.
+    """The error for a `line` whose `key` is not in `config`.
 
-    It lists the neighbors that are, and says what may be meant: one of the options `found_in`,
-    which have the key, or another key, of `config` or of the groups in `more`.
+    It lists the keys beside it. Then it names the options that have the key, `found_in`, or else
+    similar keys of `config` and `more`.
     """
     *parents, name = key.split(".")
     section: Any = config
@@ -39,7 +39,7 @@ def unknown_key(
 
 
 def unknown_option(group: str, option: str, options: Sequence[str]) -> str:
-    """What to say of an `option` that is not one of the `options` of `group`."""
+    """The error for an `option` that is not one of the `options` of `group`."""
     alike = get_close_matches(option.lower(), options, n=1, cutoff=0.7)
     hints = [f"{group}={name}" for name in alike]
     # Gymnasium's ids have capitals or a version: CartPole-v1, ALE/Pong-v5, package:Id.
@@ -49,7 +49,7 @@ def unknown_option(group: str, option: str, options: Sequence[str]) -> str:
 
 
 def nearest(key: str, keys: Sequence[str]) -> list[str]:
-    """Those of `keys` that `key` misspells, or is the end of; the best are in its own section."""
+    """The `keys` that are like `key` in their last part; only those of its section, if any."""
     section, name = _split(key)
     ends = {_split(known)[1] for known in keys}
     closest = get_close_matches(name, ends, n=1, cutoff=0.8)
@@ -59,7 +59,7 @@ def nearest(key: str, keys: Sequence[str]) -> list[str]:
 
 
 def did_you_mean(hints: Sequence[str]) -> str:
-    """The end of a line that offers `hints`; empty where there are none."""
+    """The end of a line that offers `hints`; empty if there are none."""
     return f"; did you mean {' or '.join(hints)}?" if hints else ""
 
 
@@ -69,7 +69,7 @@ def _split(key: str) -> tuple[str, str]:
 
 
 def dotted_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of `config`, those of its sections too."""
+    """The dotted keys of `config` and of its sections."""
     for key, value in config.items():
         yield f"{prefix}{key}"
         if isinstance(value, Mapping):

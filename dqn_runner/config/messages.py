@@ -1,19 +1,48 @@
-"""An error of the configuration as one line."""
+"""Checking a section of the configuration; whatever is wrong becomes one line."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from dqn_runner.config.hints import did_you_mean, unknown_key
+from dqn_runner.errors import ConfigError
+from dqn_runner.spec import Spec
+
+AnySpec = TypeVar("AnySpec", bound=Spec)
+
+
+def checked(spec: type[AnySpec], settings: Mapping[str, Any], section: str = "") -> AnySpec:
+    """The settings of `section`, as a `spec`.
+
+    Raises ConfigError that names each wrong key, its value, and what is allowed.
+    """
+    try:
+        return spec.model_validate(settings)
+    except ValidationError as error:
+        parents = section.split(".") if section else []
+        data: Any = settings
+        for name in reversed(parents):
+            data = {name: data}
+        problems: dict[str, list[str]] = {}  # each kind that a value may have reports its own
+        for found in error.errors():
+            place = {**found, "loc": (*parents, *found["loc"])}
+            setting, _, allowed = line(place, data).partition(": ")
+            problems.setdefault(setting, []).append(allowed)
+        lines = (f"{setting}: {' or '.join(allowed)}" for setting, allowed in problems.items())
+        raise ConfigError("; ".join(lines)) from error
 
 
 def kind(section: Any) -> str:
+    """The `name` of a section, or package.module:Class if it names a user's own class."""
     name = section.get("name") if isinstance(section, dict) else getattr(section, "name", None)
     return "package.module:Class" if ":" in str(name) else str(name)
 
 
 def line(error: dict[str, Any], data: Any) -> str:
-    """One of pydantic's errors in our words, `key=value: what is allowed`."""
+    """One of pydantic's errors in our words: `key=value: what is allowed`."""
     key, value, context = (
         _key(error["loc"], data, error["type"] == "missing"),
         error["input"],
@@ -26,8 +55,8 @@ def line(error: dict[str, Any], data: Any) -> str:
         .replace("String should", "must")
     )
     match error["type"]:
-        case "value_error":
-            # Raised by our own validators, which name the keys inside the section they check.
+        case "value_error" if isinstance(value, dict):
+            # From our own validators; they name the keys inside the section that they check.
             return f"{key}.{message}" if key else str(message)
         case "missing":
             return f"{key}: must be given"
@@ -44,7 +73,7 @@ def line(error: dict[str, Any], data: Any) -> str:
             message = "is too large"
         case "dict_type" | "model_type":
             message = "must be a mapping, such as {key: value}"
-        case "model_attributes_type":  # of the sections that have a name
+        case "model_attributes_type":  # a section that has a name
             message = "must be a mapping with a name"
             if isinstance(value, str):
                 message += did_you_mean([f"{key}.name={value}"])

@@ -1,16 +1,16 @@
-"""The typed, checked configuration: what conf/ composes to, with one line for whatever is wrong."""
+"""The whole configuration, typed and checked."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from dqn_runner import epsilon, target_update
 from dqn_runner.agents.dqn import DQNSpec
 from dqn_runner.buffers.uniform import UniformSpec
-from dqn_runner.config.messages import kind, line
+from dqn_runner.config.messages import checked, kind
 from dqn_runner.custom import Custom, search_working_directory
 from dqn_runner.envs.make import EnvSpec
 from dqn_runner.errors import ConfigError
@@ -19,8 +19,7 @@ from dqn_runner.runs.directory import read_yaml
 from dqn_runner.tracking.tracker import SwanLabSpec
 from dqn_runner.training.spec import TrainingSpec
 
-MOST_THREADS = 1024  # torch crashes where the system gives it fewer than it was promised
-
+MOST_THREADS = 1024  # torch crashes if the system cannot start as many threads as were asked for
 
 _Custom = Annotated[Custom, Tag("package.module:Class")]
 EpsilonSpec = Annotated[
@@ -36,20 +35,35 @@ TargetUpdateSpec = Annotated[target_update.Hard | target_update.Soft, Field(disc
 
 
 class Config(TrainingSpec):
-    """Everything that decides what a run computes and where it is logged."""
+    """Everything that decides what a run computes, and where it is logged."""
 
-    resume: None = None  # the command line's word for going on with a run
+    resume: None = None  # read by the command line alone
+    """A run directory to continue; only a larger budget may be given beside it."""
     seed: Annotated[int, Field(ge=0)]
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")]
+    """Seed of all that is random in the run."""
+    device: Annotated[
+        str,
+        Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", title="auto | cpu | cuda | cuda:N | mps"),
+    ]
+    """Where the network is trained; auto is CUDA if there is one."""
     torch_threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"]
+    """CPU threads of torch; auto is 1 for networks under a million parameters."""
     compile: Literal["auto", "always", "never"]
+    """Whether the update is compiled; auto compiles if the run or its sweep repays it."""
     env: EnvSpec
+    """The environment; env.id=ID takes any discrete-action Gymnasium environment."""
     agent: DQNSpec
+    """Learning rate, discount, n-step returns, double Q-learning, loss, optimizer."""
     network: NetworkSpec
+    """The Q-network."""
     buffer: UniformSpec
+    """The replay buffer."""
     epsilon: EpsilonSpec
+    """How exploration decays."""
     target_update: TargetUpdateSpec
+    """How the target network follows: hard copies or soft steps."""
     tracker: SwanLabSpec
+    """What SwanLab is told about the run, and how it gets there."""
 
     @model_validator(mode="after")
     def _buffer_holds_a_batch(self) -> Config:
@@ -66,23 +80,15 @@ class Config(TrainingSpec):
 
 
 def parse(data: Any) -> Config:
-    """Check plain values; raises ConfigError naming each wrong key, its value and what may be."""
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        problems: dict[str, list[str]] = {}  # of one value, each member of a union has its own
-        for found in error.errors():
-            setting, _, allowed = line(dict(found), data).partition(": ")
-            problems.setdefault(setting, []).append(allowed)
-        lines = (f"{setting}: {' or '.join(allowed)}" for setting, allowed in problems.items())
-        raise ConfigError("; ".join(lines)) from error
+    """Check plain values; raises ConfigError that names each wrong key and what is allowed."""
+    return checked(Config, data)
 
 
 def read(path: Path, *, trust: bool = False) -> Config:
     """Read and check a run's config.yaml.
 
-    Raises ConfigError where there is none that can be used, or where it names code outside of this
-    package, which using it would import, or a server, and `trust` is false.
+    Raises ConfigError if it cannot be used. Without `trust`, it may neither name code outside this
+    package, which would be imported, nor a server, which would be sent SwanLab's key.
     """
     config = parse(read_yaml(path))
     outside = [] if trust else outside_code(config)
@@ -96,13 +102,13 @@ def read(path: Path, *, trust: bool = False) -> Config:
 
 
 def outside_code(config: Config) -> list[str]:
-    """The names in `config` by which outside code would be imported or an outside host told."""
+    """What `config` names outside this package: code to import, and a server to send to."""
     host = config.tracker.host if config.tracker.mode == "online" else None
     return [*named_classes(config), *([host] if host else [])]
 
 
 def named_classes(config: Config) -> list[str]:
-    """What `config` names as `package.module:Class`, or as the environment `package:Id`."""
+    """The classes `package.module:Class` and environments `package:Id` that `config` names."""
     named = [part.name for part in (config.network, config.epsilon) if isinstance(part, Custom)]
     wrappers = [w if isinstance(w, str) else str(w.get("name")) for w in config.env.wrappers]
     environment = [config.env.id] if ":" in config.env.id else []
@@ -110,8 +116,9 @@ def named_classes(config: Config) -> list[str]:
 
 
 def find_modules(config: Config, run: Path | None = None) -> None:
-    """Have modules that `config` names found in the working directory too, but not inside `run`,
-    the run directory that it was read from.
+    """Let the modules that `config` names be found in the working directory too.
+
+    Not if that lies inside `run`, the run directory that `config` was read from.
     """
     if named_classes(config):
         search_working_directory(run)

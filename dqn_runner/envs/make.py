@@ -36,9 +36,13 @@ class EnvSpec(Spec):
     """
 
     id: str
+    """Id for gymnasium.make; package:Id imports the package first."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of gymnasium.make, such as max_episode_steps."""
     wrappers: list[str | dict[str, Any]] = Field(default_factory=list)
+    """Each package.module:Class, or a mapping with that as its name and its arguments."""
     max_step_seconds: Seconds | None = None
+    """Seconds after which a step ends the run; null for no limit."""
 
 
 def make_env(spec: EnvSpec, render_mode: str | None = None, *, warn: bool = False) -> Env:

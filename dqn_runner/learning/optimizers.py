@@ -15,7 +15,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from dqn_runner.spec import NonNegativeFloat, PositiveFloat, Spec, only_what_is_set
+from dqn_runner.spec import NonNegativeFloat, PositiveFloat, Spec, drop_nulls
 
 Decay = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -24,9 +24,13 @@ Hyper = Mapping[str, Tensor]  # the number of each hyperparameter, []
 
 class _AdamFamily(Spec):
     betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square, per update."""
     eps: PositiveFloat = 1e-8
+    """Added to the denominator of a step."""
     weight_decay: NonNegativeFloat
+    """Share of the weights that is added to the gradient."""
     amsgrad: bool = False
+    """Divide by the largest second moment so far."""
 
     decoupled: ClassVar[bool]
 
@@ -63,7 +67,9 @@ class Adam(_AdamFamily):
     """Kingma and Ba 2015, algorithm 1; `weight_decay` is added to the gradient."""
 
     name: Literal["adam"] = "adam"
+    """The algorithm."""
     weight_decay: NonNegativeFloat = 0.0
+    """Share of the weights that is added to the gradient."""
 
     decoupled: ClassVar[bool] = False
 
@@ -72,7 +78,9 @@ class AdamW(_AdamFamily):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2)."""
 
     name: Literal["adamw"] = "adamw"
+    """The algorithm."""
     weight_decay: NonNegativeFloat = 0.01
+    """Share of the weights that an update takes away, times the learning rate."""
 
     decoupled: ClassVar[bool] = True
 
@@ -81,11 +89,17 @@ class RMSprop(Spec):
     """Hinton's RMSprop; `centered` divides by the gradient's variance, as Mnih et al. 2015 do."""
 
     name: Literal["rmsprop"] = "rmsprop"
+    """The algorithm."""
     alpha: Decay = 0.99
+    """Decay of the running mean of the squared gradient, per update."""
     eps: PositiveFloat = 1e-8
+    """Added to the denominator of a step."""
     weight_decay: NonNegativeFloat = 0.0
+    """Share of the weights that is added to the gradient."""
     momentum: Momentum = 0.0
+    """Share of the last step that is added to this one."""
     centered: bool = False
+    """Divide by the variance of the gradient, not by its mean square."""
 
     @property
     def num_slots(self) -> int:
@@ -117,9 +131,13 @@ class SGD(Spec):
     """Stochastic gradient descent with (Nesterov) momentum (Sutskever et al. 2013)."""
 
     name: Literal["sgd"] = "sgd"
+    """The algorithm."""
     weight_decay: NonNegativeFloat = 0.0
+    """Share of the weights that is added to the gradient."""
     momentum: Momentum = 0.0
+    """Share of the last step that is added to this one."""
     nesterov: bool = False
+    """Nesterov's momentum; needs a momentum above 0."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> SGD:
@@ -150,5 +168,5 @@ _KINDS: dict[str, type[Spec]] = {"adam": Adam, "adamw": AdamW, "rmsprop": RMSpro
 OptimizerSpec = Annotated[
     Adam | AdamW | RMSprop | SGD,
     Field(discriminator="name"),
-    BeforeValidator(only_what_is_set(_KINDS)),
+    BeforeValidator(drop_nulls(_KINDS)),
 ]

@@ -9,13 +9,14 @@ import torch
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 from torch import Tensor, nn
 
-from dqn_runner.spec import PositiveFloat, Spec, only_what_is_set
+from dqn_runner.spec import PositiveFloat, Spec, drop_nulls
 
 
 class TorchInit(Spec):
     """Weights as torch.nn.Linear draws them."""
 
     name: Literal["torch"] = "torch"
+    """The distribution; torch is the one of torch.nn.Linear."""
 
     def fill(self, weight: Tensor) -> None:
         """Leave `weight` as it is."""
@@ -25,8 +26,11 @@ class UniformInit(Spec):
     """Weights uniform in [low, high)."""
 
     name: Literal["uniform"]
+    """The distribution; torch is the one of torch.nn.Linear."""
     low: FiniteFloat
+    """Lowest weight."""
     high: FiniteFloat
+    """Upper limit of the weights."""
 
     @model_validator(mode="after")
     def _is_an_interval(self) -> UniformInit:
@@ -43,7 +47,9 @@ class NormalInit(Spec):
     """Weights normal with mean 0 and standard deviation `std`."""
 
     name: Literal["normal"]
+    """The distribution; torch is the one of torch.nn.Linear."""
     std: PositiveFloat
+    """Standard deviation of the weights."""
 
     def fill(self, weight: Tensor) -> None:
         """Draw `weight` in place."""
@@ -54,7 +60,9 @@ class ScaledInit(Spec):
     """Orthogonal weights (Saxe et al. 2014), or those of Glorot and Bengio 2010, times `gain`."""
 
     name: Literal["orthogonal", "xavier_uniform", "xavier_normal"]
+    """The distribution; torch is the one of torch.nn.Linear."""
     gain: PositiveFloat = 1.0
+    """Factor on the weights; null for 1."""
 
     def fill(self, weight: Tensor) -> None:
         """Draw `weight` in place."""
@@ -65,6 +73,7 @@ class KaimingInit(Spec):
     """Weights for layers that ReLU follows (He et al. 2015, eq. 10)."""
 
     name: Literal["kaiming_uniform", "kaiming_normal"]
+    """The distribution; torch is the one of torch.nn.Linear."""
 
     def fill(self, weight: Tensor) -> None:
         """Draw `weight` in place."""
@@ -89,7 +98,7 @@ Init = TorchInit | UniformInit | NormalInit | ScaledInit | KaimingInit
 InitSpec = Annotated[
     Init,
     Field(discriminator="name"),
-    BeforeValidator(only_what_is_set(_INITS)),
+    BeforeValidator(drop_nulls(_INITS)),
     BeforeValidator(lambda settings: {"name": "torch"} if settings is None else settings),
 ]
 

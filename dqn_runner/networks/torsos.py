@@ -41,6 +41,7 @@ class TorsoSpec(Spec, ABC):
 
     # With a default: the config.yaml of older runs lacks it.
     init: InitSpec = TorchInit()
+    """How weights are drawn, with null for what name does not use; biases are as in torch."""
 
     @abstractmethod
     def torso(self, obs_shape: tuple[int, ...]) -> Torso:
@@ -56,9 +57,13 @@ class MLPSpec(TorsoSpec):
     """Fully connected layers with an activation between them."""
 
     name: Literal["mlp"] = "mlp"
+    """The kind of network."""
     hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
+    """Units of each hidden layer."""
     activation: Activation
+    """Function after each hidden layer."""
     norm: Norm = "none"  # older runs lack it
+    """Normalization before each activation."""
 
     def torso(self, obs_shape: tuple[int, ...]) -> MLP:
         """The layers below the head."""

@@ -118,7 +118,7 @@ def guarded_run(
 
 def with_tracker_names(config: Config, hydra: HydraConf) -> Config:
     """Name the run in SwanLab by what differs from the defaults, its group by where it belongs."""
-    from dqn_runner.composing.command import subject
+    from dqn_runner.composing.hydra_internals import subject
 
     about = subject(hydra.runtime.choices, hydra.overrides.task)
     differs = [line for line in hydra.overrides.task if not line.startswith(UNNAMED)]

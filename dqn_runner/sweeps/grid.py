@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from dqn_runner.composing.command import Command, Job
-from dqn_runner.composing.config_loader import JOB_FOLDER
+from dqn_runner.composing.hydra_internals import JOB_FOLDER
 from dqn_runner.config import build, root
 from dqn_runner.config.budget import expected_updates, is_worth_compiling
 from dqn_runner.config.build import resolve_device

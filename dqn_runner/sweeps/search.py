@@ -21,7 +21,7 @@ from rich.console import Console
 
 from dqn_runner.analysis.statistics import iqm
 from dqn_runner.composing.command import Command, Job
-from dqn_runner.config import root
+from dqn_runner.config import messages, root
 from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.spec import PositiveInt, Spec
@@ -48,15 +48,25 @@ class SearchSpec(Spec):
     """The settings of conf/hydra/sweeper/optuna.yaml."""
 
     n_trials: PositiveInt
+    """Trials altogether, with those of earlier calls in the same folder."""
     trials_at_a_time: PositiveInt
+    """Trials started together; each has a job for each seed."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """Seeds of each trial; seed=... on the command line is used instead."""
     objective: Literal["final", "best"]
+    """Which policy's return counts; the value of a trial is the IQM over seeds."""
     prune_after_seeds: PositiveInt | None
+    """Seeds that must have come to an evaluation before it can prune; null for all."""
     study_name: str
+    """Name of Optuna's study."""
     storage: str
+    """URL of Optuna's database."""
     sampler: dict[str, Any]
+    """Sampler of Optuna and its arguments."""
     pruner: dict[str, Any]
+    """Pruner of Optuna and its arguments."""
     space: dict[str, Any] = Field(default_factory=dict)
+    """What is searched, as KEY: interval(...), choice(...) or range(...)."""
 
 
 class Search:
@@ -65,7 +75,7 @@ class Search:
     def __init__(self, command: Command) -> None:
         """Compose and check everything that can be before a job starts; raises ConfigError."""
         self._command = command
-        self.spec = SearchSpec.checked(command.sweeper_config, "hydra.sweeper")
+        self.spec = messages.checked(SearchSpec, command.sweeper_config, "hydra.sweeper")
         swept = [*command.parse(self.spec.space), *command.given]
         self.space = search_space(swept)
         self._seeds = self._trial_seeds(swept)

@@ -36,16 +36,30 @@ class SwanLabSpec(Spec):
     """
 
     mode: Literal["offline", "online", "local", "disabled"]
-    project: Annotated[str, Field(pattern=r"^[0-9a-zA-Z_\-+.]+$", max_length=100)]
+    """offline writes a file, online also sends it, local is for swanlab watch."""
+    project: Annotated[
+        str, Field(pattern=r"^[0-9a-zA-Z_\-+.]+$", max_length=100, title="letters, digits, _ - + .")
+    ]
+    """Project in SwanLab."""
     workspace: Label | None
+    """Workspace in SwanLab's cloud; null for your own."""
     name: Label | None
+    """Name of the run; null: the environment and what differs from the defaults."""
     description: Annotated[str, Field(min_length=1, max_length=1024)] | None
+    """Text about the run."""
     group: Label | None
+    """Group of the run; null: the sweep, or the environment or experiment."""
     job_type: Label | None
+    """Kind of job that SwanLab shows."""
     tags: list[Label]
+    """Tags of the run."""
     # With defaults, for the config.yaml of older runs has neither.
-    host: Annotated[str, Field(pattern=r"^https?://[^\s/]+/?$")] | None = None
+    host: (
+        Annotated[str, Field(pattern=r"^https?://[^\s/]+/?$", title="http://… or https://…")] | None
+    ) = None
+    """Address of your own server; null for the one you are logged in to."""
     time_limit: Seconds = 60.0
+    """Seconds that the end of an online run waits for the rest to be sent."""
 
 
 class SwanLabTracker:

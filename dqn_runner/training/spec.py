@@ -20,7 +20,9 @@ class PhaseSpec(Spec):
     """
 
     episodes: PositiveInt | None
+    """Episodes that a phase collects; null to learn step by step."""
     epochs: PositiveInt | None
+    """Passes over these episodes in a phase; null to learn step by step."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> PhaseSpec:
@@ -37,38 +39,56 @@ class EvalSpec(Spec):
     """
 
     interval: PositiveInt | None
+    """Env steps or episodes between evaluations; null for none."""
     unit: Literal["env_step", "episode"]
+    """What interval counts."""
     num_episodes: Annotated[int, Field(gt=0, le=MOST_EPISODES)]
+    """Episodes of an evaluation during training."""
     final_episodes: Annotated[int, Field(gt=0, le=MOST_EPISODES)]
+    """Episodes for the final and for the best policy, after training."""
     max_episode_steps: PositiveInt | None = None  # older runs lack it
+    """Env steps after which an evaluation's episode is cut; null for no limit."""
 
 
 class LogSpec(Spec):
     """A row of metrics every `interval` env steps."""
 
     interval: PositiveInt | None
+    """Env steps between rows of metrics; null for none."""
 
 
 class CheckpointSpec(Spec):
     """A checkpoint every `interval` env steps (and at the end, however the run ends)."""
 
     interval: PositiveInt | None
+    """Env steps between checkpoints; null for the one at the end alone."""
 
 
 class TrainingSpec(Spec):
     """The rhythm of training, in env steps over all environments unless a name says otherwise."""
 
     total_timesteps: PositiveInt | None
+    """Env steps after which the run ends; null for no limit."""
     total_episodes: PositiveInt | None
+    """Episodes after which the run ends, unless its env steps end first; null for no limit."""
     num_envs: Annotated[int, Field(gt=0, le=MOST_ENVIRONMENTS)]
+    """Environments that are stepped side by side."""
     learning_starts: Annotated[int, Field(ge=0)]
+    """Env steps before the first update."""
     train_frequency: PositiveInt
+    """Env steps between rounds of learning."""
     gradient_steps: PositiveInt
+    """Updates in a round of learning."""
     batch_size: PositiveInt
+    """Transitions in the batch of an update."""
     phase: PhaseSpec = PhaseSpec(episodes=None, epochs=None)  # older runs lack it
+    """Learning in phases: collect episodes, train on them, forget them, and so on."""
     eval: EvalSpec
+    """Evaluations without ε, in environments of their own."""
     log: LogSpec
+    """The rows of metrics.jsonl."""
     checkpoint: CheckpointSpec
+    """Saving, so that an interrupted run can be continued."""
 
     @model_validator(mode="after")
     def _has_an_end(self) -> TrainingSpec:

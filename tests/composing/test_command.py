@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dqn_runner.composing.command import Command, conf_dir
+from dqn_runner.composing.command import Command
+from dqn_runner.composing.hydra_internals import conf_dir
 from dqn_runner.errors import ConfigError
 
 

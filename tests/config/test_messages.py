@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import typing
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from rich.console import Console
 
-from dqn_runner.composing.command import conf_dir
+from dqn_runner.composing.hydra_internals import conf_dir
 from dqn_runner.config.build import build
+from dqn_runner.config.messages import checked
 from dqn_runner.config.root import Config, parse
 from dqn_runner.custom import Custom
 from dqn_runner.errors import ConfigError
@@ -286,3 +288,35 @@ def test_a_truth_value_is_not_a_number(compose, key):
     place[name] = True
     with pytest.raises(ConfigError, match=f"{key}=True"):
         parse(data)
+
+
+def _even(number: int) -> int:
+    if number % 2:
+        raise ValueError("must be even")
+    return number
+
+
+class Section(Spec):
+    """A section outside of the configuration, as a launcher has one."""
+
+    time: int
+    even: Annotated[int, AfterValidator(_even)] = 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"time": "x"}, "hydra.part.time=x: must be a valid integer, unable to parse"),
+        ({"time": 1, "even": 1}, "hydra.part.even=1: must be even"),
+        ({"time": True}, "hydra.part.time=True: must not be true or false"),
+        ({}, "hydra.part.time: must be given"),
+        (
+            {"time": 1, "timee": 2},
+            "hydra.part.timee=2: no such key; hydra.part has time; did you mean hydra.part.time?",
+        ),
+    ],
+)
+def test_a_section_of_a_launcher_is_checked_in_the_same_words(settings, line):
+    with pytest.raises(ConfigError) as caught:
+        checked(Section, settings, "hydra.part")
+    assert str(caught.value).startswith(line)

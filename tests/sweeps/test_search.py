@@ -319,7 +319,7 @@ def test_a_locked_storage_is_refused_in_a_line(command, searching):
 
 
 def test_every_environment_has_a_space_that_fits(monkeypatch):
-    from dqn_runner.composing.command import conf_dir
+    from dqn_runner.composing.hydra_internals import conf_dir
     from dqn_runner.sweeps.search import Search
 
     for path in (Path(conf_dir()) / "env").glob("*.yaml"):

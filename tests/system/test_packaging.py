@@ -39,6 +39,7 @@ def test_the_wheel_runs_elsewhere(tmp_path, quick):
     conf = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "conf").rglob("*.yaml")}
     assert {f"dqn_runner/{path.as_posix()}" for path in conf} <= set(names)
     assert "dqn_runner/py.typed" in names  # without it a type checker ignores our annotations
+    assert "dqn_runner/docs/settings.md" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dqn_runner"}
 
     target, cwd = tmp_path / "target", tmp_path / "elsewhere"
@@ -47,13 +48,14 @@ def test_the_wheel_runs_elsewhere(tmp_path, quick):
     environment = {**os.environ, "PYTHONPATH": str(target)}
     where = called(
         sys.executable, "-c",
-        "import dqn_runner; from dqn_runner.composing.command import conf_dir; "
+        "import dqn_runner; from dqn_runner.composing.hydra_internals import conf_dir; "
         "print(dqn_runner.__file__); print(conf_dir())",
         cwd=cwd, env=environment,
     )  # fmt: skip
     assert all(Path(line).is_relative_to(target) for line in where.splitlines())
 
     command = target / "bin" / "dqn-train"
+    assert "(number > 0)" in called(sys.executable, command, "--help", cwd=cwd, env=environment)
     out = called(sys.executable, command, *quick, "total_timesteps=200", cwd=cwd, env=environment)
     (result,) = cwd.rglob("result.json")
     assert result.relative_to(cwd).parts[:2] == ("outputs", "cartpole")

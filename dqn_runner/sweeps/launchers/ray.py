@@ -19,6 +19,7 @@ import ray
 from pydantic import AfterValidator, Field
 from rich.console import Console
 
+from dqn_runner.config.messages import checked
 from dqn_runner.errors import ConfigError, RunError, Stopped, in_a_line, named
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.spec import PositiveFloat, PositiveInt, Spec
@@ -42,11 +43,17 @@ class RaySpec(Spec):
     """The settings of conf/hydra/launcher/ray.yaml."""
 
     address: str | None
+    """HOST:6379 or auto from inside a cluster, ray://HOST:10001 from outside; null starts a Ray."""
     cpus: PositiveFloat
+    """CPUs of a job."""
     gpus: Annotated[float, Field(ge=0), AfterValidator(_shared_or_whole)]
+    """GPUs of a job; 0.25 for four jobs on each."""
     memory_gb: PositiveInt | None
+    """GB of memory of a job; null for Ray's default."""
     retries: Annotated[int, Field(ge=0)]
+    """How often a job whose process or node is lost goes on from its checkpoint."""
     options: dict[str, Any]
+    """Other options of ray.remote, such as resources={a100:1}."""
 
 
 class RayLauncher:
@@ -57,7 +64,7 @@ class RayLauncher:
 
     def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
         """Connect, for as long as this process lives; raises ConfigError if that fails."""
-        self._spec = RaySpec.checked(settings, "hydra.launcher")
+        self._spec = checked(RaySpec, settings, "hydra.launcher")
         self._shared = shared
         self._task = _task(self._spec)
         with Console(stderr=True).status("connecting to Ray"):

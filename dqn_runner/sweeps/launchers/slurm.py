@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import submitit
 from pydantic import Field
 
+from dqn_runner.config.messages import checked
 from dqn_runner.errors import ConfigError, Stopped
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.spec import PositiveInt, Spec
@@ -36,17 +37,29 @@ class SlurmSpec(Spec):
     """The settings of conf/hydra/launcher/slurm.yaml."""
 
     partition: str | None
+    """Partition, as sinfo lists them; null for the cluster's default."""
     account: str | None
+    """Account to charge; null for the cluster's default."""
     qos: str | None
+    """Quality of service; null for the cluster's default."""
     gres: str | None
+    """Generic resources, such as gpu:1; null for none."""
     time: PositiveInt
+    """Minutes of a job; one that needs longer saves, is queued again and goes on."""
     cpus: PositiveInt
+    """CPUs of a job."""
     memory_gb: PositiveInt | None
+    """GB of memory of a job; null for the cluster's default."""
     at_a_time: PositiveInt
+    """Jobs of the array that may run at once."""
     warning: PositiveInt
+    """Seconds before the time is up in which a job saves its checkpoint."""
     requeues: Annotated[int, Field(ge=0)]
+    """How often a job that runs out of time is queued again."""
     setup: list[str]
+    """Shell commands before a job, such as 'module load cuda'."""
     options: dict[str, Any]
+    """Other options of sbatch, such as constraint=a100."""
 
 
 class SlurmLauncher:
@@ -56,7 +69,7 @@ class SlurmLauncher:
     """
 
     def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
-        self._spec = SlurmSpec.checked(settings, "hydra.launcher")
+        self._spec = checked(SlurmSpec, settings, "hydra.launcher")
         if shutil.which("sbatch") is None:
             raise ConfigError("hydra/launcher=slurm: there is no sbatch on this machine")
         self._shared = shared

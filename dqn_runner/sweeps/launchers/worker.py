@@ -16,7 +16,7 @@ from hydra.core.singleton import Singleton
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from dqn_runner.composing.config_loader import JOB_FOLDER
+from dqn_runner.composing.hydra_internals import JOB_FOLDER
 from dqn_runner.errors import Stopped
 from dqn_runner.runs.directory import End, RunDirectory
 from dqn_runner.runs.job import run_job
@@ -57,7 +57,7 @@ def execute(shared: Shared, number: int, overrides: Sequence[str]) -> None:
     A job that is started again waits for the process that had it before, and does nothing if that
     one finished it.
     """
-    from dqn_runner.composing.command import set_up_hydra
+    from dqn_runner.composing.hydra_internals import set_up_hydra
 
     run_dir = RunDirectory(shared.path(overrides))
     deadline = time.monotonic() + SECONDS_FOR_THE_FORMER

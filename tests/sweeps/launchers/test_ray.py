@@ -234,9 +234,9 @@ def test_a_ray_of_its_own_is_gone_afterwards(process, observed, tmp_path):
         ("address=127.0.0.1:1", "address=127.0.0.1:1: no Ray answers there in 5 s"),
         ("address=ray://127.0.0.1:1", "address=ray://127.0.0.1:1: no Ray answers there in 5 s"),
         ("address=nonsense", "address=nonsense: Invalid address format: nonsense"),
-        ("gpus=1.5", "gpus=1.5: Value error, must be at most 1 or a whole number"),
-        ("cpus=0", "cpus=0: Input should be greater than 0"),
-        ("gpus=-1", "gpus=-1: Input should be greater than or equal to 0"),
+        ("gpus=1.5", "gpus=1.5: must be at most 1 or a whole number"),
+        ("cpus=0", "cpus=0: must be greater than 0"),
+        ("gpus=-1", "gpus=-1: must be greater than or equal to 0"),
         ("options.nosuch=1", "options: Invalid option keyword nosuch"),
     ],
 )

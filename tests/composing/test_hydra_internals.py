@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
@@ -9,8 +11,9 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+import dqn_runner
 from dqn_runner.composing.command import Command
-from dqn_runner.composing.config_loader import ConfigLoader
+from dqn_runner.composing.hydra_internals import ConfigLoader, conf_dir
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +62,12 @@ def test_the_same_errors_as_hydra(loader, overrides):
         loader.load_configuration("config", overrides, RunMode.RUN)
     assert type(caught.value) is type(expected.value)
     assert str(caught.value) == str(expected.value)
+
+
+def test_only_one_file_uses_the_internals_of_hydra():
+    package = Path(dqn_runner.__file__).parent
+    using = [path for path in package.rglob("*.py") if "hydra._internal" in path.read_text()]
+    assert [path.name for path in using] == ["hydra_internals.py"]
+    assert not [
+        path for path in Path(conf_dir()).rglob("*.yaml") if "_internal" in path.read_text()
+    ]
