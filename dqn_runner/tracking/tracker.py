@@ -152,13 +152,10 @@ class SwanLabTracker:
                 self._live.close()
 
     def _flush(self) -> None:
-        """Have SwanLab write what it buffers, so that another process can read it.
+        """Write what SwanLab buffers, so that another process can read it."""
+        from dqn_runner.tracking.swanlab_internals import flush
 
-        SwanLab has no call for this; without it the file stays empty for dozens of points.
-        """
-        store = getattr(self._run._core, "_store", None)
-        if store:
-            store.ensure_flushed()
+        flush(self._run)
 
     @contextlib.contextmanager
     def _harmless(self) -> Iterator[None]:
