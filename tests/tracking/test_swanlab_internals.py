@@ -35,7 +35,8 @@ def private_attributes(tree: ast.AST) -> Iterator[str]:
             owner, name = node.value, node.attr
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
             owner, name = node.args[0], ast.literal_eval(node.args[1])
-        if owner and name.startswith("_") and ast.unparse(owner) not in ("self", "cls", "os"):
+        is_private = name.startswith("_") and not name.endswith("__") and name != "_asdict"
+        if owner and is_private and ast.unparse(owner) not in ("self", "cls", "os"):
             yield f"{ast.unparse(owner)}.{name}"
 
 
