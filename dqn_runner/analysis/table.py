@@ -15,13 +15,7 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dqn_runner.analysis.comparison import (
-    Comparison,
-    GroupStatistics,
-    Ranking,
-    as_records,
-    median_steps,
-)
+from dqn_runner.analysis.comparison import Comparison, GroupStatistics, Ranking
 from dqn_runner.analysis.groups import RETURNS
 from dqn_runner.analysis.runs import load_runs
 from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, Estimate, Kind
@@ -54,6 +48,34 @@ def as_text(comparison: Comparison, style: str) -> str:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     lines = text.splitlines()
     return "\n".join(line.rstrip() for line in lines)
+
+
+def as_records(comparison: Comparison) -> list[dict[str, Any]]:
+    """A flat record for each environment, group and metric, for files and data frames.
+
+    `interval` says what `_low` and `_high` are: `95 %`, `min-max` (fewer than 5 seeds), or `none`.
+    """
+    return [
+        {
+            "group": statistics.group.name,
+            "environment": ranking.name,
+            "runs": statistics.num_scores(metric),
+            "metric": metric,
+            **{
+                f"{name}{suffix}": number
+                for name, estimate in estimates.items()
+                for suffix, number in zip(("", "_low", "_high"), estimate, strict=True)
+            },
+            "interval": statistics.interval_kind(metric),
+            "reached_threshold": int(np.isfinite(statistics.steps_to_threshold).sum()),
+            "median_env_steps_to_threshold": statistics.median_steps(),
+            "wall_time_seconds": statistics.wall_time_seconds,
+            "env_steps_per_second": statistics.env_steps_per_second,
+        }
+        for ranking in comparison.rankings
+        for statistics in ranking.groups
+        for metric, estimates in statistics.estimates.items()
+    ]
 
 
 def improvement_records(comparison: Comparison) -> list[dict[str, Any]]:
@@ -190,7 +212,7 @@ def steps_text(group: GroupStatistics) -> str:
     tried = int((~np.isnan(steps)).sum())  # those with evaluations and a threshold
     if tried == 0:
         return "–"
-    median = median_steps(group)
+    median = group.median_steps()
     amount = f"{median:,.0f}" if math.isfinite(median) else "never"
     return f"{amount} ({int(np.isfinite(steps).sum())} of {tried})"
 
