@@ -1,4 +1,4 @@
-"""Plain sentences on what the numbers of a comparison cannot tell."""
+"""Sentences about what the numbers of a comparison do not show."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dqn_runner.analysis.statistics import ENOUGH_SEEDS
 if TYPE_CHECKING:
     from dqn_runner.analysis.comparison import Options, Ranking
 
-MOST_VALUES = 5  # of a setting in a remark
+MOST_VALUES = 5  # how many values of a setting a remark names
 
 
 def remarks(runs: Sequence[Run], rankings: Sequence[Ranking], options: Options) -> list[str]:
-    """What there is to say of `runs` and of the `rankings` made of them."""
+    """All remarks on `runs` and their `rankings`."""
     readable = [run for run in runs if run.config]
     by_environment = [r for r in rankings if not r.is_across]
     return [
@@ -37,7 +37,7 @@ def remarks(runs: Sequence[Run], rankings: Sequence[Ranking], options: Options) 
 
 
 def _of_settings(runs: Sequence[Run], options: Options) -> list[str]:
-    """What differs between runs that are compared, and made no groups."""
+    """The settings that differ between the runs of an environment, but made no groups."""
     values: dict[str, set[str]] = {}
     for name in {environment(run) for run in runs}:
         members = [run for run in runs if environment(run) == name]
