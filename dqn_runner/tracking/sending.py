@@ -100,7 +100,7 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(f"{error}".split()) or type(error).__name__
 
 
-class StrictAdapter(HTTPAdapter):
+class StrictAdapter(HTTPAdapter):  # type: ignore[misc]
     """Sends each request once, waits at most `patience` seconds, and calls `fail` if it fails.
 
     SwanLab repeats a request that may have arrived, and continues after one that was refused. So
