@@ -1,6 +1,6 @@
 """How often the 95 % intervals of dqn-compare contain the true value, by simulating many seeds.
 
-`python tests/analysis/interval_coverage.py` prints the tables of docs/statistics.md in a few minutes.
+`python tests/analysis/interval_coverage.py` prints the tables of docs/statistics.md; takes minutes.
 """
 
 from __future__ import annotations
