@@ -116,7 +116,7 @@ def _num_groups(runs: Sequence[Run], keys: Sequence[str]) -> int:
 
 def _name(run: Run, keys: Sequence[str]) -> str:
     has = [f"{key}={value_text(run, key)}" for key in keys if key in run.config]
-    return " ".join(has or [f"{key}=–" for key in keys])  # empty where there are no keys
+    return " ".join(has or [f"{key}=–" for key in keys])  # empty without keys
 
 
 def value_text(run: Run, key: str) -> str:

@@ -135,12 +135,12 @@ def legend(comparison: Comparison) -> list[str]:
         for group in ranking.groups
         for metric in group.estimates
     }
-    sayings = {
+    meanings = {
         "95 %": "In brackets: 95 % interval.",
         "min-max": f"In parentheses: lowest and highest seed; fewer than {ENOUGH_SEEDS} give no "
         "interval.",
     }
-    line = " ".join(saying for kind, saying in sayings.items() if kind in kinds)
+    line = " ".join(meaning for kind, meaning in meanings.items() if kind in kinds)
     return [line] if line else []
 
 
