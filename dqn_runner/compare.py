@@ -1,4 +1,4 @@
-"""dqn-compare: group runs by what differs, and compare the groups with honest statistics."""
+"""dqn-compare: groups runs by what differs, and compares the groups with honest statistics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dqn_runner.analysis.comparison import Comparison, Options
 
 SECONDS_BETWEEN_LOOKS = 5.0
-LOOKS_WITHOUT_A_RUN = 3  # then nothing more is expected
+LOOKS_WITHOUT_A_RUN = 3  # after so many looks without a running run, --follow ends
 
 EPILOG = """examples:
   dqn-compare outputs/sweeps/2026-01-31_12-00-00
@@ -30,14 +30,14 @@ EPILOG = """examples:
   dqn-compare outputs --metric best --format markdown --output results.md
   dqn-compare outputs/sweeps/2026-01-31_12-00-00 --follow
 
-Groups hold the runs of an environment that differ in their seed alone, or agree in --group-by.
-compile, torch_threads, device, log, checkpoint, eval and tracker make no groups unless they are
-named there. Environments are compared each by itself, and together where --normalize puts their
-returns on one scale.
+A group holds the runs of one environment that differ only in their seed, or that have equal
+--group-by settings. compile, torch_threads, device, log, checkpoint, eval and tracker make no
+groups unless --group-by names them. Each environment is compared separately; --normalize puts the
+returns of several on one scale and also compares them together.
 
-Numbers in brackets are 95 % intervals over seeds; fewer than 5 seeds give none, and the lowest and
-the highest stand in parentheses. IQM is the mean of the middle half. The final return is the final
-policy's over fresh episodes; of a run that has not finished, its last evaluation.
+Numbers in brackets are 95 % intervals over seeds. With fewer than 5 seeds the lowest and the
+highest seed are shown in parentheses instead. IQM is the mean of the middle half. The final return
+is that of the final policy over fresh episodes; for an unfinished run, its last evaluation.
 """
 
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What dqn-compare takes."""
+    """The arguments of dqn-compare."""
     from dqn_runner import __version__
 
     parser = Parser(
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("directories", metavar="DIR", type=path, nargs="+", help="holds runs, at any depth")
+    add("directories", metavar="DIR", type=path, nargs="+", help="folder with runs, at any depth")
     add(
         "--metric",
         action="append",
@@ -72,20 +72,22 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--group-by",
         metavar="KEY,...",
-        help="settings that make groups; default: all that differ, but the seed and those below",
+        help="settings that make groups; default: all that differ, except those named below",
     )
     add(
         "--normalize",
         metavar="[ENV=]LOW:HIGH",
         action="append",
-        help="map returns from LOW:HIGH to 0:1, of one environment or of all; may be repeated; two "
-        "or more are then compared together as well",
+        help="scale returns from LOW:HIGH to 0:1, for one environment or all; may be repeated; "
+        "normalized environments are also compared together",
     )
     add("--format", choices=["table", "markdown", "csv", "json"], default="table")
-    add("--output", type=path, metavar="FILE", help="write there instead of printing")
+    add("--output", type=path, metavar="FILE", help="write to FILE instead of printing")
     add("--figures", type=path, metavar="FOLDER", help="default: compare/ in the first DIR")
     add("--no-figures", action="store_true", help="draw nothing")
-    add("--follow", action="store_true", help="go on, and show anew, until no run is running")
+    add(
+        "--follow", action="store_true", help="update the table and figures until no run is running"
+    )
     add(
         "--swanlab",
         action="store_true",
@@ -96,9 +98,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def command_line(arguments: list[str]) -> int:
-    """Compare as `arguments` say."""
+    """Compare runs as `arguments` say."""
     options = parser().parse_args(arguments)
-    bounds = parse_bounds(options.normalize)
 
     from rich.console import Console
 
@@ -108,18 +109,15 @@ def command_line(arguments: list[str]) -> int:
         metrics=tuple(options.metric or Options.metrics),
         threshold=options.threshold,
         group_by=tuple(options.group_by.split(",")) if options.group_by else None,
-        bounds=bounds,
+        bounds=parse_bounds(options.normalize),
     )
-    # On stderr, so that what is printed can be piped.
-    console = Console(stderr=True, soft_wrap=True)
     folder = None if options.no_figures else options.figures or options.directories[0] / "compare"
-    if options.follow and (options.swanlab or (options.format != "table" and not options.output)):
-        raise ConfigError(
-            "--follow: shows a table; --format needs --output, --swanlab a look without"
-        )
     if options.follow:
+        if options.swanlab or (options.format != "table" and not options.output):
+            raise ConfigError("--follow: --format needs --output, and --swanlab cannot be used")
         follow(options.directories, wanted, folder, options.output, options.format)
         return 0
+    console = Console(stderr=True, soft_wrap=True)  # only results go to stdout
     with console.status("reading runs") as status:
         comparison = look(read(options.directories), wanted)
         publish(comparison, options.format, options.output)
@@ -129,12 +127,12 @@ def command_line(arguments: list[str]) -> int:
     if folder:
         console.print(f"figures {folder}", highlight=False, markup=False)
     if options.swanlab:
-        summarise(comparison, options.directories[0] / "compare", console)
+        log_summaries(comparison, options.directories[0] / "compare", console)
     return 0
 
 
 def parse_bounds(texts: list[str] | None) -> dict[str, tuple[float, float]] | None:
-    """`--normalize` as a mapping; raises ConfigError where it is none."""
+    """The bounds in the values of `--normalize`; raises ConfigError for one that is wrong."""
     if texts is None:
         return None
     bounds = {}
@@ -151,44 +149,40 @@ def parse_bounds(texts: list[str] | None) -> dict[str, tuple[float, float]] | No
 
 
 def read(directories: list[Path]) -> list[Run]:
-    """The runs below `directories`; raises RunError for one that is not there."""
+    """The runs below `directories`; raises RunError if one does not exist."""
     from dqn_runner.analysis import load_runs
-
-    try:
-        return with_defaults(load_runs(directories))
-    except OSError as error:
-        raise RunError(f"{error.filename}: {error.strerror}") from error
-
-
-def with_defaults(runs: list[Run]) -> list[Run]:
-    """`runs` with the settings that those of an older version lack, and that would part them.
-
-    A setting that is newer than a run has the value there that was the only one before.
-    """
     from dqn_runner.analysis.groups import differing_keys
 
+    try:
+        runs = load_runs(directories)
+    except OSError as error:
+        raise RunError(f"{error.filename}: {error.strerror}") from error
     readable = [run for run in runs if run.config]
     if all(key in run.config for key in differing_keys(readable) for run in readable):
         return runs
+    return [with_defaults(run) for run in runs]
 
+
+def with_defaults(run: Run) -> Run:
+    """`run` with the settings that did not exist when it was made, at their default values.
+
+    Without them, old and new runs would never be in the same group.
+    """
     from dqn_runner.config.root import parse
     from dqn_runner.runs.directory import RunDirectory, read_yaml
     from dqn_runner.types import flatten
 
-    completed = []
-    for run in runs:
-        try:
-            known = flatten(parse(read_yaml(RunDirectory(run.path).config)).plain())
-        except ConfigError:  # no run of ours, or of a version that is newer still
-            known = {}
-        completed.append(replace(run, config=known | run.config))
-    return completed
+    try:
+        known = flatten(parse(read_yaml(RunDirectory(run.path).config)).plain())
+    except ConfigError:  # unreadable, or of a newer version
+        return run
+    return replace(run, config=known | run.config)
 
 
 def look(runs: list[Run], options: Options) -> Comparison:
     """Compare `runs`.
 
-    Raises RunError where none can be read, ConfigError where an option names what no run has.
+    Raises RunError if none can be read, and ConfigError if an option names what no run has.
     """
     from dqn_runner.analysis.comparison import compare
     from dqn_runner.analysis.groups import RETURNS
@@ -233,14 +227,14 @@ def publish(comparison: Comparison, style: str, output: Path | None) -> None:
         console.print(renderable(comparison))
     else:
         print(as_text(comparison, style))
-    if style == "csv":  # which has no place for them
+    if style == "csv":  # has no place for remarks
         for remark in comparison.remarks:
             print(f"dqn-compare: {remark}", file=sys.stderr)
 
 
 @contextmanager
 def writing(what: str, instead: str = "") -> Iterator[None]:
-    """Raise ConfigError, which says `what` cannot be and what helps, where writing fails."""
+    """If writing fails, raise a ConfigError that begins with `what` and ends with `instead`."""
     try:
         yield
     except OSError as error:
@@ -248,18 +242,18 @@ def writing(what: str, instead: str = "") -> Iterator[None]:
 
 
 def draw(comparison: Comparison, folder: Path) -> None:
-    """Save every figure there is something for."""
+    """Save every figure for which there is data."""
     from dqn_runner.analysis.figures import figures, save
 
     drawn = figures(comparison)
-    with writing(f"--figures={folder}", "; name another folder, or draw nothing by --no-figures"):
+    with writing(f"--figures={folder}", "; use another folder, or --no-figures"):
         save(drawn, folder)
 
 
 def follow(
     directories: list[Path], options: Options, folder: Path | None, output: Path | None, style: str
 ) -> None:
-    """Keep table, figures and each running run's curve.png current until none is running."""
+    """Update table, figures and each running run's curve.png until no run is running."""
     from rich.console import Console
     from rich.live import Live
 
@@ -273,7 +267,7 @@ def follow(
         while idle < LOOKS_WITHOUT_A_RUN:
             runs = read(directories)
             running = [run for run in runs if run.status == "running"]
-            # A sweep has nothing running between two of its jobs.
+            # Between two jobs of a sweep nothing is running.
             idle = 0 if running else idle + 1
             if any(run.config for run in runs):
                 comparison = look(runs, options)
@@ -284,13 +278,13 @@ def follow(
                     draw(comparison, folder)
             for run_dir in (RunDirectory(run.path) for run in running if folder):
                 if run_dir.metrics.exists():
-                    with writing(str(run_dir.curve), "; --no-figures draws nothing"):
+                    with writing(str(run_dir.curve), "; use --no-figures"):
                         draw_curve(run_dir.metrics, run_dir.curve)
             if idle < LOOKS_WITHOUT_A_RUN:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def summarise(comparison: Comparison, folder: Path, console: Console) -> None:
+def log_summaries(comparison: Comparison, folder: Path, console: Console) -> None:
     """Log each group's mean and IQM over env steps as a SwanLab run."""
     from dqn_runner.tracking.summary import log_summary
 

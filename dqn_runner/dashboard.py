@@ -1,4 +1,4 @@
-"""dqn-dashboard: every run below a directory in SwanLab's dashboard, here or in its cloud."""
+"""dqn-dashboard: shows runs in SwanLab's local dashboard, or sends them to SwanLab's cloud."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_UPDATES = 2.0
 BYTES_TO_SPARE = 2**31  # a thousand runs of a hundred rows take a tenth of a gigabyte
-BYTES_A_BYTE = 3  # of metrics.jsonl, at most, in the dashboard's copy
+BYTES_A_BYTE = 3  # the dashboard's copy is at most so many times as large as metrics.jsonl
 
 EPILOG = """examples:
   dqn-dashboard
@@ -36,33 +36,36 @@ EPILOG = """examples:
 
 
 def main() -> None:
-    """The console script; its exit codes are 0 and 1 of --upload, 2, 130 and 143."""
+    """The console script; its exit codes are 0, 1 (a failed --upload), 2, 130 and 143."""
     sys.exit(guarded("dqn-dashboard", command_line, sys.argv[1:]))
 
 
 def parser() -> argparse.ArgumentParser:
-    """What dqn-dashboard takes."""
+    """The arguments of dqn-dashboard."""
     from dqn_runner import __version__
 
     parser = Parser(
         prog="dqn-dashboard",
-        description="Open every run below a directory in SwanLab's local dashboard.",
+        description="Show every run below a directory in SwanLab's local dashboard.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "directory", type=path, nargs="?", default=Path("outputs"), help="default: outputs"
     )
-    parser.add_argument("--port", type=whole(0, 65535), default=0, help="default: any that is free")
-    parser.add_argument("--no-browser", action="store_true", help="print the address only")
+    parser.add_argument("--port", type=whole(0, 65535), default=0, help="default: any free port")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument(
-        "--upload", action="store_true", help="send the runs to SwanLab's cloud instead, once each"
+        "--upload", action="store_true", help="send the runs to SwanLab's cloud instead"
     )
     parser.add_argument(
-        "--host", metavar="URL", help="of a server of your own; default: the one you logged in to"
+        "--host", metavar="URL", help="your own server; default: the one you logged in to"
     )
     parser.add_argument(
-        "--time-limit", type=_seconds, default=60.0, help="seconds to send a run; default: 60"
+        "--time-limit",
+        type=_seconds,
+        default=60.0,
+        help="seconds for each run to send; default: 60",
     )
     parser.add_argument("--version", action="version", version=f"dqn-dashboard {__version__}")
     return parser
@@ -81,7 +84,7 @@ def _seconds(text: str) -> float:
 
 
 def command_line(arguments: list[str]) -> int:
-    """Do as `arguments` say."""
+    """Show or send runs as `arguments` say."""
     options = parser().parse_args(arguments)
     if not options.directory.is_dir():
         raise ConfigError(f"{options.directory}: no such directory")
@@ -91,22 +94,22 @@ def command_line(arguments: list[str]) -> int:
 
 
 def send(directory: Path, host: str | None, time_limit: float) -> int:
-    """Send what SwanLab keeps below `directory` to its cloud; returns 1 where something failed."""
+    """Send all SwanLab runs below `directory` to the cloud; returns 1 if one failed, else 0."""
     from rich.console import Console
 
     from dqn_runner.analysis import load_runs
     from dqn_runner.tracking.cloud import upload
 
-    # Comparisons keep SwanLab runs too, and are no runs of ours.
+    # The folder of a comparison holds SwanLab runs too, but is no run directory.
     kept = (store.parents[2] for store in directory.rglob("swanlab/run-*/run-*.swanlab"))
     paths = sorted({*kept, *(run.path for run in load_runs([directory]))})
     return upload(paths, host, time_limit, Console(soft_wrap=True))
 
 
 def show(directory: Path, port: int, with_browser: bool) -> int:
-    """Show the runs below `directory`, and follow them, until a signal comes.
+    """Show the runs below `directory`, and keep them up to date, until a signal comes.
 
-    Raises ConfigError where swanboard is missing or the port is taken.
+    Raises ConfigError if swanboard is missing or the port is taken.
     """
     check_swanboard()
 
@@ -139,7 +142,7 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
             if with_browser:
                 open_browser(address)
 
-        with StopSignals() as signals:  # which no library can swallow, as it can an exception
+        with StopSignals() as signals:  # a library could catch an exception, but not this
             serve(
                 Path(folder),
                 listener,
@@ -152,7 +155,7 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
 
 
 def updating(board: Board, console: Console) -> Callable[[], None]:
-    """A function that updates `board` and says once which lines of its runs are left out."""
+    """A function that updates `board` and prints each damaged line of its runs once."""
     said: set[str] = set()
 
     def update() -> None:
@@ -166,9 +169,9 @@ def updating(board: Board, console: Console) -> Callable[[], None]:
 
 
 def store_parent(directory: Path) -> Path | None:
-    """Where the copy of `directory` lies: in memory where that is plenty, else as TMPDIR says.
+    """The folder for the copy of `directory`: in memory if there is enough, else None for TMPDIR.
 
-    It has a small file for each metric of each run, which a disk takes a minute to remove.
+    The copy has a small file for each metric of each run; a disk needs a minute to remove them.
     """
     memory = Path("/dev/shm")
     if "TMPDIR" in os.environ or not memory.is_dir():
@@ -179,7 +182,7 @@ def store_parent(directory: Path) -> Path | None:
 
 
 def check_swanboard() -> None:
-    """Raise ConfigError where swanboard is not there in the version whose tables we write."""
+    """Raise ConfigError unless swanboard is installed in the version whose tables we write."""
     from importlib.metadata import PackageNotFoundError, version
 
     from dqn_runner.board.tables import SWANBOARD_VERSION
@@ -196,7 +199,7 @@ def check_swanboard() -> None:
 
 
 def open_browser(address: str) -> None:
-    """Open a window; where there is no screen, nothing: a browser of text would take ours."""
+    """Open a browser window if there is a screen; a text browser would take over the terminal."""
     import webbrowser
 
     has_screen = sys.platform in ("darwin", "win32") or any(

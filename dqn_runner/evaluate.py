@@ -1,4 +1,4 @@
-"""dqn-eval: play a trained policy, say how it did, and film it."""
+"""dqn-eval: plays episodes of a trained policy, prints their returns and records videos."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What dqn-eval takes."""
+    """The arguments of dqn-eval."""
     from dqn_runner import __version__
 
     parser = Parser(
@@ -44,16 +44,16 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint",
         choices=["last", "best"],
         default="last",
-        help="which policy of a run directory: the final one (default) or the best evaluated",
+        help="the final policy (default), or the one with the best evaluation",
     )
     positive, count = whole(1, MOST_EPISODES), whole(0, MOST_EPISODES)
     parser.add_argument("--episodes", type=positive, default=100, help="default: 100")
-    parser.add_argument("--seed", type=whole(0), default=0, help="of the episodes; default: 0")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of the episodes; default: 0")
     parser.add_argument(
-        "--videos", type=count, default=1, help="episodes to film as mp4 and GIF; default: 1"
+        "--videos", type=count, default=1, help="episodes to record as mp4 and GIF; default: 1"
     )
     parser.add_argument(
-        "--max-steps", type=positive, default=None, help="end films after this many steps"
+        "--max-steps", type=positive, default=None, help="end videos after this many steps"
     )
     parser.add_argument(
         "--trust", action="store_true", help="import the classes that the run's config.yaml names"
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def command_line(arguments: list[str]) -> int:
-    """Evaluate and film as `arguments` say."""
+    """Evaluate a policy and record videos as `arguments` say."""
     options = parser().parse_args(arguments)
 
     from rich.console import Console
@@ -91,7 +91,7 @@ def command_line(arguments: list[str]) -> int:
 def play(
     policy: LoadedPolicy, seeds: list[int], console: Console, check_stop: Callable[[], None]
 ) -> Evaluation:
-    """Play an episode from each seed, and say how it went."""
+    """Play an episode from each seed, and print the returns."""
     from dqn_runner.config.build import build_evaluator
 
     evaluator = build_evaluator(policy.config)
@@ -116,7 +116,7 @@ def film(  # noqa: PLR0917
     console: Console,
     check_stop: Callable[[], None],
 ) -> list[Path]:
-    """Film the episodes of `seeds` as `target`_episode_0 and so on; returns the GIFs."""
+    """Record the episodes of `seeds` as `target`_episode_0 and so on; returns the GIFs."""
     from dqn_runner.envs.video import record_episode
     from dqn_runner.errors import ConfigError
 
@@ -141,7 +141,7 @@ def film(  # noqa: PLR0917
 def log(
     policy: LoadedPolicy, evaluation: Evaluation, gifs: list[Path], log_dir: Path, checkpoint: str
 ) -> None:
-    """Log scores and films to SwanLab, as a run of job type `evaluation` beside the training."""
+    """Log returns and videos to SwanLab, as a run of job type `evaluation` beside the training."""
     from dqn_runner.tracking.tracker import SwanLabTracker
 
     tracker = policy.config.tracker

@@ -135,15 +135,8 @@ def process(tmp_path: Path) -> Callable[..., AbstractContextManager[subprocess.P
 
 @pytest.fixture(scope="session")
 def records() -> Callable[[Path], list[Any]]:
-    """Reads one of SwanLab's files, by SwanLab's own reader."""
+    """Reads the records of a SwanLab file."""
 
-    def records(store: Path) -> list[Any]:
-        reading = pytest.importorskip("swanlab.sdk.internal.core_python.store")
-        record = pytest.importorskip("swanlab.proto.swanlab.record.v1.record_pb2")
-        reader = reading.DataStoreReader()
-        reader.open(store)
-        stored = [record.Record.FromString(content) for content in reader]
-        reader.close()
-        return stored
+    from dqn_runner.tracking.swanlab_internals import read_records
 
-    return records
+    return read_records

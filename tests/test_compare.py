@@ -517,7 +517,7 @@ def test_figures_that_cannot_be_written_are_told_in_a_line(sweep, capsys, tmp_pa
     assert code == 2
     assert "agent.lr=0.01" in out  # the table is there all the same
     assert err.startswith(f"dqn-compare: error: --figures={folder}: ")
-    assert "; name another folder, or draw nothing by --no-figures" in err
+    assert "; use another folder, or --no-figures" in err
     assert err.count("\n") == 1
 
 

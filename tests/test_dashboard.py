@@ -30,6 +30,7 @@ import yaml
 from rich.console import Console
 
 from dqn_runner.board.board import Board
+from dqn_runner.board.server import _app
 from dqn_runner.board.tables import SWANBOARD_VERSION
 from dqn_runner.dashboard import command_line, open_browser, store_parent, updating
 from dqn_runner.program import guarded
@@ -479,3 +480,20 @@ def test_the_page_in_a_browser_lists_and_overlays_the_runs(outputs, dashboard, b
     assert all(text.count(name) >= 2 for name in NAMES)
     for group in ("by hand", "swept"):
         assert colored(picture, group_color(group, None)) > 500
+
+
+@needs_swanboard
+def test_what_is_replaced_for_a_dashboard_is_restored(tmp_path):
+    from swanboard.controller import experiment, project
+    from swanboard.db.models import Chart
+
+    def state() -> list[Any]:
+        places = [(yaml, "FullLoader"), (project, "yaml"), (experiment, "yaml")]
+        places += [(project, "__to_list"), (Chart, "sources")]
+        return [vars(owner)[name] for owner, name in places] + [os.environ.get("SWANLAB_LOG_DIR")]
+
+    before = state()
+    with _app(tmp_path):
+        assert yaml.FullLoader is before[0]
+        assert all(new is not old for new, old in zip(state()[1:], before[1:], strict=True))
+    assert state() == before

@@ -1,4 +1,4 @@
-"""Statistics and figures, made from run directories alone; importable from a notebook.
+"""Statistics and figures made from run directories alone; for notebooks too.
 
 from dqn_runner.analysis import compare, figures, load_runs
 
@@ -6,7 +6,7 @@ comparison = compare(load_runs(["outputs/sweeps/2026-01-31_12-00-00"]))
 figures(comparison)["learning_curves"]
 """
 
-from dqn_runner.analysis.comparison import Comparison, Options, as_records, compare
+from dqn_runner.analysis.comparison import Comparison, Options, compare
 from dqn_runner.analysis.curve import draw_curve, show_live
 from dqn_runner.analysis.figures import figures
 from dqn_runner.analysis.groups import Curve, Group, curve, group_runs
@@ -18,6 +18,7 @@ from dqn_runner.analysis.statistics import (
     performance_profile,
     probability_of_improvement,
 )
+from dqn_runner.analysis.table import as_records
 
 __all__ = [
     "Comparison",

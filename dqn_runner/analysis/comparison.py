@@ -1,12 +1,13 @@
-"""What `dqn-compare` works out: scores, curves and statistics of groups of runs."""
+"""What `dqn-compare` computes: scores, curves and statistics of groups of runs."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
@@ -32,8 +33,9 @@ from dqn_runner.analysis.statistics import (
     with_scores,
 )
 from dqn_runner.runs.metrics_file import is_number
+from dqn_runner.types import Row
 
-# Above this many groups each is compared with the best one alone.
+# If there are more groups, only the best one is compared with the others.
 MOST_GROUPS_PAIRWISE = 5
 
 Bounds = dict[str, tuple[float, float]]
@@ -44,9 +46,9 @@ Improvement = tuple[str, str, Estimate]  # P(a run of the first scores above one
 class Options:
     """What is compared.
 
-    `metrics` are `final`, `best` or names in metrics.jsonl. `threshold` is a return; where None,
-    each environment's own, if Gymnasium knows one. `bounds` maps scores of an environment (or of
-    `*`, any) from [low, high] to [0, 1].
+    `metrics` are `final`, `best` or names in metrics.jsonl. `threshold` is a return; if None, each
+    environment's own threshold is used, if Gymnasium knows one. `bounds` has [low, high] for an
+    environment (`*`: for every other one); returns are scaled from there to [0, 1].
     """
 
     metrics: tuple[str, ...] = RETURNS
@@ -55,40 +57,49 @@ class Options:
     bounds: Bounds | None = None
 
     def bounds_of(self, environment: str) -> tuple[float, float] | None:
-        """The bounds of an environment's scores; None where it has none."""
+        """The bounds of an environment's returns; None if it has none."""
         bounds = self.bounds or {}
         return bounds.get(environment) or bounds.get("*")
 
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """One group's numbers; `scores` and `estimates` by metric, per-run arrays in order of seeds."""
+    """The numbers of one group; an array over runs has the order of `group.runs`."""
 
     group: Group
     curves: list[Curve]
     scores: dict[str, list[Floats]]  # by metric, an array [seeds] for each environment
     estimates: dict[str, dict[str, Estimate]]  # by metric and aggregate
-    steps_to_threshold: Floats  # [runs], infinite where not reached, NaN without a threshold
+    steps_to_threshold: Floats  # [runs], infinite if not reached, NaN without a threshold
     wall_time_seconds: float
     env_steps_per_second: float
 
     def num_scores(self, metric: str | None = None) -> int:
-        """How many runs have a score in `metric`, or in the first of them."""
-        return sum(len(task) for task in with_scores(self.scores[self._metric(metric)]))
+        """How many runs have a score in `metric` (default: the first metric)."""
+        return sum(len(task) for task in with_scores(self._scores(metric)))
 
     def interval_kind(self, metric: str | None = None) -> Kind:
-        """What stands beside the estimates of `metric`, or of the first of them."""
-        return interval_kind(self.scores[self._metric(metric)])
+        """Which interval the estimates of `metric` (default: the first metric) have."""
+        return interval_kind(self._scores(metric))
 
-    def _metric(self, metric: str | None) -> str:
-        return metric or next(iter(self.scores))
+    def median_steps(self) -> float:
+        """Median env steps to the threshold; infinite if half of the runs did not reach it.
+
+        NaN if no run has evaluations and a threshold.
+        """
+        if np.isnan(self.steps_to_threshold).all():
+            return math.nan
+        return float(np.nanmedian(self.steps_to_threshold))
+
+    def _scores(self, metric: str | None) -> list[Floats]:
+        return self.scores[metric or next(iter(self.scores))]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Groups that can be ranked, the best first: those of one environment.
+    """The groups of one environment, the best first.
 
-    Or of several, whose normalized scores are taken together.
+    Or the groups of several environments, ranked by their normalized scores.
     """
 
     environments: tuple[str, ...]
@@ -103,16 +114,16 @@ class Ranking:
 
     @property
     def is_across(self) -> bool:
-        """Whether scores of several environments are taken together."""
+        """Whether this ranking is of several environments."""
         return len(self.environments) > 1
 
     def score_name(self, metric: str) -> str:
-        """What scores of `metric` are called."""
+        """The name of the scores of `metric`."""
         name = f"{metric} return" if metric in RETURNS else metric
         return f"normalized {name}" if self._is_normalized(metric) else name
 
     def score_format(self, metric: str) -> str:
-        """How scores of `metric` are written, by the size they may have."""
+        """The number format for scores of `metric`."""
         if not _is_return(metric):
             return ",.3g"
         return ",.3f" if self._is_normalized(metric) else ",.1f"
@@ -123,10 +134,10 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that is shown: a table, a figure or a file is made from this alone.
+    """The result of a comparison; tables, figures and files are made from this alone.
 
-    `rankings` has one for each environment, and at its end, where the scores of several are
-    normalized, one of all these.
+    `rankings` has one for each environment. If the scores of several environments are normalized,
+    the last one is of all of these.
     """
 
     options: Options
@@ -145,9 +156,9 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], options: Options | None = None) -> Comparison:
-    """Compare `runs`, which `load_runs` has read, those of each environment by themselves.
+    """Compare `runs`, as `load_runs` returns them, separately for each environment.
 
-    Raises KeyError where `options.group_by` names a setting that no run has.
+    Raises KeyError if `options.group_by` names a setting that no run has.
     """
     options = options or Options()
     readable = [run for run in runs if run.config]
@@ -167,7 +178,7 @@ def compare(runs: Sequence[Run], options: Options | None = None) -> Comparison:
 
 
 def _keys(runs: Sequence[Run], options: Options) -> list[str]:
-    """The settings that make groups of `runs`, which are of one environment."""
+    """The settings by which `runs`, all of one environment, are grouped."""
     if options.group_by is None:
         return differing_keys(runs)
     return [key for key in options.group_by if any(key in run.config for run in runs)]
@@ -179,10 +190,10 @@ def _across(
     keys: Mapping[str, Sequence[str]],
     curves: Mapping[Path, Curve],
 ) -> Ranking:
-    """The ranking of all environments whose scores are normalized.
+    """The ranking of all normalized environments; without groups if there are fewer than two.
 
-    Has no groups where fewer than two are: each group has scores in every one of them. `keys` are
-    those that make groups in each environment; what differs between environments alone makes none.
+    A group must have scores in each of them. `keys` are the settings that make groups within each
+    environment; a setting that differs only between environments makes none.
     """
     names = tuple(name for name in keys if options.bounds_of(name))
     options = replace(options, metrics=tuple(filter(_is_return, options.metrics)))
@@ -201,113 +212,70 @@ def _ranking(
     metric = options.metrics[0]
     known = [group for group in groups if group.num_scores()]
     known.sort(key=lambda group: -group.estimates[metric]["IQM"].value)
-    pairs = [(a, b) for i, a in enumerate(known) for b in known[i + 1 :]]
-    if len(known) > MOST_GROUPS_PAIRWISE:
-        pairs = [(known[0], b) for b in known[1:]]
-    improvements = [
-        (
-            a.group.name,
-            b.group.name,
-            probability_of_improvement(a.scores[metric], b.scores[metric]),
-        )
-        for a, b in pairs
-    ]
     unknown = [group for group in groups if not group.num_scores()]
+    pairs = itertools.combinations(known, 2)
+    improvements = [
+        (a.group.name, b.group.name, probability_of_improvement(a.scores[metric], b.scores[metric]))
+        for a, b in pairs
+        if len(known) <= MOST_GROUPS_PAIRWISE or a is known[0]
+    ]
     return Ranking(environments, options, known + unknown, improvements)
 
 
 def _statistics(group: Group, options: Options, curves: Mapping[Path, Curve]) -> GroupStatistics:
-    scores: dict[str, list[Floats]] = {}
-    for metric in options.metrics:
-        by_environment: dict[str, list[float]] = {}
-        for run in group.runs:
-            value = score(run, metric, curves[run.path])
-            if _is_return(metric):
-                value = _normalized(value, options.bounds_of(environment(run)))
-            by_environment.setdefault(environment(run), []).append(value)
-        scores[metric] = [np.array(values) for _, values in sorted(by_environment.items())]
-    rows = [run.last_row() for run in group.runs]
-    seconds: list[Any] = [
-        run.result["wall_time_seconds"] if run.result else row.get("time/elapsed_seconds")
-        for run, row in zip(group.runs, rows, strict=True)
-    ]
-    speeds = [
-        row["env_steps"] / row["time/elapsed_seconds"]
-        for row in rows
-        if is_number(row.get("time/elapsed_seconds")) and row["time/elapsed_seconds"]
-    ]
+    own = [curves[run.path] for run in group.runs]
+    scores = {metric: _scores(group.runs, metric, options, own) for metric in options.metrics}
     steps = [
-        steps_to(curves[run.path].env_steps, curves[run.path].values, threshold_of(run, options))
-        for run in group.runs
+        steps_to(points.env_steps, points.values, threshold_of(run, options))
+        for run, points in zip(group.runs, own, strict=True)
     ]
+    times = [_time(run, run.last_row()) for run in group.runs]
     return GroupStatistics(
         group=group,
-        curves=[curves[run.path] for run in group.runs],
+        curves=own,
         scores=scores,
         estimates={metric: aggregate(tasks) for metric, tasks in scores.items()},
         steps_to_threshold=np.array(steps),
-        wall_time_seconds=_mean([s for s in seconds if is_number(s)]),
-        env_steps_per_second=_mean(speeds),
+        wall_time_seconds=_mean([seconds for seconds, _ in times]),
+        env_steps_per_second=_mean([speed for _, speed in times]),
     )
 
 
+def _scores(
+    runs: Sequence[Run], metric: str, options: Options, curves: Sequence[Curve]
+) -> list[Floats]:
+    """An array [seeds] for each environment of `runs`."""
+    scores: dict[str, list[float]] = {}
+    for run, points in zip(runs, curves, strict=True):
+        low, high = (_is_return(metric) and options.bounds_of(environment(run))) or (0.0, 1.0)
+        value = (score(run, metric, points) - low) / (high - low)
+        scores.setdefault(environment(run), []).append(value)
+    return [np.array(values) for _, values in sorted(scores.items())]
+
+
+def _time(run: Run, row: Row) -> tuple[float, float]:
+    """Wall time in seconds and env steps per second of a run with this last row; NaN if unknown."""
+    elapsed = row.get("time/elapsed_seconds", math.nan)
+    seconds = run.result["wall_time_seconds"] if run.result else elapsed
+    speed = row["env_steps"] / elapsed if is_number(elapsed) and elapsed else math.nan
+    return seconds, speed
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if is_number(value)]
+    return fmean(known) if known else math.nan
+
+
 def threshold_of(run: Run, options: Options) -> float:
-    """The return that counts as reached; NaN where nobody names one."""
+    """The return that solves the run's environment; NaN if none is known."""
     if options.threshold is not None:
         return options.threshold
     import gymnasium
 
     spec = gymnasium.registry.get(environment(run))
     known = None if spec is None else spec.reward_threshold
-    return float("nan") if known is None else known
+    return math.nan if known is None else known
 
 
 def _is_return(metric: str) -> bool:
     return metric in RETURNS or "return" in metric
-
-
-def _normalized(value: float, bounds: tuple[float, float] | None) -> float:
-    low, high = bounds or (0.0, 1.0)
-    return (value - low) / (high - low)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return fmean(values) if values else float("nan")
-
-
-def as_records(comparison: Comparison) -> list[dict[str, Any]]:
-    """A flat record for each environment, group and metric, for files and data frames.
-
-    `interval` says what `_low` and `_high` are: `95 %`, `min-max` of fewer than 5 seeds, or `none`.
-    """
-    return [
-        {
-            "group": statistics.group.name,
-            "environment": ranking.name,
-            "runs": statistics.num_scores(metric),
-            "metric": metric,
-            **{
-                f"{name}{suffix}": number
-                for name, estimate in estimates.items()
-                for suffix, number in zip(("", "_low", "_high"), estimate, strict=True)
-            },
-            "interval": statistics.interval_kind(metric),
-            "reached_threshold": int(np.isfinite(statistics.steps_to_threshold).sum()),
-            "median_env_steps_to_threshold": median_steps(statistics),
-            "wall_time_seconds": statistics.wall_time_seconds,
-            "env_steps_per_second": statistics.env_steps_per_second,
-        }
-        for ranking in comparison.rankings
-        for statistics in ranking.groups
-        for metric, estimates in statistics.estimates.items()
-    ]
-
-
-def median_steps(statistics: GroupStatistics) -> float:
-    """Median env steps to the threshold; infinite where half of the runs never got there.
-
-    NaN where no run has evaluations and a threshold.
-    """
-    if np.isnan(statistics.steps_to_threshold).all():
-        return float("nan")
-    return float(np.nanmedian(statistics.steps_to_threshold))

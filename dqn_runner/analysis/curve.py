@@ -1,4 +1,4 @@
-"""curve.png: how one run learned."""
+"""curve.png: the returns of one run over env steps."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from dqn_runner.runs.metrics_file import EVALUATION
 
 TRAINING_COLOR, EVALUATION_COLOR = "#56b4e9", "#d55e00"
 MEAN_OVER = 100  # episodes
-MOST_STRETCHES = 2000  # of a line, each a fraction of a pixel wide
+MOST_STRETCHES = 2000  # of a curve; each is narrower than a pixel
 
 
 def draw_curve(metrics: Path, target: Path | IO[bytes]) -> None:
     """Draw the returns in a metrics.jsonl, of training episodes and of evaluations, as a PNG.
 
-    Where lines of it hold no row, the picture says which are missing.
+    If lines of the file are damaged, the title of the picture names them.
     """
-    # Drawn on a canvas of its own, not by pyplot: no window system, no global state.
+    # Without pyplot: it needs no window system and has no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,9 +70,9 @@ def draw_curve(metrics: Path, target: Path | IO[bytes]) -> None:
 
 
 def show_live(run: str | os.PathLike[str], seconds: float = 5.0) -> None:
-    """In a notebook's cell, show the curve of a run directory anew every `seconds` until it ends.
+    """In a notebook, show a run's curve and update it every `seconds` until the run ends.
 
-    Raises ModuleNotFoundError outside of IPython.
+    Raises ModuleNotFoundError without IPython.
     """
     from IPython.display import Image, display
 
@@ -90,9 +90,9 @@ def show_live(run: str | os.PathLike[str], seconds: float = 5.0) -> None:
 
 
 def few(values: Floats) -> Integers:
-    """The indices of those of `values` [T] that show in a picture: all where they are few.
+    """The indices of the `values` [T] to draw: all, if there are at most `MOST_STRETCHES`.
 
-    Else the lowest and the highest of each of `MOST_STRETCHES` stretches.
+    Otherwise the lowest and the highest of each of `MOST_STRETCHES` stretches.
     """
     size = -(-len(values) // MOST_STRETCHES)
     starts = range(0, len(values), max(1, size))
@@ -102,8 +102,9 @@ def few(values: Floats) -> Integers:
 
 
 def moving_mean(values: Floats, window: int, at: Integers) -> Floats:
-    """Mean [I] of the last `window` of `values` [T] up to each index `at` [I], of fewer where there
-    are fewer.
+    """The mean [I] of the last `window` of `values` [T] up to and including each index `at` [I].
+
+    Near the beginning it is the mean of as many values as there are.
     """
     sums = np.concatenate([[0.0], values.cumsum()])
     ends = at + 1

@@ -1,6 +1,6 @@
-"""The figures of a comparison, for print and for the colour-blind.
+"""The figures of a comparison, in colors that color-blind readers can tell apart.
 
-Drawn on canvases of their own, not by pyplot: no window system, no global state.
+They are drawn without pyplot, so they need no window system and have no global state.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008; what shares a colour differs in its line.
+# Okabe and Ito 2008. Groups with the same color have different lines.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 LINES = ("-", "--", ":", "-.")
 SHADE: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
 
-# More curves than this cannot be told apart; the best groups are drawn.
+# More curves cannot be told apart, so only the best groups are drawn.
 MOST_GROUPS = 12
-LONGEST_LINE = 70  # of a legend
+LONGEST_LINE = 70  # characters, in a legend
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
-    """Every figure that these runs have something for, by name.
+    """Every figure for which the runs have data, by name.
 
-    Of several environments each has figures of its own: `CartPole-v1/learning_curves`.
+    With several environments each has its own figures: `CartPole-v1/learning_curves`.
     """
     drawn: dict[str, Figure | None] = {}
     for ranking in comparison.rankings:
@@ -84,17 +84,17 @@ def save(drawn: dict[str, Figure], folder: Path) -> list[Path]:
 
 
 def _no_date(suffix: str) -> dict[str, Any]:
-    # The same runs give the same file.
+    # Without a date the same runs give the same file.
     return {"Date": None} if suffix == "svg" else {}
 
 
 def learning_curves(ranking: Ranking) -> Figure | None:
-    """Evaluation return over env steps: mean over seeds with its interval."""
+    """Evaluation return over env steps: mean over seeds, with its interval."""
     return _curves(ranking, np.mean, "mean evaluation return")
 
 
 def sample_efficiency(ranking: Ranking) -> Figure | None:
-    """IQM of the evaluation return over env steps with its interval."""
+    """Evaluation return over env steps: IQM over seeds, with its interval."""
     return _curves(ranking, iqm, "IQM of evaluation return")
 
 
@@ -129,7 +129,7 @@ def _curves(ranking: Ranking, statistic: Callable[..., Any], label: str) -> Figu
 
 
 def aggregates(ranking: Ranking) -> Figure:
-    """IQM, mean and median of the final (or chosen) score, as points with intervals."""
+    """IQM, mean and median of the first metric's scores, as points with intervals."""
     metric = ranking.options.metrics[0]
     shown = _scored(ranking)[:MOST_GROUPS][::-1]
     figure = _figure(10.0, 1.6 + 0.4 * len(shown))
@@ -173,13 +173,13 @@ def profiles(ranking: Ranking) -> Figure:
 
 
 def varied_parameters(ranking: Ranking | Comparison) -> list[str]:
-    """The settings that differ between groups: what a sweep searched."""
+    """The settings that differ between groups."""
     settings = [group.group.settings for group in ranking.groups]
     return list(settings[0]) if len(settings) > 1 else []
 
 
 def parameter_effects(ranking: Ranking, parameters: Sequence[str]) -> Figure:
-    """Each parameter against the score of every run, with the mean at each value."""
+    """The score of every run over each parameter, with the mean at each value."""
     columns = min(3, len(parameters))
     rows = -(-len(parameters) // columns)
     figure = _figure(4.2 * columns, 3.6 * rows)
@@ -204,7 +204,7 @@ def parameter_effects(ranking: Ranking, parameters: Sequence[str]) -> Figure:
 
 
 def parallel_coordinates(ranking: Ranking, parameters: Sequence[str]) -> Figure:
-    """A line a group through its parameters to its IQM, which also colours it."""
+    """A line for each group, through its parameters to its IQM, and colored by its IQM."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -248,9 +248,10 @@ def _scores(group: GroupStatistics, metric: str) -> list[float]:
 
 
 def _axis(values: Sequence[Any]) -> tuple[Callable[[Any], float], list[tuple[float, str]]]:
-    """Where each value stands: numbers by size, or logarithm where they span decades; names evenly.
+    """The position of each value on an axis, and the ticks to label.
 
-    Returns also the ticks to label, none for numbers by size.
+    Numbers are placed by size, or by logarithm if they span a factor of 10; names are spaced
+    evenly. Numbers placed by size need no ticks.
     """
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         if min(values) > 0 and max(values) / min(values) >= 10:
@@ -284,10 +285,10 @@ def _label(group: GroupStatistics, runs: int | None = None) -> str:
 
 
 def _title(ranking: Ranking, kinds: set[Kind]) -> str:
-    """The environment, and what stands beside the numbers."""
-    sayings = {"95 %": "shaded: 95 % interval", "min-max": "thin: lowest and highest seed"}
-    told = "; ".join(saying for kind, saying in sayings.items() if kind in kinds)
-    return f"{ranking.name}\n{told}" if told else ranking.name
+    """The environment, and what the shaded areas or thin lines are."""
+    meanings = {"95 %": "shaded: 95 % interval", "min-max": "thin: lowest and highest seed"}
+    legend = "; ".join(meaning for kind, meaning in meanings.items() if kind in kinds)
+    return f"{ranking.name}\n{legend}" if legend else ranking.name
 
 
 def _legend(figure: Figure, axes: Axes, ranking: Ranking) -> None:

@@ -1,4 +1,4 @@
-"""Grouping runs by what differs between them, and reading off each what is compared."""
+"""Groups runs by what differs between them, and reads what is compared from each run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from dqn_runner.analysis.runs import Floats, Integers, Run
 from dqn_runner.runs.metrics_file import EVALUATION, is_number
 
-# What a run is called and where it reports to says nothing about what it computes.
+# These say nothing about what a run computes.
 _NAMES = ("seed", "tracker")
-# How and where it is computed, and how often it is looked at, is not what is compared.
+# These say how and where a run computes, and how often it is evaluated and saved.
 _ASIDE = ("compile", "torch_threads", "device", "log", "checkpoint", "eval", "resume")
 
 RETURNS = ("final", "best")  # the scores in result.json
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seed alone; `settings` are those that set the group apart."""
+    """Runs that differ only in their seed; `settings` distinguish the group from the others."""
 
     name: str
     settings: dict[str, Any]
@@ -34,16 +34,16 @@ class Curve(NamedTuple):
     values: Floats  # [T]
 
     def at(self, env_steps: Integers) -> Floats:
-        """Values between the points by straight lines; NaN outside of what was logged."""
+        """The values at `env_steps`, by linear interpolation; NaN outside the logged range."""
         inside = (env_steps >= self.env_steps[0]) & (env_steps <= self.env_steps[-1])
         values: Floats = np.interp(env_steps, self.env_steps, self.values)
         return np.where(inside, values, np.nan)
 
 
 def group_runs(runs: Sequence[Run], keys: Sequence[str] | None = None) -> list[Group]:
-    """Group `runs` by every setting in which they differ (`differing_keys`), or by `keys` alone.
+    """Group `runs` by every setting in which they differ (`differing_keys`), or only by `keys`.
 
-    Groups come in the order of their settings. Runs without a readable configuration are left out.
+    Groups are sorted by their settings. Runs without a readable configuration are left out.
     Raises KeyError for a key that no run has.
     """
     runs = [run for run in runs if run.config]
@@ -64,10 +64,10 @@ def group_runs(runs: Sequence[Run], keys: Sequence[str] | None = None) -> list[G
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """The dotted keys that set groups of `runs` apart: all that differ but `differing_aside`.
+    """The dotted keys that make groups of `runs`: all that differ, except `differing_aside`.
 
-    A key that only some runs have, such as `epsilon.tau` beside another schedule, is left out
-    where the other keys tell the runs apart without it.
+    A key that only some runs have, such as `epsilon.tau` of one schedule, is left out if the other
+    keys make the same number of groups without it.
     """
     keys = [key for key in _differing(runs) if _section(key) not in _ASIDE]
     for key in [key for key in keys if any(key not in run.config for run in runs)]:
@@ -78,22 +78,22 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def differing_aside(runs: Sequence[Run]) -> list[str]:
-    """The dotted keys in which `runs` differ and which make no groups unless they are chosen.
+    """The dotted keys in which `runs` differ but which make no groups unless they are chosen.
 
-    A key that some lack, whose version did not know it, differs where the others do.
+    Runs of an older version may lack a key; it differs only if it differs among the others.
     """
     keys = (key for key in _differing(runs) if _section(key) in _ASIDE)
     return [key for key in keys if _differing_in(key, [run for run in runs if key in run.config])]
 
 
 def same_work(run: Run) -> str:
-    """What `run` computes, as text: two runs that agree in it, and so in the seed, are one."""
+    """What `run` computes, as text; equal for two runs that repeat the same work."""
     settings = {k: v for k, v in run.config.items() if _section(k) not in ("tracker", *_ASIDE)}
     return json.dumps(settings, sort_keys=True, default=str)
 
 
 def environment(run: Run) -> str:
-    """The id of the environment that `run` learns in."""
+    """The id of the environment of `run`."""
     return str(run.config.get("env.id"))
 
 
@@ -116,11 +116,11 @@ def _num_groups(runs: Sequence[Run], keys: Sequence[str]) -> int:
 
 def _name(run: Run, keys: Sequence[str]) -> str:
     has = [f"{key}={value_text(run, key)}" for key in keys if key in run.config]
-    return " ".join(has or [f"{key}=–" for key in keys])  # empty where there are no keys
+    return " ".join(has or [f"{key}=–" for key in keys])  # empty without keys
 
 
 def value_text(run: Run, key: str) -> str:
-    """The value of a setting as it stands in a group's name; empty where `run` has none."""
+    """The value of a setting as a group's name shows it; empty if `run` has none."""
     value = run.config.get(key, "")
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
@@ -139,9 +139,9 @@ def curve(run: Run, metric: str = EVALUATION) -> Curve:
 def score(run: Run, metric: str, points: Curve) -> float:
     """One number for `run`: its `final` or `best` return, or the last value of another metric.
 
-    The returns are those of result.json, over fresh episodes. Of a run without one the last of its
-    evaluations `points` stands for `final`, and nothing for `best`, which flatters as long as it
-    is not scored anew. NaN where there is none.
+    The returns are those of result.json, over fresh episodes. Without a result.json, `final` is the
+    last of the run's evaluations `points`, and `best` is missing: the best of many evaluations is
+    too high until it is scored again. NaN if there is no number.
     """
     if metric in RETURNS:
         if run.result is not None:
@@ -154,7 +154,7 @@ def score(run: Run, metric: str, points: Curve) -> float:
 
 
 def common_axis(curves: Sequence[Curve], most: int = 200) -> Integers:
-    """Env steps at which all `curves` can be compared: their own where those agree or are few."""
+    """Env steps at which to compare `curves`: all of theirs, or `most` in equal distances."""
     curves = [points for points in curves if len(points.env_steps)]
     if not curves:
         return np.array([], np.int64)

@@ -1,4 +1,4 @@
-"""Plain sentences on what the numbers of a comparison cannot tell."""
+"""Sentences about what the numbers of a comparison do not show."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dqn_runner.analysis.statistics import ENOUGH_SEEDS
 if TYPE_CHECKING:
     from dqn_runner.analysis.comparison import Options, Ranking
 
-MOST_VALUES = 5  # of a setting in a remark
+MOST_VALUES = 5  # how many values of a setting a remark names
 
 
 def remarks(runs: Sequence[Run], rankings: Sequence[Ranking], options: Options) -> list[str]:
-    """What there is to say of `runs` and of the `rankings` made of them."""
+    """All remarks on `runs` and their `rankings`."""
     readable = [run for run in runs if run.config]
     by_environment = [r for r in rankings if not r.is_across]
     return [
@@ -37,7 +37,7 @@ def remarks(runs: Sequence[Run], rankings: Sequence[Ranking], options: Options) 
 
 
 def _of_settings(runs: Sequence[Run], options: Options) -> list[str]:
-    """What differs between runs that are compared, and made no groups."""
+    """The settings that differ between the runs of an environment, but made no groups."""
     values: dict[str, set[str]] = {}
     for name in {environment(run) for run in runs}:
         members = [run for run in runs if environment(run) == name]
@@ -48,8 +48,8 @@ def _of_settings(runs: Sequence[Run], options: Options) -> list[str]:
                 values.setdefault(key, set()).update(found)
     if not values:
         return []
-    told = ", ".join(f"{key} ({_some(values[key])})" for key in sorted(values))
-    return [f"These differ too, and make no groups unless --group-by names them: {told}."]
+    listed = ", ".join(f"{key} ({_some(values[key])})" for key in sorted(values))
+    return [f"These differ too, and make no groups unless --group-by names them: {listed}."]
 
 
 def _some(values: set[str]) -> str:
@@ -61,13 +61,13 @@ def _of_unfinished(rankings: Sequence[Ranking]) -> list[str]:
     groups = [group for ranking in rankings for group in ranking.groups]
     states = {"running": "still running", "stopped": "stopped before its end"}
     return [
-        f"{run.path}: {saying}; "
+        f"{run.path}: {state}; "
         + (
             "its last evaluation stands for its final score"
             if len(points.values)
             else "no score yet"
         )
-        for status, saying in states.items()
+        for status, state in states.items()
         for group in groups
         for run, points in zip(group.group.runs, group.curves, strict=True)
         if run.status == status
@@ -82,14 +82,14 @@ def _of_seeds(rankings: Sequence[Ranking]) -> list[str]:
         for group in ranking.groups
         if not group.num_scores()
     ]
-    told = [f"Without scores, and not ranked: {', '.join(without)}."] if without else []
+    sentences = [f"Without scores, and not ranked: {', '.join(without)}."] if without else []
     fewest = min(filter(None, counts), default=ENOUGH_SEEDS)
     if fewest < ENOUGH_SEEDS:
-        told.append(
+        sentences.append(
             f"{_only(fewest, len(counts))}: too few to tell. DQN differs so much between seeds "
             "that ten or more are needed before a difference can be believed."
         )
-    return told
+    return sentences
 
 
 def _only(fewest: int, num_groups: int) -> str:
@@ -114,12 +114,12 @@ def _of_environments(rankings: Sequence[Ranking], options: Options) -> list[str]
     scaled = [name for name in names if options.bounds_of(name)]
     if len(names) > 1 and not scaled:
         return ["Environments are compared together only when normalized (--normalize)."]
-    told = []
+    sentences = []
     if scaled and len(scaled) < len(names):
         unscaled = (name for name in names if name not in scaled)
-        told.append(f"Not normalized, for no bounds are given: {', '.join(unscaled)}.")
+        sentences.append(f"Not normalized, for no bounds are given: {', '.join(unscaled)}.")
     if len(scaled) > 1 and not any(r.is_across for r in rankings):
-        told.append(
+        sentences.append(
             f"No group has scores in each of {', '.join(scaled)}, to compare them together."
         )
-    return told
+    return sentences

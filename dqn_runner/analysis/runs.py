@@ -1,4 +1,4 @@
-"""Reading run directories, whatever their state: finished, running, stopped or half-written."""
+"""Reads run directories in any state: finished, running, stopped or incomplete."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Status = Literal["finished", "running", "stopped", "unreadable"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-TAILS = (2**12, 2**16)  # bytes, of which a row takes some hundred
-MOST_NAMED = 3  # in a line
-DEEPEST = 4  # below outputs/ a run of a sweep lies at the third level
+TAILS = (2**12, 2**16)  # bytes; a row takes a few hundred
+MOST_NAMED = 3  # runs in an error line
+DEEPEST = 4  # levels; a run of a sweep is at the third level below outputs/
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run as its directory tells it.
+    """One run, as read from its directory.
 
-    `status` is `finished` where there is a result.json, `running` while a process holds the
-    directory, `stopped` for a run that was interrupted or failed, and `unreadable` where nothing
-    can be learned from it; `problem` then says why. `config` has dotted keys. `damage` says of
-    what was read of metrics.jsonl which lines hold no row.
+    `status` is `finished` if there is a result.json, `running` while a process has locked the
+    directory, `stopped` if the run was interrupted or failed, and `unreadable` if it cannot be
+    read; then `problem` says why. `config` has dotted keys. `damage` names the damaged lines of
+    metrics.jsonl, as far as it was read.
     """
 
     path: Path
@@ -52,21 +52,21 @@ class Run:
         return steps.astype(np.int64), values
 
     def last_row(self) -> Row:
-        """The last row with a time that was logged; empty where there is none."""
+        """The last row that has a time; empty if there is none."""
         metrics = RunDirectory(self.path).metrics
         rows = (row for tail in TAILS for row in reversed(read_metrics(metrics, tail)))
         return next((row for row in rows if "time/elapsed_seconds" in row), {})
 
 
 def read_columns(metrics: Path, *names: str) -> tuple[Floats, str]:
-    """Env steps and the values of `names`, [1 + names, T], of the rows that have all of them.
+    """The env steps and the values of `names`, [1 + names, T], from the rows that have all of them.
 
-    Also which lines hold no row, and are left out; empty where there are none.
+    Also returns a text that names the damaged lines, which are left out; empty if there are none.
     """
     numbers, reader = array("d"), MetricsReader(metrics, names[0])
     pick = itemgetter("env_steps", *names)
     for row in reader.new_rows():
-        try:  # a million times: contextlib.suppress would be slow
+        try:  # contextlib.suppress would be slow for a million rows
             numbers.fromlist(list(pick(row)))
         except (KeyError, OverflowError):
             continue
@@ -76,10 +76,10 @@ def read_columns(metrics: Path, *names: str) -> tuple[Floats, str]:
 
 
 def load_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Run]:
-    """Every run found in `directories` and below them, in the order of their paths.
+    """Every run in `directories` and below them, sorted by path.
 
-    Nothing is written and nothing in the directories is executed. Raises FileNotFoundError for a
-    directory that is not there.
+    Nothing is written, and nothing in the directories is executed. Raises FileNotFoundError for a
+    directory that does not exist.
     """
     return [load_run(path) for path in find_runs(directories)]
 
@@ -87,9 +87,9 @@ def load_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Run]:
 def find_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The run directories in `directories` and below them, sorted; reads none of their files.
 
-    Raises FileNotFoundError for a directory that is not there.
+    Raises FileNotFoundError for a directory that does not exist.
     """
-    paths: dict[Path, Path] = {}  # no run twice, whatever it is called
+    paths: dict[Path, Path] = {}  # by real path, so that no run is there twice
     for directory in directories:
         if not Path(directory).is_dir():
             raise FileNotFoundError(2, "no such directory", str(directory))
@@ -109,7 +109,7 @@ def _find(directory: Path, deepest: float = math.inf) -> Iterator[Path]:
 
 
 def no_run(directory: Path) -> str:
-    """What to say of a directory that is asked for as a run and is none."""
+    """The error text for a directory that should be a run and is not."""
     configs = [RunDirectory(path).config for path in _find(directory, deepest=DEEPEST)]
     began = {config.parent: config.stat().st_mtime for config in configs if config.is_file()}
     newest = sorted(began, key=began.__getitem__, reverse=True)[:MOST_NAMED]
@@ -119,7 +119,7 @@ def no_run(directory: Path) -> str:
 
 
 def load_run(path: Path) -> Run:
-    """The run in the directory `path`, as it is now."""
+    """The run in the directory `path`, in its present state."""
     run_dir = RunDirectory(path)
     if not run_dir.config.is_file() and run_dir.is_locked():
         return Run(path, "running", {}, None, "it is being built")

@@ -1,8 +1,8 @@
-"""Statistics over seeds: aggregates, comparisons of two groups, and what is known of them.
+"""Statistics over seeds: aggregates, comparisons of two groups, and their intervals.
 
-Scores of a group are given task by task, as a list of arrays [seeds]: one array for each
-environment, or arrays [T, seeds] for T points of a curve. How often the intervals hold the truth
-is in docs/statistics.md.
+The scores of a group are a list with one array for each task, that is for each environment:
+[seeds], or [T, seeds] for T points of a curve. docs/statistics.md says how often the intervals
+contain the true value.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dqn_runner.analysis.runs import Floats, Integers
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 BATCH = 250  # resamples in memory at a time
-ENOUGH_SEEDS = 5  # fewer give no interval that holds the truth about as often as it says
+ENOUGH_SEEDS = 5  # with fewer, intervals contain the true value less often than they claim
 
 Kind = Literal["95 %", "min-max", "none"]
 
 
 class Estimate(NamedTuple):
-    """A number and its 95 % interval, or of fewer than 5 seeds the lowest and the highest one.
+    """A number and its 95 % interval, or with fewer than 5 seeds the lowest and the highest seed.
 
-    Without either (NaN) where there is a single seed.
+    With a single seed `low` and `high` are NaN.
     """
 
     value: float
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
 
 def iqm(scores: Floats, axis: int = -1) -> Floats:
     """Interquartile mean: the mean of the middle half of `scores`."""
-    from scipy import stats  # takes a second, which a training need not wait for
+    from scipy import stats  # imported late: it takes a second
 
     result: Floats = stats.trim_mean(scores, 0.25, axis=axis)
     return result
@@ -45,12 +45,12 @@ AGGREGATES: dict[str, Callable[..., Floats]] = {"IQM": iqm, "mean": np.mean, "me
 
 
 def kind_of(seeds: int) -> Kind:
-    """What stands beside an aggregate of so many seeds."""
+    """Which interval an aggregate of this number of seeds has."""
     return "none" if seeds < 2 else "min-max" if seeds < ENOUGH_SEEDS else "95 %"
 
 
 def interval_kind(scores: Sequence[Floats]) -> Kind:
-    """What stands beside the aggregates of `scores`; the task with the fewest seeds decides."""
+    """Which interval the aggregates of `scores` have; the task with the fewest seeds decides."""
     return kind_of(min((len(task) for task in with_scores(scores)), default=0))
 
 
@@ -68,7 +68,7 @@ def aggregate(scores: Sequence[Floats]) -> dict[str, Estimate]:
 def band(values: Floats, statistic: Callable[..., Floats] = iqm) -> tuple[Floats, Floats, Floats]:
     """`statistic` over the seeds of curves [seeds, T], with its interval at each point: three [T].
 
-    NaN where a curve has no value.
+    NaN at points where a curve has no value.
     """
     whole = np.isfinite(values).all(axis=0)
     numbers = np.full((3, values.shape[1]), np.nan)
@@ -80,9 +80,10 @@ def band(values: Floats, statistic: Callable[..., Floats] = iqm) -> tuple[Floats
 def probability_of_improvement(x: Sequence[Floats], y: Sequence[Floats]) -> Estimate:
     """How likely a run of `x` scores above one of `y` (ties count half), averaged over tasks.
 
-    Tasks in which either has no score are left out; NaN where none is left. No interval where
-    either has fewer than 5 seeds. The intervals of tasks are put together as those of independent
-    means are (Zou and Donner 2008, "Construction of confidence limits about effect measures").
+    Tasks in which `x` or `y` has no score are left out; NaN if none is left. There is no interval
+    if `x` or `y` has fewer than 5 seeds. The intervals of several tasks are combined like those of
+    independent means (Zou and Donner 2008, "Construction of confidence limits about effect
+    measures").
     """
     pairs = [(_finite(a), _finite(b)) for a, b in zip(x, y, strict=True)]
     pairs = [(a, b) for a, b in pairs if len(a) and len(b)]
@@ -101,16 +102,16 @@ def probability_of_improvement(x: Sequence[Floats], y: Sequence[Floats]) -> Esti
 
 
 def _above(a: Floats, b: Floats) -> float:
-    """Mann and Whitney's U as a share of all pairs."""
+    """The U statistic of Mann and Whitney (1947), as a share of all pairs."""
     difference = a[:, None] - b[None, :]
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
 def _share_interval(share: float, m: int, n: int) -> tuple[float, float]:
-    """The interval of Mann and Whitney's share of groups of m and n runs, wide at 0 and 1 too.
+    """The interval of `_above` for groups of m and n runs; it has a width at 0 and 1 too.
 
     Newcombe 2006, "Confidence intervals for an effect size measure based on the Mann-Whitney
-    statistic, part 2", method 5: every θ that the share does not contradict.
+    statistic, part 2", method 5: every θ that is compatible with `share`.
     """
     theta = np.linspace(0.0, 1.0, 10_001)
     spread = 1 + ((m + n) / 2 - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
@@ -122,8 +123,7 @@ def _share_interval(share: float, m: int, n: int) -> tuple[float, float]:
 def performance_profile(scores: Sequence[Floats], levels: Floats) -> tuple[Floats, Floats, Floats]:
     """The share of runs that score above each of `levels` [L], with its interval: three [L].
 
-    Wilson's interval for a share (1927), which has a width at 0 and 1 too; NaN for fewer than 5
-    seeds.
+    Wilson's interval (1927), which has a width at 0 and 1 too; NaN with fewer than 5 seeds.
     """
     runs = np.concatenate([*with_scores(scores), np.empty(0)])
     nothing = np.full(levels.shape, np.nan)
@@ -139,7 +139,7 @@ def performance_profile(scores: Sequence[Floats], levels: Floats) -> tuple[Float
 
 
 def steps_to(env_steps: Integers, values: Floats, threshold: float) -> float:
-    """The env step of the first value at or above `threshold`; infinite where none is.
+    """The env step of the first value at or above `threshold`; infinite if none is.
 
     NaN without a threshold, or without values.
     """
@@ -150,7 +150,7 @@ def steps_to(env_steps: Integers, values: Floats, threshold: float) -> float:
 
 
 def with_scores(scores: Sequence[Floats]) -> list[Floats]:
-    """The tasks that have scores, without what is no number in them."""
+    """The tasks that have scores, with only the finite ones."""
     return [task for task in map(_finite, scores) if len(task)]
 
 
@@ -163,7 +163,7 @@ def _with_interval(
 ) -> tuple[Floats, Floats, Floats]:
     """`statistic` of all seeds of `tasks` [..., seeds], with its interval: three [...].
 
-    No interval goes beyond the lowest and the highest seed: what it would say there, nobody saw.
+    No interval goes beyond the lowest and the highest seed, because no score was seen there.
     """
     together = np.concatenate(tasks, axis=-1)
     value = statistic(together, axis=-1)
@@ -181,8 +181,8 @@ def _with_interval(
 def _mean_interval(tasks: Sequence[Floats]) -> tuple[Floats, Floats]:
     """The interval of the mean over `tasks` [..., seeds]: Student's t, corrected for skewness.
 
-    Hall 1992, "On the removal of skewness by transformation". Variances and third moments of the
-    tasks add up, and Welch and Satterthwaite's degrees of freedom go with them.
+    Hall 1992, "On the removal of skewness by transformation". The variances and third moments of
+    the tasks are summed; the degrees of freedom are Welch and Satterthwaite's.
     """
     from scipy import stats
 
@@ -195,7 +195,7 @@ def _mean_interval(tasks: Sequence[Floats]) -> tuple[Floats, Floats]:
     quantile = stats.t.isf((1 - CONFIDENCE) / 2, _ratio(variance**2, np.sum(shares, axis=0)))
 
     def untransformed(t: Floats) -> Floats:
-        # The cube root of Hall's equation to its second order: it leaps where skewness is large.
+        # To second order: the exact cube root in Hall's equation jumps if the skewness is large.
         t = t - skewness / 6
         return t - skewness * t**2 / 3 + 5 * skewness**2 * t**3 / 27
 
@@ -205,16 +205,17 @@ def _mean_interval(tasks: Sequence[Floats]) -> tuple[Floats, Floats]:
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    """`above / below`, and 1 where all scores are equal and both are 0."""
+    """`above / below`; 1 if both are 0, as they are if all scores are equal."""
     return np.divide(above, below, out=np.ones_like(below), where=below > 0)
 
 
 def _bootstrap(tasks: Sequence[Floats], statistic: Callable[..., Floats]) -> tuple[Floats, Floats]:
     """The interval of `statistic` over `tasks` [..., seeds]: two quantiles of its resamples.
 
-    Runs are drawn anew within each task. The quantiles stand further out than a 95 % interval's,
-    by what Student's t and the n of its variance add to it, which resampling lacks (Hesterberg
-    2015, "What teachers should know about the bootstrap", section 5.3).
+    Runs are resampled within each task. Resampling alone gives intervals that are too narrow, so
+    the quantiles lie further out than those of 95 %: as much as Student's t and the variance with
+    n - 1 would widen the interval (Hesterberg 2015, "What teachers should know about the
+    bootstrap", section 5.3).
     """
     from scipy import stats
 

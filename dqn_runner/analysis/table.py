@@ -15,13 +15,7 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dqn_runner.analysis.comparison import (
-    Comparison,
-    GroupStatistics,
-    Ranking,
-    as_records,
-    median_steps,
-)
+from dqn_runner.analysis.comparison import Comparison, GroupStatistics, Ranking
 from dqn_runner.analysis.groups import RETURNS
 from dqn_runner.analysis.runs import load_runs
 from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, Estimate, Kind
@@ -56,6 +50,34 @@ def as_text(comparison: Comparison, style: str) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def as_records(comparison: Comparison) -> list[dict[str, Any]]:
+    """A flat record for each environment, group and metric, for files and data frames.
+
+    `interval` says what `_low` and `_high` are: `95 %`, `min-max` (fewer than 5 seeds), or `none`.
+    """
+    return [
+        {
+            "group": statistics.group.name,
+            "environment": ranking.name,
+            "runs": statistics.num_scores(metric),
+            "metric": metric,
+            **{
+                f"{name}{suffix}": number
+                for name, estimate in estimates.items()
+                for suffix, number in zip(("", "_low", "_high"), estimate, strict=True)
+            },
+            "interval": statistics.interval_kind(metric),
+            "reached_threshold": int(np.isfinite(statistics.steps_to_threshold).sum()),
+            "median_env_steps_to_threshold": statistics.median_steps(),
+            "wall_time_seconds": statistics.wall_time_seconds,
+            "env_steps_per_second": statistics.env_steps_per_second,
+        }
+        for ranking in comparison.rankings
+        for statistics in ranking.groups
+        for metric, estimates in statistics.estimates.items()
+    ]
+
+
 def improvement_records(comparison: Comparison) -> list[dict[str, Any]]:
     """A flat record for each pair of groups that is compared."""
     return [
@@ -72,7 +94,7 @@ def improvement_records(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _without_nan(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    # JSON has no word for them.
+    # JSON has neither NaN nor infinity.
     return [
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         for record in records
@@ -80,7 +102,7 @@ def _without_nan(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def renderable(comparison: Comparison, style: box.Box | None = box.SIMPLE_HEAD) -> Group:
-    """The comparison for a rich console: tables of each environment, and remarks on all."""
+    """The comparison for a rich console: the tables of each environment, then all remarks."""
     parts: list[Any] = []
     for ranking in comparison.rankings:
         if len(comparison.rankings) > 1:
@@ -106,24 +128,24 @@ def heading(ranking: Ranking, style: box.Box | None) -> str:
 
 
 def legend(comparison: Comparison) -> list[str]:
-    """What stands beside the numbers, in a line."""
+    """A line that says what the intervals beside the numbers are; empty without intervals."""
     kinds = {
         group.interval_kind(metric)
         for ranking in comparison.rankings
         for group in ranking.groups
         for metric in group.estimates
     }
-    sayings = {
+    meanings = {
         "95 %": "In brackets: 95 % interval.",
         "min-max": f"In parentheses: lowest and highest seed; fewer than {ENOUGH_SEEDS} give no "
         "interval.",
     }
-    line = " ".join(saying for kind, saying in sayings.items() if kind in kinds)
+    line = " ".join(meaning for kind, meaning in meanings.items() if kind in kinds)
     return [line] if line else []
 
 
 def scores_table(ranking: Ranking, style: box.Box | None) -> Table:
-    """IQM, mean and median of each metric with their intervals."""
+    """IQM, mean and median of each metric, with their intervals."""
     amount = "runs" if ranking.is_across else "seeds"
     table = _table(style, _names("group", ranking), amount, "return", *AGGREGATES)
     for group in ranking.groups:
@@ -139,7 +161,7 @@ def scores_table(ranking: Ranking, style: box.Box | None) -> Table:
 
 
 def cost_table(ranking: Ranking, style: box.Box | None) -> Table:
-    """How much experience and time each group took."""
+    """How many env steps and how much time each group needed."""
     reached = "median env steps to the threshold (seeds that reached it)"
     table = _table(style, _names("group", ranking), reached, "wall time", "env steps/s")
     for group in ranking.groups:
@@ -153,7 +175,7 @@ def cost_table(ranking: Ranking, style: box.Box | None) -> Table:
 
 
 def improvements_table(ranking: Ranking, style: box.Box | None) -> Table:
-    """How likely a run of one group beats one of another."""
+    """How likely a run of one group scores above a run of another."""
     metric = ranking.options.metrics[0]
     title = f"probability that a run of the first has the higher {ranking.score_name(metric)}"
     groups = _names("of this group", ranking), _names("over this one", ranking)
@@ -164,18 +186,18 @@ def improvements_table(ranking: Ranking, style: box.Box | None) -> Table:
 
 
 def _table(style: box.Box | None, *columns: Column | str) -> Table:
-    on_screen = style is box.SIMPLE_HEAD  # where 80 columns hold little
+    on_screen = style is box.SIMPLE_HEAD  # which may have only 80 columns
     return Table(*columns, box=style, collapse_padding=on_screen, pad_edge=not on_screen)
 
 
 def _names(header: str, ranking: Ranking) -> Column:
-    """A column of groups' names, which are wrapped where they are long, and never cut."""
+    """A column of group names; long ones are wrapped, never cut."""
     longest = max(len(group.group.name) for group in ranking.groups)
     return Column(header, overflow="fold", min_width=min(longest, NARROWEST_NAME))
 
 
 def with_interval(estimate: Estimate, kind: Kind, style: str) -> str:
-    """`value [low, high]`, of few seeds `value (lowest to highest)`, of one the value alone."""
+    """`value [low, high]`, for few seeds `value (lowest to highest)`, for one seed `value`."""
     value, low, high = (f"{number:{style}}" for number in estimate)
     if math.isnan(estimate.value):
         return "–"
@@ -185,12 +207,12 @@ def with_interval(estimate: Estimate, kind: Kind, style: str) -> str:
 
 
 def steps_text(group: GroupStatistics) -> str:
-    """The median env steps to the threshold, and how many seeds got there."""
+    """The median env steps to the threshold, and how many seeds reached it."""
     steps = group.steps_to_threshold
     tried = int((~np.isnan(steps)).sum())  # those with evaluations and a threshold
     if tried == 0:
         return "–"
-    median = median_steps(group)
+    median = group.median_steps()
     amount = f"{median:,.0f}" if math.isfinite(median) else "never"
     return f"{amount} ({int(np.isfinite(steps).sum())} of {tried})"
 
@@ -200,7 +222,7 @@ def _number(value: float) -> str:
 
 
 def print_results(sweep: Path) -> None:
-    """Print a row for each run of a sweep, finished or not."""
+    """Print a table row for each run of a sweep, finished or not."""
     table = Table("run", "final return", "best return", "env steps", "time", box=None)
     for run in load_runs([sweep]):
         name = escape(run.path.name)
@@ -214,5 +236,5 @@ def print_results(sweep: Path) -> None:
         table.add_row(name, *scores, f"{run.result['env_steps']:,}", f"{seconds:.0f} s")
     if table.row_count:
         console = Console()
-        # rich cuts a table to 80 columns where it cannot ask a terminal.
+        # Without a terminal rich would cut the table to 80 columns.
         console.print(table, width=None if console.is_terminal else 200)

@@ -1,0 +1,1 @@
+"""SwanLab's local dashboard, made from run directories."""

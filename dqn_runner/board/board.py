@@ -1,9 +1,9 @@
-"""What SwanLab's dashboard reads, made from our run directories and kept up to date.
+"""Makes the files of SwanLab's dashboard from our run directories, and keeps them up to date.
 
-swanboard reads an SQLite file, and of each run a config.yaml and its metrics' points. Two of its
-habits shape what is written here: the table looks for a metric's points under the metric's
-position (`sort`) in its run, while the charts go by its `folder`, so that both must be the same
-number; and of a metric's files it takes the last one by name for the newest.
+swanboard reads an SQLite file, and for each run a config.yaml and the points of its metrics. Its
+table finds a metric's points by the metric's position (`sort`) in the run, and its charts find them
+by `folder`, so both must be the same number. It takes the last of a metric's files, sorted by
+name, as the newest.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Signature = tuple[int, int, bool]
 
 
 class Board:
-    """The dashboard's copy, in `store`, of every run below `directory`; never writes to a run.
+    """The dashboard's copy, in `store`, of every run below `directory`; the runs are only read.
 
-    `left_out` tells why a directory that looks like a run is not shown.
+    `left_out` says why a directory that looks like a run is not shown.
     """
 
     def __init__(self, directory: Path, store: Path) -> None:
@@ -50,11 +50,11 @@ class Board:
 
     @property
     def damage(self) -> list[str]:
-        """Which lines of the runs that are shown hold no row, and are left out."""
+        """The damaged lines of the runs that are shown, which are left out."""
         return [copy.damage for copy in self._copies.values() if copy.damage]
 
     def update(self) -> None:
-        """Add the runs, the points and the results that are new since the last call."""
+        """Add the runs, points and results that are new since the last call."""
         for run in sorted(self._new_runs(), key=_started):
             self._copies[run.path] = RunCopy(run, self._name(run.path), self._store, self._tables)
         for copy in self._copies.values():
@@ -62,14 +62,14 @@ class Board:
         self._tables.write()
 
     def _name(self, path: Path) -> str:
-        """The path from its end, for the page cuts long names there: `seed=0 in sweeps/mine`."""
+        """`seed=0 in sweeps/mine`: the folder is last, because the page cuts off the end."""
         folder = path.relative_to(self._directory).parent.as_posix()
         return path.resolve().name + (f" in {folder}" if folder != "." else "")
 
     def _new_runs(self) -> Iterator[Run]:
         try:
             paths = find_runs([self._directory])
-        except FileNotFoundError:  # removed while we look; what was read of it stays
+        except FileNotFoundError:  # removed; the copies stay
             return
         for path in paths:
             if path in self._copies:
@@ -83,7 +83,7 @@ class Board:
 
 
 class RunCopy:
-    """One run, followed: what was copied of it, and where the copy lies."""
+    """The copy of one run in the store, which `update` brings up to date."""
 
     def __init__(self, run: Run, name: str, store: Path, tables: BoardTables) -> None:
         self._run, self._tables = run, tables
@@ -99,12 +99,12 @@ class RunCopy:
 
     @property
     def damage(self) -> str:
-        """Which lines of the run hold no row; empty where all do."""
+        """The damaged lines of the run; empty if there are none."""
         return self._reader.problem
 
     def update(self) -> None:
         """Copy what changed in the run directory since the last call."""
-        # The state before the rows: a run that has finished writes no more of them.
+        # Read the state before the rows: after it says finished, no rows are added.
         signature = _signature(self._run.path)
         self._copy_rows()
         if signature != self._signature:
@@ -113,7 +113,7 @@ class RunCopy:
 
     def _copy_state(self) -> None:
         run = load_run(self._run.path)
-        if run.status == "unreadable":  # its directory is gone or going
+        if run.status == "unreadable":  # its directory is gone
             run = replace(self._run, status="stopped")
         self._run = run
         columns = {key: {"value": value} for key, value in _columns(run).items()}
@@ -146,11 +146,13 @@ class RunCopy:
                 continue
             position = len(self._metrics)
             self._metrics[name] = Metric(self._folder / "logs" / str(position))
-            self._metrics[name].append(new)  # before the tables: a listed metric has points
+            self._metrics[name].append(
+                new
+            )  # before it is listed in the tables: swanboard expects points
             self._tables.add_metric(self._id, name, position)
 
     def _forget(self) -> None:
-        """Begin again, for a resumed run drops the rows after its checkpoint."""
+        """Start again, because a resumed run has removed the rows after its checkpoint."""
         self._reader, self._elapsed = MetricsReader(RunDirectory(self._run.path).metrics), 0.0
         for metric in self._metrics.values():
             metric.clear()
@@ -158,7 +160,11 @@ class RunCopy:
     def _time(self, elapsed: float) -> str:
         try:
             when = datetime.fromtimestamp(self._started + elapsed, UTC)
-        except (ValueError, OverflowError, OSError):  # of no year that there is
+        except (
+            ValueError,
+            OverflowError,
+            OSError,
+        ):  # a damaged elapsed time gives an impossible year
             when = datetime.fromtimestamp(self._started, UTC)
         return when.isoformat()
 
@@ -179,7 +185,7 @@ class Metric:
         ]
         while lines:
             room = POINTS_IN_A_FILE - self._num % POINTS_IN_A_FILE
-            # Zeros in front: by name, 10 comes before 9.
+            # With leading zeros, because 10 sorts before 9.
             path = self._folder / f"{self._num // POINTS_IN_A_FILE:08}.log"
             with path.open("a", encoding="utf-8") as file:
                 file.write("".join(lines[:room]))
@@ -187,7 +193,7 @@ class Metric:
             lines = lines[room:]
 
     def clear(self) -> None:
-        """Drop all points. One empty file stays, for swanboard expects one."""
+        """Remove all points. One empty file stays, because swanboard expects one."""
         first, *others = sorted(self._folder.glob("*.log"))
         first.write_bytes(b"")
         for path in others:
@@ -196,10 +202,10 @@ class Metric:
 
 
 def _columns(run: Run) -> dict[str, str | None]:
-    """The table's columns: what came out, then the settings.
+    """The table's columns: the results, then the settings.
 
-    As text, for the page takes 0 and false for missing. None of them may be called `name`,
-    `status`, `create` or `duration`, which are the page's own.
+    They are text, because the page shows 0 and false as missing. None may be called `name`,
+    `status`, `create` or `duration`, which the page uses itself.
     """
     shown: dict[str, str | None] = {}
     for key in ("final", "best"):
@@ -218,7 +224,7 @@ def _started(run: Run) -> float:
 
 
 def _signature(path: Path) -> Signature:
-    """What differs when a run's state or settings do; cheap, for it is asked every few seconds."""
+    """Changes when a run's state or settings change; cheap enough for every few seconds."""
     run_dir = RunDirectory(path)
     result = _modified(run_dir.result)
     return _modified(run_dir.config), result, not result and run_dir.is_locked()

@@ -14,7 +14,7 @@ from dqn_runner.analysis.runs import Status
 SWANBOARD_VERSION = "0.1.10b2"
 
 SECTIONS = ("eval", "rollout", "train", "time")
-PROJECT = 1  # swanboard knows this one only
+PROJECT = 1  # the only one that swanboard shows
 
 
 class BoardTables:
@@ -36,7 +36,7 @@ class BoardTables:
         self._runs, self._metrics, self._charts = Experiment, Tag, Chart
         self._sections, self._places, self._lines = Namespace, Display, Source
         now = datetime.now(UTC).isoformat()
-        # `charts`: that the charts of all runs together exist, and swanboard need not make them.
+        # `charts=1` says that the charts over all runs exist, so swanboard does not make them.
         Project.insert(
             id=PROJECT,
             name=project,
@@ -59,7 +59,7 @@ class BoardTables:
         return f"run-{run}"
 
     def add_run(self, name: str, description: str | None, color: str, started: str) -> int:
-        """Add a run; returns its number. `name` must differ from those of all others."""
+        """Add a run, and return its number. Each run needs a different `name`."""
         run = next(self._ids[self._runs])
         self._new_runs[run] = {
             "id": run,
@@ -78,7 +78,7 @@ class BoardTables:
         return run
 
     def set_status(self, run: int, status: Status, finished: str | None) -> None:
-        """Say how a run is, and when it ended."""
+        """Set the status of a run and the time when it ended."""
         numbers = {"finished": self._runs.FINISHED_STATUS, "running": self._runs.RUNNING_STATUS}
         self._statuses[run] = {
             "status": numbers.get(status, self._runs.STOPPED_STATUS),
@@ -87,7 +87,7 @@ class BoardTables:
         }
 
     def add_metric(self, run: int, name: str, position: int) -> None:
-        """Add the metric at `position` in a run, a chart of it, and its line in that of all."""
+        """Add the metric at `position` in a run, its chart, and its line in the shared chart."""
         metric = self._add(
             self._metrics,
             experiment_id=run,
@@ -102,7 +102,7 @@ class BoardTables:
             self._add(self._lines, tag_id=metric, chart_id=chart, sort=run)
 
     def write(self) -> None:
-        """Write what was added since the last call, all or nothing."""
+        """Write what was added since the last call, in one transaction."""
         with self._database.atomic():
             for row in self._new_runs.values():
                 self._runs.insert(row).execute()
@@ -122,7 +122,7 @@ class BoardTables:
         self._statuses.clear()
 
     def _insert(self, table: Any, rows: list[dict[str, Any]]) -> None:
-        """What `insert_many` does, which takes most of the time where there are many runs."""
+        """Like `insert_many`, but fast enough for many runs."""
         if not rows:
             return
         now = datetime.now(UTC).isoformat()
@@ -134,7 +134,7 @@ class BoardTables:
         self._database.cursor().executemany(sql, full)
 
     def _add_chart(self, run: int | None, name: str) -> int:
-        """The chart of one run's metric, or where `run` is None of all runs' together."""
+        """Add the chart of a metric in one run, or in all runs if `run` is None."""
         project = PROJECT if run is None else None
         chart = self._add(
             self._charts, experiment_id=run, project_id=project, name=name, type="line"

@@ -1,4 +1,4 @@
-"""metrics.jsonl: the record of a run, one JSON object a line, appended as the run goes on."""
+"""metrics.jsonl: the record of a run, with one JSON object on each line."""
 
 from __future__ import annotations
 
@@ -21,40 +21,42 @@ logger = logging.getLogger(__name__)
 
 EVALUATION = "eval/episode_return_mean"
 LARGEST_NUMBER = 2**53
-LONGEST_LINE = 2**20  # bytes, of which a row takes some hundred
-CHUNK = 2**18  # bytes that are read at a time
+LONGEST_LINE = 2**20  # bytes; a row takes a few hundred
+CHUNK = 2**18  # bytes to read at a time
 
-# Lines that look like rows: names in quotes with something behind each, between braces, and no byte
-# that a row does not have. They can be parsed together, which is twice as fast, and those that lack
-# a name need no parsing: nothing but another letter hides it here, and that hides it anyway.
+# Lines that look like rows: braces around quoted names, each with a value, and only bytes that a
+# row can have. Such lines can be parsed together, which is twice as fast. And those that lack a
+# name need no parsing: without escapes, only a changed letter could hide the name, and parsing
+# would not find it either.
 _PRINTED = rb"[ !#-[\]-z|~]*+"  # without quotes, braces and backslashes
 _ROWS = re.compile(rb'(?:\{(?:"%b": %b)*+\}\n)*+' % (_PRINTED, _PRINTED))
 _BEGINNING_OF_A_ROW = re.compile(rb"(\{[^{}]*)?")
 
 
 class MetricsFile:
-    """Appends rows; each is with the system in full as soon as it is logged."""
+    """Appends rows; each is passed to the operating system as soon as it is logged."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def log(self, row: Row) -> None:
-        """Append `row` without those of its values that are not finite."""
+        """Append `row`, without values that are not finite."""
         finite = {name: value for name, value in row.items() if math.isfinite(value)}
         self._file.write(json.dumps(finite) + "\n")
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
 class MetricsReader:
-    """Reads the rows of a metrics.jsonl one by one, and later on those that are new.
+    """Reads the rows of a metrics.jsonl, and later those that were added.
 
-    It holds about `CHUNK` bytes at a time, however large the file is. With `mention`, only rows
-    with this in a name are asked for; others may be left out.
+    It holds about `CHUNK` bytes at a time, whatever the size of the file. With `mention`, rows may
+    be left out if no name in them contains it.
 
-    `offset` is where it stands, in bytes. What may be the beginning of a row is left at the file's
-    end until the rest is written.
+    `offset` is its position in bytes. If the last line may be an incomplete row, it is not read
+    until the rest is written.
     """
 
     def __init__(self, path: Path, mention: str = "", offset: int = 0) -> None:
@@ -65,20 +67,20 @@ class MetricsReader:
 
     @property
     def problem(self) -> str:
-        """Names the first line that is damaged and says why; empty where none is."""
+        """The first damaged line and what is wrong with it; empty if none is damaged."""
         line = f"line {self.damaged_line} is damaged ({self._why})"
         further = f", and {self._num_further} more" if self._num_further else ""
         return self._why and f"{self._path}: {line if self.damaged_line else self._why}{further}"
 
     def note(self, line: int, why: str) -> None:
-        """Have `problem` tell of the line with this number."""
+        """Remember that the line with this number is damaged, and why."""
         if self._why:
             self._num_further += 1
         else:
             self._why, self.damaged_line = why, line
 
     def new_rows(self) -> Iterator[Row]:
-        """The rows since the last call; none where there is no file."""
+        """The rows since the last call; none if there is no file."""
         try:
             for chunk in self._new_chunks():
                 rows = _rows(chunk, self._mention)
@@ -89,17 +91,17 @@ class MetricsReader:
             self._why = self._why or str(error.strerror)
 
     def is_rewritten(self) -> bool:
-        """Whether what was read is not there any more, for a resumed run has cut it off."""
+        """Whether a resumed run has removed rows that were already read."""
         size = len(self._last_line)
         try:
             with _open(self._path) as file:
                 file.seek(self.offset - size)
                 return file.read(size) != self._last_line
-        except OSError:  # the file is gone; what was read of it stays
+        except OSError:  # the file is gone, but the rows that were read stay valid
             return False
 
     def _new_chunks(self) -> Iterator[bytes]:
-        """Whole lines from `offset` on; of one that is too long the beginning."""
+        """Whole lines from `offset` on; only the beginning of a line that is too long."""
         with _open(self._path) as file:
             file.seek(self.offset)
             if self._last_line and not self._last_line.endswith(b"\n"):
@@ -121,14 +123,14 @@ class MetricsReader:
                     return
 
     def _read_line_end(self, file: BinaryIO) -> None:
-        """Of a row that was whole without it."""
+        """Read the line end of the last row, which was complete without it."""
         if file.read(1) == b"\n":
             self._last_line += b"\n"
             self.offset += 1
         file.seek(self.offset)
 
     def _one_by_one(self, chunk: bytes) -> Iterator[Row]:
-        """The rows of a chunk in which some lines hold none."""
+        """The rows of a chunk in which some lines are damaged."""
         lines = chunk.removesuffix(b"\n").split(b"\n")
         for number, line in enumerate(lines, self._num_lines + 1):
             try:
@@ -140,7 +142,7 @@ class MetricsReader:
 
 
 def read_metrics(path: Path, tail: int | None = None) -> list[Row]:
-    """The rows of a metrics.jsonl that is not large, or those in its last `tail` bytes."""
+    """All rows of a small metrics.jsonl, or those in its last `tail` bytes."""
     try:
         offset = 0 if tail is None else max(0, path.stat().st_size - tail)
     except OSError:
@@ -149,10 +151,10 @@ def read_metrics(path: Path, tail: int | None = None) -> list[Row]:
 
 
 def cut(path: Path, env_steps: int, episodes: int) -> None:
-    """Take back the rows after `env_steps`, by when `episodes` had ended, and a torn last line.
+    """Remove the rows after `env_steps`, and an incomplete last line.
 
-    Warns where rows from before are missing. Raises RunError for any other damage; then the file
-    stays as it is, with a copy beside it.
+    `episodes` had ended by then; if rows of them are missing, a warning says so. Raises RunError
+    for any other damage; then the file is not changed, and a copy is made beside it.
     """
     reader, latest = MetricsReader(path), 0.0
     num_kept, last_episode = 0, 0.0
@@ -173,7 +175,7 @@ def cut(path: Path, env_steps: int, episodes: int) -> None:
         end = sum(map(len, itertools.islice(file, num_kept)))
         file.truncate(end)
         file.seek(max(0, end - 1))
-        if file.read() not in {b"", b"\n"}:  # a whole row that lacks no more than its end
+        if file.read() not in {b"", b"\n"}:  # a complete row without its line end
             file.write(b"\n")
     if last_episode < episodes:
         logger.warning(
@@ -182,7 +184,7 @@ def cut(path: Path, env_steps: int, episodes: int) -> None:
 
 
 def _keep_copy(path: Path, line: int) -> str:
-    """Copy a file that is damaged in `line`, where that was not done; returns what to say of it."""
+    """Copy a file that is damaged in `line`, unless a copy exists; returns a text for the error."""
     copy = path.with_name(f"{path.name}.damaged-{line}")
     partial = copy.with_name(f"{copy.name}.partial")
     kept = f"with a copy in {copy.name}"
@@ -196,14 +198,14 @@ def _keep_copy(path: Path, line: int) -> str:
 
 
 def _open(path: Path) -> BinaryIO:
-    """Open a file to read; raises OSError also for a pipe, which could keep us waiting."""
+    """Open a file to read. Raises OSError also for a pipe, which could make us wait forever."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "no plain file", str(path))
     return path.open("rb")
 
 
 def _skip_line(file: BinaryIO) -> int:
-    """Read to the end of a line; returns how many bytes that were."""
+    """Read to the end of a line; returns the number of bytes."""
     size = 0
     while piece := file.readline(LONGEST_LINE):
         size += len(piece)
@@ -213,14 +215,14 @@ def _skip_line(file: BinaryIO) -> int:
 
 
 def _without_torn_end(chunk: bytes) -> bytes:
-    """`chunk` without what may be the beginning of a row, or zeros that a power cut left."""
+    """`chunk` without an incomplete last row, and without zeros that a power cut left."""
     end = chunk.rfind(b"\n") + 1
     rest = chunk[end:].rstrip(b"\0")
     return chunk[:end] if _BEGINNING_OF_A_ROW.fullmatch(rest) else chunk[:end] + rest
 
 
 def _rows(chunk: bytes, mention: bytes) -> list[Row] | None:
-    """The rows in `chunk` that say `mention`; None where some of its lines hold none."""
+    """The rows in `chunk` that contain `mention`; None if some of its lines may be damaged."""
     if not _ROWS.fullmatch(chunk):
         return None
     lines = _lines_with(mention, chunk) if mention else chunk.splitlines()
@@ -232,7 +234,7 @@ def _rows(chunk: bytes, mention: bytes) -> list[Row] | None:
 
 
 def _lines_with(mention: bytes, chunk: bytes) -> list[bytes]:
-    """Found without looking at each line, of which most may lack it."""
+    """The lines of `chunk` that contain `mention`; fast if most do not."""
     lines, end = [], 0
     while (place := chunk.find(mention, end)) >= 0:
         start, end = chunk.rfind(b"\n", end, place) + 1, chunk.find(b"\n", place)
@@ -241,7 +243,7 @@ def _lines_with(mention: bytes, chunk: bytes) -> list[bytes]:
 
 
 def _row(line: bytes) -> Row:
-    """The row that `line` holds; raises ValueError, which says why it holds none."""
+    """The row in `line`; raises ValueError, which says what is wrong with the line."""
     if len(line) >= LONGEST_LINE:
         raise ValueError(f"longer than {LONGEST_LINE:,} bytes")
     try:
@@ -257,7 +259,7 @@ def _row(line: bytes) -> Row:
 
 
 def _are_rows(found: list[Any]) -> bool:
-    """Whether each maps names to numbers, and has env_steps."""
+    """Whether each of `found` is a mapping from names to numbers that has env_steps."""
     try:
         steps = [row["env_steps"] for row in found]
         types = set(map(type, itertools.chain.from_iterable(map(dict.values, found))))
@@ -267,5 +269,5 @@ def _are_rows(found: list[Any]) -> bool:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value read from a file can be calculated with."""
+    """Whether a value from a file is a number that is finite and not too large to compute with."""
     return isinstance(value, int | float) and abs(value) < LARGEST_NUMBER

@@ -1,4 +1,4 @@
-"""What a person watches while a run goes on: a bar on a terminal, a line now and then in a log."""
+"""Shows how far a run is: a bar on a terminal, or a line every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GAP = "  "
 
 
 class AsManyAsFit:
-    """As many of `parts`, from the first on, as the terminal has room for."""
+    """As many of `parts`, from the first one on, as fit on the terminal."""
 
     def __init__(self, parts: Sequence[str]) -> None:
         self._parts = parts
@@ -38,14 +38,14 @@ class AsManyAsFit:
 
 
 class _DetailsColumn(ProgressColumn):
-    """What may go where the terminal is narrow."""
+    """The numbers that are left out if the terminal is too narrow."""
 
     def render(self, task: Task) -> AsManyAsFit:
         return AsManyAsFit(task.fields["details"])
 
 
 class _TimeLeftColumn(ProgressColumn):
-    """The time that is left of what the bar shows; nothing once it has come to its end."""
+    """The estimated time until the bar is full; empty when it is."""
 
     def render(self, task: Task) -> Text:
         if task.finished:
@@ -56,11 +56,11 @@ class _TimeLeftColumn(ProgressColumn):
 
 
 class ProgressDisplay:
-    """Shows `progress` until it is closed: that of training, then that of the final evaluation.
+    """Shows `progress` until it is closed: first of training, then of the final evaluation.
 
-    On a terminal a thread of rich's redraws the bar from the counters, so that the training loop
-    spends nothing on it. Elsewhere (a log file, a batch job) `log` and `look` print a plain line at
-    most every ten seconds.
+    On a terminal rich redraws the bar in its own thread, so it costs the training loop no time.
+    Elsewhere (a log file, a batch job) `log` and `look` print a plain line at most every ten
+    seconds.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class ProgressDisplay:
         self._progress = progress
         self._total_timesteps, self._total_episodes = total_timesteps, total_episodes
         self._console = console
-        self._last_line = self._began = time.monotonic()  # what is shown now: training, scoring
+        self._last_line = self._began = time.monotonic()
         self._is_scoring = False
-        self._fraction_before = self._fraction()  # of a run that goes on
+        self._fraction_before = self._fraction()  # not 0 for a resumed run
         self._speed = 0.0
         self._bar = RichProgress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
@@ -109,12 +109,12 @@ class ProgressDisplay:
             self._live.stop()
 
     def log(self, row: Row) -> None:
-        """Take the speed from `row`; print a plain line where there is no bar and one is due."""
+        """Take the speed from `row`, and print a plain line if there is no bar and one is due."""
         self._speed = row.get("time/env_steps_per_second", self._speed)
         self.look()
 
     def look(self) -> None:
-        """Print a plain line where there is no bar and one is due."""
+        """Print a plain line if there is no bar and one is due."""
         if self._live:
             return
         now = time.monotonic()
@@ -133,7 +133,7 @@ class ProgressDisplay:
         return GAP.join([f"{fraction:4.0%}", *parts])
 
     def _turn_to_scoring(self, now: float) -> None:
-        """Show the final evaluation by itself, once it has begun."""
+        """Start again from 0 when the final evaluation has begun."""
         if self._progress.to_score and not self._is_scoring:
             self._is_scoring = True
             self._began, self._fraction_before = now, 0.0
@@ -168,7 +168,7 @@ class ProgressDisplay:
         return [number for number in numbers if number]
 
     def _mean(self) -> str:
-        """The mean return of the last episodes of training; empty where none has ended."""
+        """The mean return of the last training episodes; empty if none has ended."""
         returns = tuple(self._progress.recent_returns)
         return f"return {statistics.fmean(returns):.1f}" if returns else ""
 

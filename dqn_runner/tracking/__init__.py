@@ -1,0 +1,1 @@
+"""SwanLab: logging a run to it, and sending runs to its cloud."""

@@ -1,7 +1,7 @@
-"""SwanLab's cloud: processes of their own send runs to it, which no training waits for.
+"""Sends runs to SwanLab's cloud, in separate processes, so that no training waits.
 
-What they send is SwanLab's offline record of a run, under the run's own id, and of that only what
-the server says it lacks. So one that failed, hung or was killed can be repeated at any time.
+They send SwanLab's offline record of a run, under the run's own id, and only what the server does
+not have yet. So a process that failed, hung or was killed can be repeated at any time.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from dqn_runner.runs.directory import RunDirectory, write_whole
 
 logger = logging.getLogger(__name__)
 
-# After this long a run that lost its server tries again; then after twice as long, and so on.
+# A run that lost its server tries again after this time, then after twice this time, and so on.
 SECONDS_BETWEEN_ATTEMPTS = 30.0
 
 
 class Task(NamedTuple):
-    """What a sending process is given.
+    """What a sending process has to do.
 
-    `store` is SwanLab's file, `metrics` our own record of the same run. With `follow` the run is
-    still going on, and `time_limit` begins at its end.
+    `store` is SwanLab's file, and `metrics` our own record of the same run. With `follow` the run
+    is still running; `time_limit` (seconds) then starts when it ends.
     """
 
     store: str
@@ -46,10 +46,10 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a sending process did: all that it should, where `problem` is empty.
+    """The result of a sending process; it has sent everything if `problem` is empty.
 
-    `points` counts those of the run, whoever sent them; `is_lost` says that no server answered;
-    `remark` is on what was sent all the same.
+    `points` is the number of points in the run, including those that were sent before. `is_lost`
+    means that the server did not answer. `remark` names points that could not be read.
     """
 
     problem: str = ""
@@ -67,12 +67,12 @@ class Server(NamedTuple):
 
     @property
     def no_key(self) -> str:
-        """What a user is told who has not logged in."""
+        """The message for a user who has not logged in."""
         return f"no API key for {self.host} (`swanlab login` or SWANLAB_API_KEY gives one)"
 
 
 def find_server(host: str | None) -> Server:
-    """The server at `host`, or else the one SwanLab is set to use; asks neither it nor the user."""
+    """The server at `host`, or SwanLab's configured one; contacts no server and asks no user."""
     import swanlab
 
     settings = swanlab.Settings(**({"api_host": host} if host else {}))
@@ -86,20 +86,20 @@ class _Sent(NamedTuple):
 
 
 class SentFile:
-    """sent.json beside SwanLab's file: to which servers it went, and how large it was then."""
+    """sent.json beside SwanLab's file: to which servers the file was sent, and its size then."""
 
     def __init__(self, store: Path) -> None:
         self._store, self._path = store, store.with_name("sent.json")
 
     def outcome(self, host: str) -> Outcome | None:
-        """How the whole file came to `host`; None where it has not."""
+        """The result of sending the whole file to `host`; None if that was not done."""
         entry = self._read().get(host)
         if entry is None or entry.bytes != self._store.stat().st_size:
             return None
         return Outcome(points=entry.points, url=entry.url)
 
     def write(self, host: str, outcome: Outcome) -> None:
-        """Note that the whole file has come to `host`."""
+        """Note that the whole file was sent to `host`."""
         entry = _Sent(self._store.stat().st_size, outcome.points, outcome.url)
         entries = {name: sent._asdict() for name, sent in {**self._read(), host: entry}.items()}
         write_whole(self._path, json.dumps(entries, indent=2) + "\n")
@@ -109,16 +109,16 @@ class SentFile:
             return {}
         try:
             return TypeAdapter(dict[str, _Sent]).validate_json(self._path.read_bytes())
-        except ValueError:  # sent again; the server is asked first, and gets nothing twice
+        except ValueError:  # send again: the server is asked first, so nothing arrives twice
             return {}
 
 
 class Sending:
-    """A process at work on `task`."""
+    """A running process that does `task`."""
 
     def __init__(self, task: Task) -> None:
         self._time_limit = task.time_limit
-        # A session of its own, for Ctrl-C ends the run, and what that still logs is to be sent.
+        # In its own session: Ctrl-C must end only the run, whose last rows are still to be sent.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "dqn_runner.tracking.sending", json.dumps(task)],
             stdin=subprocess.PIPE,
@@ -129,11 +129,11 @@ class Sending:
         )
 
     def outcome(self) -> Outcome | None:
-        """What the process did; None while it is at work."""
+        """The result of the process; None while it runs."""
         return None if self._process.poll() is None else self.end()
 
     def end(self) -> Outcome:
-        """Say that the run has ended and wait for what the process did; past its time, kill it."""
+        """Tell the process that the run has ended, wait, and kill it after the time limit."""
         try:
             text, _ = self._process.communicate(timeout=self._time_limit)
         except subprocess.TimeoutExpired:
@@ -148,7 +148,7 @@ class Sending:
 
 
 class LiveSending:
-    """Sends a run while it goes on. What fails costs one warning, and further attempts."""
+    """Sends a run while it runs. The first failure gives a warning; later ones only retry."""
 
     def __init__(self, store: Path, run_path: Path, host: str | None, time_limit: float) -> None:
         self.url = ""
@@ -165,7 +165,7 @@ class LiveSending:
             self._fall_back(Outcome(server.no_key))
 
     def check(self) -> None:
-        """See whether the process is at work; start it where it is time to."""
+        """Check that the process still runs; start it again if it is time for that."""
         if self._sending is not None:
             outcome = self._sending.outcome()
             if outcome is not None:
@@ -174,7 +174,7 @@ class LiveSending:
             self._sending = Sending(self._task)
 
     def close(self) -> None:
-        """Wait until all is sent, or time is up."""
+        """Wait until everything is sent, or the time limit is reached."""
         if self._sending is not None:
             outcome = self._sending.end()
             self.url = outcome.url
@@ -196,10 +196,10 @@ class LiveSending:
 
 
 def upload(run_paths: Sequence[Path], host: str | None, time_limit: float, console: Console) -> int:
-    """Send what SwanLab keeps of these runs to its server, and print what became of each.
+    """Send SwanLab's records of these runs to its server, and print the result for each.
 
-    `time_limit` is in seconds, for each run. Returns 1 where something could not be sent, else 0;
-    raises ConfigError where there is no API key.
+    `time_limit` is in seconds, for each run. Returns 1 if something could not be sent, else 0.
+    Raises ConfigError if there is no API key.
     """
     for path in run_paths:
         RunDirectory(path).check_settings()
@@ -221,7 +221,7 @@ def upload(run_paths: Sequence[Path], host: str | None, time_limit: float, conso
                 table.add_row(escape(str(path)), store, points, escape(result))
                 if outcome.is_lost:
                     time_limit = 0.0
-    # Where it cannot ask a terminal, rich takes 80 columns and cuts what is longer.
+    # Without a terminal rich would cut the table to 80 columns.
     wide = console if console.is_terminal else Console(file=console.file, width=1000)
     wide.print(table)
     for project in sorted(projects):
@@ -230,7 +230,7 @@ def upload(run_paths: Sequence[Path], host: str | None, time_limit: float, conso
 
 
 def _upload_run(path: Path, host: str, time_limit: float) -> Iterator[tuple[str, str, Outcome]]:
-    """Name, result and outcome for each SwanLab run of a run directory; no time, no attempt."""
+    """Name, result text and outcome of each SwanLab run; with time limit 0 nothing is tried."""
     run_dir = RunDirectory(path)
     stores = sorted(run_dir.swanlab.glob("run-*/run-*.swanlab"))
     if not stores:

@@ -1,4 +1,4 @@
-"""What SwanLab does not draw by itself: a group's mean over seeds, and what is known of it."""
+"""Logs the mean and the IQM of a group over its seeds, which SwanLab does not compute."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def log_summary(statistics: GroupStatistics, log_dir: Path) -> None:
 
 
 def spec_of(statistics: GroupStatistics) -> SwanLabSpec:
-    """Where a summary goes: to the project of its runs, beside them."""
+    """The settings of a summary's SwanLab run: in the project of its runs, with their group."""
     group = statistics.group
     config = group.runs[0].config
-    # Of several environments, each has groups of the same name.
+    # Groups of different environments can have the same name.
     name = " ".join(dict.fromkeys([environment(group.runs[0]), group.name]))
     seeds = sum(len(points.env_steps) > 0 for points in statistics.curves)
     return SwanLabSpec(

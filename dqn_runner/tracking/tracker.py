@@ -1,4 +1,4 @@
-"""SwanLab: a view of the run in its dashboard. The record is metrics.jsonl."""
+"""Logs a run to SwanLab, to look at it. The record of a run is metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from dqn_runner.types import Row, flatten
 
 logger = logging.getLogger(__name__)
 
-# Seven colours that the colour-blind can tell apart (Okabe and Ito 2008).
+# Seven colors that color-blind people can tell apart (Okabe and Ito 2008).
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
-# A row that wakes SwanLab's threads by itself costs up to five times what it costs among others.
+# Rows are sent together: a single row, which wakes SwanLab's threads, costs up to five times more.
 MOST_ROWS_HELD = 100
 
 EndState = Literal["success", "crashed", "aborted"]
@@ -30,9 +30,9 @@ Label = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class SwanLabSpec(Spec):
-    """What SwanLab is told of a run; `name` and `group` are made from the run where null.
+    """Settings of the SwanLab run; `name` and `group` are made from the run if null.
 
-    `host` is a server of one's own, `time_limit` the seconds that a run's end waits for one.
+    `host` is your own server. `time_limit` is how many seconds the end of a run waits for a server.
     """
 
     mode: Literal["offline", "online", "local", "disabled"]
@@ -63,9 +63,9 @@ class SwanLabSpec(Spec):
 
 
 class SwanLabTracker:
-    """Logs rows to one SwanLab run, kept under `log_dir`, which lies in the run directory.
+    """Logs rows to one SwanLab run, whose files are in `log_dir` in the run directory.
 
-    Online, another process sends what is kept. Whatever fails in SwanLab is one warning.
+    In mode online another process sends these files. All failures in SwanLab give one warning.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class SwanLabTracker:
 
     @property
     def url(self) -> str:
-        """Where the whole run is to be seen in the cloud; empty where it is not."""
+        """The address of the run in the cloud; empty unless all of it was sent."""
         return self._live.url if self._live else ""
 
     @property
     def run_id(self) -> str | None:
-        """The id under which SwanLab knows the run; null where it failed to start."""
+        """SwanLab's id of the run; None if SwanLab failed to start."""
         return str(self._run.id) if self._run else None
 
     def _start(
@@ -102,8 +102,8 @@ class SwanLabTracker:
     ) -> Any:
         import swanlab
 
-        # What SwanLab prints would tear the progress bar; it goes to the run's log instead. Its
-        # pip snapshot costs a second, and its prompt for a key would wait for ever.
+        # SwanLab's output goes to the run's log, because it would break the progress bar. Its list
+        # of installed packages takes a second, and its prompt for a key would wait forever.
         settings = swanlab.Settings(
             interactive=False,
             probe=swanlab.Settings.Probe(requirements=False),
@@ -116,7 +116,7 @@ class SwanLabTracker:
                 workspace=spec.workspace,
                 project=spec.project,
                 name=spec.name or spec.project,
-                # SwanLab draws a missing name or colour from Python's global generator.
+                # SwanLab draws a missing name or color from Python's global random generator.
                 color=group_color(spec.group, spec.name),
                 description=spec.description,
                 group=spec.group,
@@ -129,7 +129,7 @@ class SwanLabTracker:
             )
 
     def log(self, row: Row) -> None:
-        """Log the metrics of `row` at its env steps; those of episodes wait for others to come."""
+        """Log the metrics of `row` at its env steps; rows of episodes wait, to be sent together."""
         self._held.append(row)
         if "rollout/episode_return" not in row or len(self._held) == MOST_ROWS_HELD:
             self._send()
@@ -146,7 +146,7 @@ class SwanLabTracker:
                 self._live.check()
 
     def log_media(self, name: str, path: Path, env_steps: int) -> None:
-        """Log a picture, or a GIF as a video (the one film format that SwanLab takes)."""
+        """Log an image, or a GIF as a video (SwanLab accepts no other video format)."""
         if not self._run:
             return
         import swanlab
@@ -156,7 +156,7 @@ class SwanLabTracker:
             self._run.log({name: kind(str(path))}, step=env_steps)
 
     def close(self, state: EndState) -> None:
-        """End the run; online, wait until all is sent or the time limit is reached."""
+        """End the run; in mode online, wait until all is sent or the time limit is reached."""
         self._send()
         with self._harmless(), _captured_output():
             if self._run:
@@ -166,17 +166,14 @@ class SwanLabTracker:
                 self._live.close()
 
     def _flush(self) -> None:
-        """Have SwanLab write what it buffers, so that another process can read it.
+        """Write what SwanLab buffers, so that another process can read it."""
+        from dqn_runner.tracking.swanlab_internals import flush
 
-        SwanLab has no call for this; without it the file stays empty for dozens of points.
-        """
-        store = getattr(self._run._core, "_store", None)
-        if store:
-            store.ensure_flushed()
+        flush(self._run)
 
     @contextlib.contextmanager
     def _harmless(self) -> Iterator[None]:
-        """Turn the first exception into a warning and say nothing of others: training goes on."""
+        """Turn the first exception into a warning and ignore later ones: training continues."""
         try:
             yield
         except Exception as error:
@@ -188,12 +185,12 @@ class SwanLabTracker:
 
 
 def group_color(group: str | None, name: str | None) -> str:
-    """The colour of a group's runs, or of the run `name` that has no group: always the same."""
+    """The color of a group's runs (of the run `name` if it has no group); always the same."""
     return _COLORS[zlib.crc32((group or name or "").encode()) % len(_COLORS)]
 
 
 def swanlab_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Dotted keys, for nested ones have no columns; a null by name, shown as a mapping else."""
+    """`config` for SwanLab: with dotted keys, which get columns, and null as text."""
     return {k: "null" if value is None else value for k, value in flatten(config).items()}
 
 

@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of dqn-compare hold the truth, found by drawing seeds many times.
+"""How often the 95 % intervals of dqn-compare contain the true value, by simulating many seeds.
 
 `python tests/analysis/interval_coverage.py` prints the tables of docs/statistics.md, in minutes.
 """

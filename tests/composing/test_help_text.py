@@ -57,7 +57,7 @@ def test_the_page_is_what_the_code_says(writer):
         (Annotated[int, Field(gt=0, le=2048)] | Literal["auto"], "integer > 0 and <= 2,048 | auto"),
         (list[str | dict[str, Any]], "list of (text | mapping)"),
         (tuple[float, bool], "[number, true | false]"),
-        (Annotated[str, Field(pattern="^(x|y)$")], "text like (x|y)"),
+        (Annotated[str, Field(pattern="^(x|y)$", title="x | y")], "x | y"),
     ],
 )
 def test_allowed_values_follow_from_the_type(writer, kind, words):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -31,3 +33,9 @@ def test_every_module_has_a_floor():
         and contract["exhaustive"]
         for contract in contracts
     )
+
+
+def test_analysis_loads_no_torch():
+    """A notebook that only reads results must not wait for torch."""
+    code = "import sys, dqn_runner.analysis; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
