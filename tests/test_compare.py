@@ -456,7 +456,7 @@ def test_figures_are_written_as_png_and_svg(sweep, capsys, tmp_path):
 
 def test_the_learning_curve_shows_the_mean_of_each_group(sweep):
     axes = figures(compare(load_runs([sweep])))["learning_curves"].axes[0]
-    lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.get_lines()}
     np.testing.assert_allclose(lines["agent.lr=0.01 (n=6)"], [10.0, 302.5, 297.5])
     np.testing.assert_allclose(lines["agent.lr=0.001 (n=6)"], [10.0, 202.5, 197.5])
 

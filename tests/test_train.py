@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import gymnasium as gym
 import pytest
@@ -150,7 +151,7 @@ def test_a_run_directory_holds_what_the_design_says(finished):
     assert (config.device, config.compile, config.torch_threads) == ("cpu", "never", 1)
     assert (config.log.interval, config.batch_size) == (70, 16)
     assert config.tracker.group == "cartpole"
-    assert config.tracker.name.startswith("cartpole total_timesteps=300 ")
+    assert str(config.tracker.name).startswith("cartpole total_timesteps=300 ")
 
     _check_metrics(run)
     _check_result(run, outcome.out)
@@ -218,7 +219,8 @@ def _check_result(run: Path, out: str) -> None:
         for name in ("last", "best")
     ]
     seeds = [draw_seed(stream) for _ in range(3)]
-    for name, checkpoint in (("final", "last"), ("best", "best")):
+    scored: list[tuple[str, Literal["last", "best"]]] = [("final", "last"), ("best", "best")]
+    for name, checkpoint in scored:
         if checkpoint == "best" and not torch.equal(*params):
             seeds = [draw_seed(stream) for _ in range(3)]
         returns = _play(run, checkpoint, seeds)
@@ -234,7 +236,7 @@ def _check_result(run: Path, out: str) -> None:
     assert means[best["env_steps"]] == max(means.values())
 
 
-def _play(run: Path, checkpoint: str, seeds: list[int]) -> list[float]:
+def _play(run: Path, checkpoint: Literal["last", "best"], seeds: list[int]) -> list[float]:
     policy, env = dqn_runner.load_policy(run, checkpoint), gym.make("CartPole-v1")
     returns = []
     for seed in seeds:

@@ -15,7 +15,9 @@ from dqn_runner.composing.config_loader import ConfigLoader
 
 @pytest.fixture(scope="module")
 def loader() -> ConfigLoader:
-    return Command([])._hydra.config_loader
+    loader = Command([])._hydra.config_loader
+    assert isinstance(loader, ConfigLoader)
+    return loader
 
 
 JOBS = [
@@ -36,7 +38,7 @@ def test_the_same_as_hydra(loader, overrides):
     for _ in range(2):  # the second time from what the first one composed
         ours = loader.load_configuration("config", overrides, RunMode.RUN)
         expected = theirs.load_configuration("config", overrides, RunMode.RUN)
-        HydraConfig.instance().cfg = expected
+        HydraConfig.instance().set_config(expected)
         assert OmegaConf.to_container(ours) == OmegaConf.to_container(expected)
 
 

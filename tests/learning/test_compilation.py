@@ -233,7 +233,8 @@ def test_compiled_and_plain_runs_learn_alike(train):
 
     def mean_returns(mode):
         runs = [train(f"{mode}{i}", f"compile={mode}", f"seed={i}", *settings) for i in range(10)]
-        return [RunDirectory(run).read_result()["final"]["mean"] for run in runs]
+        results = [RunDirectory(run).read_result() for run in runs]
+        return [result["final"]["mean"] for result in results if result]
 
     compiled, plain = mean_returns("always"), mean_returns("never")
     assert stats.mannwhitneyu(compiled, plain).pvalue > 0.01

@@ -75,6 +75,7 @@ class PlainLoop:
     def __init__(self, module, *, optimizer, double, loss, norm, value, tau):
         self.online, self.target = module, copy.deepcopy(module)
         self.online.requires_grad_(True)
+        self.optimizer: torch.optim.Optimizer
         if isinstance(optimizer, Adam):
             self.optimizer = torch.optim.Adam(self.online.parameters(), lr=LR)
         else:
@@ -288,10 +289,10 @@ def test_a_termination_does_not_bootstrap_and_a_truncation_does(n_step, ends, ta
         last = state == 2
         step = EnvStep(
             obs=identity[[state]],
-            action=np.array([state % 2]),
-            reward=np.array([reward]),
-            terminated=np.array([last and ends == "terminated"]),
-            truncated=np.array([last and ends == "truncated"]),
+            action=[state % 2],
+            reward=[reward],
+            terminated=[last and ends == "terminated"],
+            truncated=[last and ends == "truncated"],
             next_obs=identity[[state + 1]],
             episodes=[],
         )

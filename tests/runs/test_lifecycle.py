@@ -7,6 +7,7 @@ import random
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def params(run: Path, checkpoint: str = "last") -> torch.Tensor:
     ]
 
 
-def state(run: Path) -> dict:
+def state(run: Path) -> dict[str, Any]:
     return torch.load(run / "checkpoints" / "last.pt", weights_only=True)
 
 
@@ -34,7 +35,7 @@ def rows(run: Path, *prefixes: str) -> list[dict[str, float]]:
     ]
 
 
-def result(run: Path) -> dict:
+def result(run: Path) -> dict[str, Any]:
     return json.loads((run / "result.json").read_text())
 
 
@@ -124,12 +125,12 @@ def test_global_generators_neither_matter_nor_move(train):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        python, numpy = random.getstate(), np.random.get_state()
+        python, numpy = random.getstate(), np.random.get_state(legacy=False)
         torch_state = torch.get_rng_state()
         mode = "offline" if i else "disabled"
         runs.append(train(str(i), f"tracker.mode={mode}", "tracker.name=given"))
         assert random.getstate() == python
-        assert (np.random.get_state()[1] == numpy[1]).all()
+        np.testing.assert_equal(np.random.get_state(legacy=False), numpy)
         assert torch.equal(torch.get_rng_state(), torch_state)
     assert same_training(*runs)
     assert rows(runs[0]) == rows(runs[1])

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from omegaconf import DictConfig
 from watching import rows_without_clock, wait_for
 
+from dqn_runner.runs import job
 from dqn_runner.runs.directory import End, RunDirectory
 from dqn_runner.sweeps.display import SweepDisplay
 from dqn_runner.sweeps.launchers.joblib import _Worker
@@ -361,7 +363,9 @@ def test_jobs_side_by_side_fail_alone(process, tiny, failing, tmp_path):
         config = yaml.safe_load((done / "config.yaml").read_text())
         assert config["torch_threads"] == 1
         assert f"sweep/{raised.name}: " in err
-        assert "the pole has broken" in RunDirectory(raised).read_end().reason
+        end = RunDirectory(raised).read_end()
+        assert end is not None
+        assert "the pole has broken" in end.reason
         assert f"sweep/{died.name}: its process was killed" in err
         for failed in (raised, died):
             assert not (failed / "result.json").exists()
@@ -459,21 +463,19 @@ def test_the_display_takes_no_damaged_file_for_a_result(tmp_path, capsys, monkey
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 def test_a_thousand_jobs_cost_little_and_leave_nothing(command, quick, monkeypatch, capsys):
     """In one process; composing and SwanLab included, figures and closing evaluation aside."""
-    from dqn_runner.sweeps import launchers
     from dqn_runner.tracking.tracker import SwanLabTracker
 
     monkeypatch.setattr("dqn_runner.runs.lifecycle.draw_curve", lambda *_: None)
     monkeypatch.setattr(SwanLabTracker, "log_media", lambda *_: None)
     seen: list[tuple[float, int, int]] = []
 
-    def run_job(config: object, quiet: bool = False) -> float | None:
-        score = original(config, quiet)
+    def run_job(config: DictConfig, quiet: bool = False) -> float | None:
+        score = job.run_job(config, quiet)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         seen.append((time.process_time(), pages * 4096, len(list(Path("/proc/self/fd").iterdir()))))
         return score
 
-    original = launchers.run_job
-    monkeypatch.setattr(launchers, "run_job", run_job)
+    monkeypatch.setattr("dqn_runner.sweeps.launchers.run_job", run_job)
     tiny = ["total_timesteps=20", "learning_starts=10", "eval.interval=null"]
     started, began = time.process_time(), time.perf_counter()
     outcome = command(

@@ -6,7 +6,7 @@ import json
 import signal
 import sqlite3
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from scipy.stats import trim_mean
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:builtin type")  # of Box2D
 
 optuna = pytest.importorskip("optuna", reason="needs dqn_runner[optuna]")
 
-from dqn_runner.composing.command import Command  # noqa: E402
+from dqn_runner.composing.command import Command, Job  # noqa: E402
 from dqn_runner.errors import Stopped  # noqa: E402
 from dqn_runner.runs.directory import RunDirectory  # noqa: E402
 from dqn_runner.runs.metrics_file import EVALUATION  # noqa: E402
@@ -47,7 +47,7 @@ def searching(quick, monkeypatch):
     return ("-m", "hydra/sweeper=optuna", *kept, *short, *SPACE, "hydra.sweep.dir=search")
 
 
-def study(storage: str = "sqlite:///search/study.db") -> optuna.Study:
+def study(storage: str = "sqlite:///search/study.db") -> Any:
     return optuna.load_study(study_name="dqn_runner", storage=storage)
 
 
@@ -215,7 +215,8 @@ def test_a_hopeless_trial_is_pruned_cleanly(command, searching):
     assert "trial=0  pruned at " in outcome.out
     for seed in (0, 1):
         run = RunDirectory(Path(f"search/trial=0,seed={seed}"))
-        assert run.read_end().status == "pruned"
+        assert (end := run.read_end()) is not None
+        assert end.status == "pruned"
         assert not run.result.exists()
         assert not run.is_locked()
     # What Optuna was told is what the run logged.
@@ -359,7 +360,7 @@ def test_evaluations_are_followed_not_read_anew(tmp_path, caplog):
     def row(env_steps: int, value: float) -> str:
         return json.dumps({"env_steps": env_steps, EVALUATION: value}) + "\n"
 
-    evaluations = Evaluations(SimpleNamespace(path=tmp_path, config={"eval": {"unit": "env_step"}}))
+    evaluations = Evaluations(Job({"eval": {"unit": "env_step"}}, [], tmp_path))
     evaluations.update()
     assert evaluations.values == {}
     file.write_text(row(10, 1.0) + row(20, 2.0))

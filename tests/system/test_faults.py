@@ -96,7 +96,7 @@ class ExitingNetwork(torch.nn.Linear):
     def __init__(self, obs_shape, num_actions, when):
         if when == "made":
             sys.exit(0)
-        super().__init__(*obs_shape, num_actions)
+        super().__init__(obs_shape[0], num_actions)
         self.calls = 0
 
     def forward(self, obs):
@@ -242,5 +242,6 @@ def test_a_full_disk(small_disk, quick):
     from dqn_runner.training.checkpoint import Checkpoints
 
     state = Checkpoints(small_disk / "run" / "checkpoints").load_last()
+    assert state is not None
     assert state["env_steps"] >= 500
     assert json.loads((small_disk / "run" / "metrics.jsonl").read_text().splitlines()[0])

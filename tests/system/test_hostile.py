@@ -70,7 +70,7 @@ class Trap:
     def __init__(self, trace: Path) -> None:
         self.trace = trace
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (self.trace,))
 
 
@@ -419,7 +419,8 @@ def test_any_state_is_restored_or_refused(sent, value, key):
     config = read(sent / "config.yaml")
     try:
         _, parts = build(config, RunDirectory(sent))
-        restore(parts, Progress(), checkpoints.load_last())
+        if state := checkpoints.load_last():
+            restore(parts, Progress(), state)
     except DQNRunnerError:
         pass
     finally:

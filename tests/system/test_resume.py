@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -103,7 +104,7 @@ def killed_at_step(number: int, action: Callable[..., object], *arguments: objec
             action(*arguments)
 
 
-def assert_same(value: object, other: object) -> None:
+def assert_same(value: Any, other: Any) -> None:
     if isinstance(value, torch.Tensor):
         assert torch.equal(value, other)
     elif isinstance(value, dict):
@@ -335,7 +336,7 @@ def kill_at_operation(patch, number: int) -> list[str]:
 
     patch.setattr(Path, "open", open_and_count)
     for name in ("fsync", "replace"):
-        patch.setattr(checkpoint_module.os, name, counted(name, getattr(os, name)))
+        patch.setattr(os, name, counted(name, getattr(os, name)))
     patch.setattr(Path, "unlink", counted("unlink", Path.unlink))
     return done
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import re
 import signal
@@ -60,7 +61,7 @@ def warnings(caplog) -> Callable[[], list[str]]:
 def logged(run: Path) -> dict[tuple[str, int], list[float]]:
     """The points of metrics.jsonl, as the server should have them: each once."""
     return {
-        (name, row["env_steps"]): [value]
+        (name, int(row["env_steps"])): [value]
         for row in read_metrics(run / "metrics.jsonl")
         for name, value in row.items()
         if "/" in name
@@ -238,17 +239,18 @@ def test_a_run_finds_a_server_that_comes_back(server, tmp_path, warnings, monkey
     spec = SwanLabSpec(**{**SPEC, "mode": "online", "host": server.url})
     tracker, metrics = SwanLabTracker(spec, run_dir.swanlab, {}), MetricsFile(run_dir.metrics)
 
+    steps = itertools.count(1)
+
     def log(condition: Callable[[], object]) -> None:
         until = time.monotonic() + 20
         while not condition():
             assert time.monotonic() < until
-            row = {"env_steps": log.step, "x/y": log.step / 8}
+            step = next(steps)
+            row = {"env_steps": step, "x/y": step / 8}
             metrics.log(row)
             tracker.log(row)
-            log.step += 1
             time.sleep(0.02)
 
-    log.step = 1
     log(warnings)
     server.restart()
     seen = server.posts
