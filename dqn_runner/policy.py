@@ -69,8 +69,8 @@ def load_policy(
 ) -> LoadedPolicy:
     """Load the policy of a run directory, or of one of its checkpoint files, onto the CPU.
 
-    Raises ConfigError or RunError where there is no readable run, or where its config.yaml names
-    code outside of this package and `trust` is false.
+    Raises ConfigError or RunError if there is no readable run, or if its config.yaml names code
+    outside of this package and `trust` is false.
     """
     if not os.fspath(run):
         raise RunError("the name of a run directory or checkpoint is empty")

@@ -63,8 +63,8 @@ class ObsSpec(NamedTuple):
 class Transition(NamedTuple):
     """What the buffer stores of one (n-step) transition.
 
-    `discount` is γ^k·(1 - terminated), where k is the number of steps that `reward` sums up: the
-    only trace that the end of an episode leaves in storage.
+    `discount` is γ^k·(1 - terminated), where k is the number of steps that `reward` sums up. It is
+    the only trace that the end of an episode leaves in storage.
     """
 
     obs: Array  # [*obs_shape]
@@ -72,7 +72,7 @@ class Transition(NamedTuple):
     reward: float
     discount: float
     next_obs: Array  # [*obs_shape]
-    next_action: int | None = None  # only where SARSA's target asks for it
+    next_action: int | None = None  # only if SARSA's target asks for it
 
 
 class Batch(NamedTuple):
@@ -87,7 +87,7 @@ class Batch(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a network says of a batch of observations."""
+    """A network's output for a batch of observations."""
 
     q_values: Tensor  # [B, A]
     distribution: Tensor | None = None  # [B, A, K] logits or quantiles, if it learns returns so
@@ -117,7 +117,7 @@ class Best:
 
 @dataclass
 class Progress:
-    """How far a run has come; written by the loop, read by whoever shows it."""
+    """How far a run has come; the loop writes it, the displays read it."""
 
     env_steps: int = 0
     episodes: int = 0

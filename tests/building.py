@@ -25,6 +25,7 @@ def mlp(
     hidden_sizes: Sequence[int],
     activation: Activation = "relu",
     init: Init | None = None,
+    *,
     norm: Norm = "none",
 ) -> QNetwork:
     """The fully connected Q-network that such a configuration makes."""

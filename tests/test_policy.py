@@ -48,7 +48,7 @@ def rows(run):
 
 
 @pytest.mark.parametrize("compile", ["never", pytest.param("always", marks=pytest.mark.slow)])
-def test_a_network_with_buffers_trains_resumes_and_is_loaded(command, quick, compile):  # noqa: A002
+def test_a_network_with_buffers_trains_resumes_and_is_loaded(command, quick, compile):
     settings = (
         *quick,
         *settings_of("Projected"),

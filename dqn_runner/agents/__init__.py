@@ -1,0 +1,1 @@
+"""What an agent is: how it acts, and what it learns."""

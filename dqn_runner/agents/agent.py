@@ -80,7 +80,7 @@ class Agent:
         return make_policy(q_function, self._temperature, self._rng)
 
     def get_state(self) -> dict[str, Any]:
-        """What the agent has learned and where its exploration stands, as tensors and numbers."""
+        """What the agent has learned and the state of its exploration, as tensors and numbers."""
         return {**self.learner.get_state(), "exploration": get_state(self._rng)}
 
     def set_state(self, state: dict[str, Any]) -> None:

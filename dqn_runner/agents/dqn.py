@@ -10,7 +10,7 @@ from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from dqn_runner.agents.targets import return_bounds
+from dqn_runner.agents.targets import NextAction, greedy_action, return_bounds, taken_action
 from dqn_runner.learning.optimizers import Hyper, OptimizerSpec
 from dqn_runner.spec import PositiveFloat, PositiveInt, Probability, Spec
 from dqn_runner.types import Batch, Outputs, Progress
@@ -21,7 +21,7 @@ FINAL_LR = 0.01  # of agent.lr, at the end of a schedule
 
 
 class AgentSpec(Spec):
-    """The algorithm's own settings; every extension of DQN is off where it is false, 1 or null."""
+    """The algorithm's own settings; an extension of DQN is off if it is false, 1 or null."""
 
     lr: PositiveFloat
     gamma: Probability
@@ -31,7 +31,7 @@ class AgentSpec(Spec):
     max_grad_norm: PositiveFloat | None
     max_grad_value: PositiveFloat | None
     optimizer: OptimizerSpec
-    # With defaults, for the config.yaml of older runs has none of them.
+    # With defaults: the config.yaml of older runs has none of these.
     td_target: Literal["max", "sarsa"] = "max"
     behaviour: Literal["greedy", "softmax"] = "greedy"
     temperature: PositiveFloat = 1.0
@@ -51,7 +51,7 @@ class AgentSpec(Spec):
     def learning_rate(self, env_steps: int) -> float:
         """The learning rate after `env_steps`: from `lr` to 1 % of it over `lr_decay_steps`.
 
-        `cosine` is half a period of it, without restarts (Loshchilov and Hutter 2017, eq. 5).
+        `cosine` is half a period, without restarts (Loshchilov and Hutter 2017, eq. 5).
         """
         if self.lr_schedule == "constant" or self.lr_decay_steps is None:
             return self.lr
@@ -62,11 +62,11 @@ class AgentSpec(Spec):
         return self.lr * (FINAL_LR + (1.0 - FINAL_LR) * left)
 
     def return_bounds(self, progress: Progress) -> tuple[float, float]:
-        """The returns that the rewards seen so far allow at most, lowest and highest."""
+        """The lowest and the highest return that the rewards seen so far allow."""
         return return_bounds(progress.lowest_reward, progress.highest_reward, self.gamma)
 
     def moving_hyperparameters(self, progress: Progress) -> dict[str, float]:
-        """The numbers of an update that change as training goes on."""
+        """The numbers of an update that change during training."""
         numbers = {"lr": self.learning_rate(progress.env_steps)}
         if self.clip_target:
             numbers["return_low"], numbers["return_high"] = self.return_bounds(progress)
@@ -74,8 +74,18 @@ class AgentSpec(Spec):
 
     @property
     def softmax_temperature(self) -> float | None:
-        """The temperature of a softmax behaviour; null where behaviour is greedy."""
+        """The temperature of softmax behavior; None if behavior is greedy."""
         return self.temperature if self.behaviour == "softmax" else None
+
+    @property
+    def representation(self) -> ScalarReturn:
+        """How returns are represented, and so what the loss is."""
+        return ScalarReturn(self.loss, self.clip_target)
+
+    @property
+    def next_action(self) -> NextAction:
+        """The rule for the action by which the next state is valued."""
+        return taken_action if self.td_target == "sarsa" else greedy_action
 
 
 class ScalarReturn(NamedTuple):
@@ -89,7 +99,7 @@ class ScalarReturn(NamedTuple):
     clip_target: bool = False
 
     def target(self, batch: Batch, following: Outputs, action: Tensor, hyper: Hyper) -> Tensor:
-        """reward + discount · value of the next state [B].
+        """The TD target: reward + discount · value of the next state [B].
 
         `discount` is γ^k·(1 - terminated): truncation bootstraps and termination does not.
         """

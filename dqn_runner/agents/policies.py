@@ -22,7 +22,7 @@ class GreedyPolicy:
         return action
 
     def seeded(self, seeds: Sequence[int]) -> GreedyPolicy:
-        """This policy: it draws nothing."""
+        """This policy itself: it draws nothing."""
         return self
 
 
@@ -46,7 +46,7 @@ class SoftmaxPolicy:
         return action
 
     def seeded(self, seeds: Sequence[int]) -> SoftmaxPolicy:
-        """This policy with draws that depend on `seeds` alone, those of the episodes it plays."""
+        """This policy with draws that depend on `seeds` alone, the seeds of its episodes."""
         return SoftmaxPolicy(self._q_function, self._temperature, np.random.default_rng(seeds))
 
 
@@ -56,7 +56,7 @@ LearnedPolicy = GreedyPolicy | SoftmaxPolicy
 def make_policy(
     q_function: QFunction, temperature: float | None, rng: np.random.Generator
 ) -> LearnedPolicy:
-    """The softmax policy of a temperature, drawing from `rng`; the greedy one where it is null."""
+    """The softmax policy of a temperature, drawing from `rng`; without one the greedy policy."""
     if temperature is None:
         return GreedyPolicy(q_function)
     return SoftmaxPolicy(q_function, temperature, rng)

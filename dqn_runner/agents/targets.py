@@ -1,12 +1,16 @@
-"""Temporal-difference targets: by which action the next state is valued, and within which bounds."""
+"""TD targets: the action by which the next state is valued, and the bounds of returns."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor
 
 from dqn_runner.types import Batch
+
+# (target network's values [B, A], online network's or None, batch) -> action [B]
+NextAction = Callable[[Tensor, Tensor | None, Batch], Tensor]
 
 
 def greedy_action(target_q: Tensor, online_q: Tensor | None, batch: Batch) -> Tensor:

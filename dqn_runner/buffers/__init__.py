@@ -1,0 +1,1 @@
+"""Replay: storing transitions, sampling them, and assembling them from steps."""

@@ -105,7 +105,7 @@ class RowStorage:
         self.num_added = state["num_added"]
 
     def rows(self, first: int, last: int) -> list[Tensor]:
-        """Columns of the transitions number `first` to `last` (excluded), which are still stored."""
+        """Columns of the transitions number `first` to `last` (excluded), all still stored."""
         return [column[self._places(first, last)].cpu() for column in self.tensors]
 
     def set_rows(self, first: int, last: int, columns: list[Tensor]) -> None:

@@ -15,6 +15,10 @@ class UniformSpec(Spec):
 
     capacity: PositiveInt
 
+    def sampler(self, storage: RowStorage) -> UniformSampler:
+        """What draws from `storage`."""
+        return UniformSampler(storage)
+
 
 class UniformSampler:
     """Draws transitions of `storage` with equal probability, with replacement."""

@@ -1,0 +1,1 @@
+"""The configuration: checked values, error lines, and the objects built from it."""

@@ -1,17 +1,51 @@
-"""Settings of learning that a run's budget never reaches."""
+"""What a run's budget allows for, and the settings of learning that it never reaches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dqn_runner.config.root import Config
+from dqn_runner.envs.encoding import Env
 from dqn_runner.target_update import Hard
+
+# The updates that repay compiling (half a minute, the first time), and those that repay loading
+# what another run of the sweep has compiled (a second).
+WORTH_COMPILING = 25_000
+WORTH_LOADING = 1_000
+
+# The assumed length of an episode without a time limit.
+STEPS_OF_AN_EPISODE = 100
+
+
+def is_worth_compiling(updates: Iterable[int]) -> bool:
+    """Whether runs that share an update repay compiling it, by the updates that each makes."""
+    gained = sum(max(count - WORTH_LOADING, 0) for count in updates)
+    return gained >= WORTH_COMPILING - WORTH_LOADING
+
+
+def expected_updates(config: Config, env: Env) -> int:
+    """How many updates the budget allows for; an estimate if it counts episodes."""
+    steps = expected_env_steps(config, env)
+    if config.phase.epochs is not None:
+        return steps // config.batch_size * config.phase.epochs
+    return steps // config.train_frequency * config.gradient_steps
+
+
+def expected_env_steps(config: Config, env: Env) -> int:
+    """How many env steps the budget allows for; an estimate if it counts episodes.
+
+    An episode is assumed to last half of what its environment allows.
+    """
+    limit = env.spec.max_episode_steps if env.spec else None
+    steps_of_an_episode = limit // 2 if limit else STEPS_OF_AN_EPISODE
+    budgets = [config.total_timesteps, (config.total_episodes or 0) * steps_of_an_episode]
+    return min(budget for budget in budgets if budget)
 
 
 def unreached(config: Config, episode_limit: int | None) -> Iterator[str]:
-    """A line for each setting that comes to nothing, for the run ends before.
+    """A line for each setting that has no effect, because the run ends before it could.
 
-    `episode_limit` is the most env steps of an episode; None where nothing limits them.
+    `episode_limit` is the most env steps of an episode; None if nothing limits them.
     """
     episodes, phase = config.total_episodes, config.phase.episodes
     if phase is not None and episodes is not None and phase > episodes:
@@ -39,17 +73,17 @@ def unreached(config: Config, episode_limit: int | None) -> Iterator[str]:
 
 
 def _most_steps(config: Config, episode_limit: int | None) -> int | None:
-    """The env steps after which the run has ended for sure."""
+    """The env steps after which the run has certainly ended."""
     budgets = [config.total_timesteps]
     if config.total_episodes is not None and episode_limit is not None:
-        # Those of the other environments that are still going on count too.
+        # Episodes that are unfinished in other environments count too.
         budgets.append((config.total_episodes + config.num_envs - 1) * episode_limit)
     steps = min((budget for budget in budgets if budget is not None), default=None)
     return steps and -(-steps // config.num_envs) * config.num_envs
 
 
 def _most_updates(config: Config, steps: int) -> int | None:
-    """The updates that can be made in `steps`; None where learning goes in phases."""
+    """The updates that can be made in `steps`; None if learning goes in phases."""
     if config.phase.episodes is not None:
         return None
     before = max(config.learning_starts, config.batch_size) - 1

@@ -1,11 +1,11 @@
-"""The one place where configuration becomes objects."""
+"""The one place where the configuration becomes objects."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,16 @@ import torch
 from torch import nn
 
 from dqn_runner.agents.agent import Agent
-from dqn_runner.agents.dqn import AgentSpec, ScalarReturn
-from dqn_runner.agents.targets import greedy_action, taken_action
+from dqn_runner.agents.dqn import AgentSpec
 from dqn_runner.buffers.n_step import NStepAssembler
 from dqn_runner.buffers.rows import RowStorage, gather
 from dqn_runner.buffers.sarsa import SarsaAssembler
-from dqn_runner.buffers.uniform import UniformSampler
-from dqn_runner.config.budget import unreached
+from dqn_runner.config.budget import (
+    expected_env_steps,
+    expected_updates,
+    is_worth_compiling,
+    unreached,
+)
 from dqn_runner.config.memory import check_memory
 from dqn_runner.config.root import Config, find_modules
 from dqn_runner.custom import Custom
@@ -33,7 +36,6 @@ from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.networks.flat import FlatNetwork, check_pure
 from dqn_runner.networks.heads import make_network
 from dqn_runner.networks.init import initialize
-from dqn_runner.networks.numpy_mlp import numpy_mlp
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.seeding import draw_seed, random_streams
 from dqn_runner.target_update import Soft
@@ -45,14 +47,6 @@ logger = logging.getLogger(__name__)
 
 # Below this many parameters a second thread costs more than it brings.
 SMALL_NETWORK = 1_000_000
-
-# Updates that repay the half minute which the first compilation of an update takes, and those that
-# repay the second which each run of a sweep takes to load what the first one compiled.
-WORTH_COMPILING = 25_000
-WORTH_LOADING = 1_000
-
-# What is assumed of episodes without a time limit, to compare a budget of them with that.
-STEPS_OF_AN_EPISODE = 100
 
 
 def check(config: Config) -> None:
@@ -71,7 +65,7 @@ def check(config: Config) -> None:
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device meant by `device`; `auto` is CUDA where there is one, and else the CPU."""
+    """The device named `device`; `auto` is CUDA if there is one, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
@@ -110,7 +104,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
         ),
         envs=build_environments(config, streams.env),
         storage=storage,
-        sampler=UniformSampler(storage),
+        sampler=config.buffer.sampler(storage),
         assembler=build_assembler(config),
         epsilon=build_epsilon(config),
         agent_spec=config.agent,
@@ -135,20 +129,20 @@ def build_environments(config: Config, rng: np.random.Generator) -> Environments
 
 
 def build_evaluator(config: Config) -> Evaluator:
-    """What plays evaluation episodes, under the limits of `config`."""
+    """What plays evaluation episodes, within the limits of `config`."""
     make = functools.partial(make_env, config.env)
     return Evaluator(make, config.env.max_step_seconds, config.eval.max_episode_steps)
 
 
 def resolve_threads(config: Config, network: FlatNetwork) -> int:
-    """The number of torch threads; `auto` is one for a small network, else one for each core."""
+    """The number of torch threads; `auto` is one for a small network, else one per core."""
     if config.torch_threads != "auto":
         return config.torch_threads
     return 1 if len(network.initial_params) < SMALL_NETWORK else os.cpu_count() or 1
 
 
 def build_storage(config: Config, env: Env, device: torch.device) -> RowStorage:
-    """Where transitions are kept, with their next actions if the target asks for them."""
+    """The storage of transitions, with their next actions if the target asks for them."""
     return RowStorage(
         config.buffer.capacity,
         ObsEncoder(env.observation_space).spec,
@@ -159,7 +153,7 @@ def build_storage(config: Config, env: Env, device: torch.device) -> RowStorage:
 
 
 def build_assembler(config: Config) -> Assembler:
-    """What makes transitions of steps, for the target that is to be learned."""
+    """What turns steps into transitions, as the target asks for them."""
     if config.agent.td_target == "sarsa":
         return SarsaAssembler(config.agent.gamma, config.num_envs)
     return NStepAssembler(config.agent.n_step, config.agent.gamma, config.num_envs)
@@ -168,8 +162,8 @@ def build_assembler(config: Config) -> Assembler:
 def compile_learner(config: Config, env: Env, learner: Learner, storage: RowStorage) -> bool:
     """Compile the update if `config` wants it and this machine can; returns whether it did.
 
-    `auto` looks at the budget alone, not at what is cached, so that a command computes the same
-    the second time as the first.
+    `auto` looks at the budget alone, not at what is cached: a command computes the same the second
+    time as the first.
     """
     updates = [expected_updates(config, env)]
     if config.compile == "never" or (config.compile == "auto" and not is_worth_compiling(updates)):
@@ -182,33 +176,8 @@ def compile_learner(config: Config, env: Env, learner: Learner, storage: RowStor
     return True
 
 
-def is_worth_compiling(updates: Iterable[int]) -> bool:
-    """Whether runs that share a compiled update repay it, given how many updates each makes."""
-    gained = sum(max(count - WORTH_LOADING, 0) for count in updates)
-    return gained >= WORTH_COMPILING - WORTH_LOADING
-
-
-def expected_updates(config: Config, env: Env) -> int:
-    """How many updates the budget allows for, roughly where it counts episodes."""
-    steps = expected_env_steps(config, env)
-    if config.phase.epochs is not None:
-        return steps // config.batch_size * config.phase.epochs
-    return steps // config.train_frequency * config.gradient_steps
-
-
-def expected_env_steps(config: Config, env: Env) -> int:
-    """How many env steps the budget allows for, roughly where it counts episodes.
-
-    An episode is taken to last half of what its environment allows.
-    """
-    limit = env.spec.max_episode_steps if env.spec else None
-    steps_of_an_episode = limit // 2 if limit else STEPS_OF_AN_EPISODE
-    budgets = [config.total_timesteps, (config.total_episodes or 0) * steps_of_an_episode]
-    return min(budget for budget in budgets if budget)
-
-
 def resolve_lr_decay(config: Config, env: Env) -> AgentSpec:
-    """The agent's settings with the env steps over which its learning rate decays, if it does."""
+    """The agent's settings, with the env steps of its learning rate's decay filled in."""
     agent = config.agent
     if agent.lr_schedule == "constant" or agent.lr_decay_steps is not None:
         return agent
@@ -235,16 +204,13 @@ def build_network(config: Config, env: Env, seed: int, device: torch.device) -> 
     Raises ConfigError for a network of the user's own that an update cannot use.
     """
     spec, obs_spec = config.network, ObsEncoder(env.observation_space).spec
-    if isinstance(spec, Custom):
-        module = initialize(lambda: custom_network(spec, obs_spec.shape, num_actions(env)), seed)
-        obs = torch.from_numpy(np.zeros((2, *obs_spec.shape), obs_spec.dtype))
-        check_pure(module, obs, f"network.name={spec.name}")
-        return FlatNetwork(module.to(device))
-    module = initialize(lambda: make_network(spec, obs_spec.shape, num_actions(env)), seed)
-    on_numpy = functools.partial(
-        numpy_mlp, activation=spec.activation, layer_norm=spec.norm == "layer_norm"
-    )
-    return FlatNetwork(module.to(device), on_numpy)
+    if not isinstance(spec, Custom):
+        module = initialize(lambda: make_network(spec, obs_spec.shape, num_actions(env)), seed)
+        return FlatNetwork(module.to(device), spec.on_numpy)
+    module = initialize(lambda: custom_network(spec, obs_spec.shape, num_actions(env)), seed)
+    obs = torch.from_numpy(np.zeros((2, *obs_spec.shape), obs_spec.dtype))
+    check_pure(module, obs, f"network.name={spec.name}")
+    return FlatNetwork(module.to(device))
 
 
 def custom_network(spec: Custom, obs_shape: tuple[int, ...], num_actions: int) -> nn.Module:
@@ -263,8 +229,8 @@ def build_learner(config: Config, network: FlatNetwork) -> Learner:
     rule = UpdateRule(
         network=network,
         gather=gather,
-        representation=ScalarReturn(agent.loss, agent.clip_target),
-        next_action=taken_action if agent.td_target == "sarsa" else greedy_action,
+        representation=agent.representation,
+        next_action=agent.next_action,
         optimizer=agent.optimizer,
         double=agent.double,
         clip_norm=agent.max_grad_norm is not None,

@@ -15,15 +15,14 @@ from dqn_runner.envs.encoding import Env, ObsEncoder
 from dqn_runner.errors import ConfigError
 from dqn_runner.networks.torsos import MLPSpec
 
-# What an update of an MLP holds at its peak, in 4 bytes each, measured and rounded down: vectors of
-# parameters (those, the target's, the gradient, the optimizer's, and what follows them), and for
-# each row of a batch, numbers for each unit.
+# What an update of an MLP holds at its peak, measured and rounded down, in numbers of 4 bytes:
+# vectors as long as the parameters, and for each row of a batch, numbers for each unit.
 VECTORS = 10
 COPIES = 2
 
 
 def check_memory(config: Config, env: Env, device: torch.device) -> None:
-    """Raise ConfigError where a run would not fit into the memory that is free."""
+    """Raise ConfigError if a run would not fit into the memory that is free."""
     takes = needed_memory(config, env)
     on_gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
@@ -39,9 +38,9 @@ def check_memory(config: Config, env: Env, device: torch.device) -> None:
 
 
 def needed_memory(config: Config, env: Env) -> dict[str, int]:
-    """The bytes that settings take, which is known of networks of our own only.
+    """The bytes that each setting takes; those of a network only if it is one of ours.
 
-    Where several are too large the first is named: a network takes more for each row of a batch.
+    The order matters: if several are too large, the first is named.
     """
     obs, sarsa = ObsEncoder(env.observation_space).spec, config.agent.td_target == "sarsa"
     takes = {}

@@ -1,0 +1,1 @@
+"""The update, its optimizers, and how it is compiled."""

@@ -152,7 +152,7 @@ def _load_or_compile(
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes out; say so where one has to be waited for."""
+    """Keep other processes out, and say so if this one has to wait."""
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)

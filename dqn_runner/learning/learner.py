@@ -27,9 +27,9 @@ class Representation(Protocol):
     """How returns are represented: what is learned, and how wrong a prediction of it is."""
 
     def target(self, batch: Batch, following: Outputs, action: Tensor, hyper: Hyper, /) -> Tensor:
-        """What to predict [B, ...], if `action` [B] is the one by which `next_obs` is valued.
+        """What to predict [B, ...], with `next_obs` valued by `action` [B].
 
-        `following` is what the target network says of `next_obs`.
+        `following` is the target network's output for `next_obs`.
         """
 
     def loss(self, outputs: Outputs, action: Tensor, target: Tensor, /) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ class LearnerState(NamedTuple):
 
 
 class UpdateRule(NamedTuple):
-    """What an update computes, apart from numbers: each value of it is a different function."""
+    """The choices that make an update another function; numbers do not."""
 
     network: Callable[[Tensor, Sequence[Tensor], Tensor, Tensor], Outputs]  # see FlatNetwork
     gather: Callable[[Sequence[Tensor], Tensor], Batch]  # (tensors of the storage, indices [B])
@@ -62,7 +62,7 @@ class UpdateRule(NamedTuple):
     soft_target: bool
 
 
-def update(
+def update(  # noqa: PLR0917
     rule: UpdateRule,
     state: LearnerState,
     storage: Sequence[Tensor],

@@ -1,4 +1,4 @@
-"""Optimisers as pure functions of flat vectors [P]; the formulas are those of torch.optim.
+"""Optimizers as pure functions of flat vectors [P]; the formulas are those of torch.optim.
 
 Each Spec says how many state vectors it keeps (`num_slots`), which of its settings enter the
 update as numbers (`hyperparameters`, so that one compiled update serves every value of them), and
@@ -32,15 +32,18 @@ class _AdamFamily(Spec):
 
     @property
     def num_slots(self) -> int:
+        """How many state vectors it keeps."""
         return 3 if self.amsgrad else 2
 
     def hyperparameters(self) -> dict[str, float]:
+        """The settings that enter the update as numbers."""
         beta1, beta2 = self.betas
         return {"beta1": beta1, "beta2": beta2, "eps": self.eps, "weight_decay": self.weight_decay}
 
     def step(
         self, params: Tensor, grad: Tensor, slots: Tensor, count: Tensor, hyper: Hyper
     ) -> tuple[Tensor, Tensor]:
+        """The parameters [P] and slots [S, P] after one step."""
         lr, beta1, beta2 = hyper["lr"], hyper["beta1"], hyper["beta2"]
         if self.decoupled:
             params = params * (1 - lr * hyper["weight_decay"])
@@ -49,7 +52,7 @@ class _AdamFamily(Spec):
         first = slots[0].lerp(grad, 1 - beta1)
         second = slots[1].lerp(grad.square(), 1 - beta2)
         largest = torch.maximum(slots[2], second) if self.amsgrad else second
-        # 1 - β^t by expm1, which stays exact in single precision where t is small.
+        # 1 - β^t by expm1, which stays exact in single precision if t is small.
         bias1 = -torch.expm1(count * beta1.log())
         bias2 = -torch.expm1(count * beta2.log())
         params = params - lr / bias1 * first / (largest.sqrt() / bias2.sqrt() + hyper["eps"])
@@ -86,9 +89,11 @@ class RMSprop(Spec):
 
     @property
     def num_slots(self) -> int:
+        """How many state vectors it keeps."""
         return 3
 
     def hyperparameters(self) -> dict[str, float]:
+        """The settings that enter the update as numbers."""
         return {
             "alpha": self.alpha,
             "eps": self.eps,
@@ -99,6 +104,7 @@ class RMSprop(Spec):
     def step(
         self, params: Tensor, grad: Tensor, slots: Tensor, count: Tensor, hyper: Hyper
     ) -> tuple[Tensor, Tensor]:
+        """The parameters [P] and slots [S, P] after one step."""
         grad = grad + hyper["weight_decay"] * params
         square = slots[0].lerp(grad.square(), 1 - hyper["alpha"])
         mean = slots[1].lerp(grad, 1 - hyper["alpha"])
@@ -123,14 +129,17 @@ class SGD(Spec):
 
     @property
     def num_slots(self) -> int:
+        """How many state vectors it keeps."""
         return 1
 
     def hyperparameters(self) -> dict[str, float]:
+        """The settings that enter the update as numbers."""
         return {"weight_decay": self.weight_decay, "momentum": self.momentum}
 
     def step(
         self, params: Tensor, grad: Tensor, slots: Tensor, count: Tensor, hyper: Hyper
     ) -> tuple[Tensor, Tensor]:
+        """The parameters [P] and slots [S, P] after one step."""
         grad = grad + hyper["weight_decay"] * params
         velocity = hyper["momentum"] * slots[0] + grad
         direction = grad + hyper["momentum"] * velocity if self.nesterov else velocity

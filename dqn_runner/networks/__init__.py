@@ -1,0 +1,1 @@
+"""Q-networks: torsos, heads, and the flat form that is learned."""

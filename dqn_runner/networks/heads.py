@@ -37,5 +37,5 @@ class QNetwork(nn.Module):
 
 def make_network(spec: MLPSpec, obs_shape: tuple[int, ...], num_actions: int) -> QNetwork:
     """The Q-network that `spec` describes."""
-    torso = MLP(obs_shape, spec)
+    torso = spec.torso(obs_shape)
     return QNetwork(torso, QHead(torso.num_features, num_actions), spec.init)

@@ -35,6 +35,7 @@ class UniformInit(Spec):
         return self
 
     def fill(self, weight: Tensor) -> None:
+        """Draw `weight` in place."""
         nn.init.uniform_(weight, self.low, self.high)
 
 
@@ -45,6 +46,7 @@ class NormalInit(Spec):
     std: PositiveFloat
 
     def fill(self, weight: Tensor) -> None:
+        """Draw `weight` in place."""
         nn.init.normal_(weight, std=self.std)
 
 
@@ -55,6 +57,7 @@ class ScaledInit(Spec):
     gain: PositiveFloat = 1.0
 
     def fill(self, weight: Tensor) -> None:
+        """Draw `weight` in place."""
         getattr(nn.init, f"{self.name}_")(weight, gain=self.gain)
 
 
@@ -64,6 +67,7 @@ class KaimingInit(Spec):
     name: Literal["kaiming_uniform", "kaiming_normal"]
 
     def fill(self, weight: Tensor) -> None:
+        """Draw `weight` in place."""
         getattr(nn.init, f"{self.name}_")(weight, nonlinearity="relu")
 
 

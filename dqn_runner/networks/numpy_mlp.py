@@ -44,7 +44,7 @@ def numpy_mlp(parameters: Sequence[Array], activation: str, *, layer_norm: bool)
     """Action values [N, A] of observations [N, *obs_shape], as torch computes them.
 
     `parameters` are those of each layer in order: weight and bias, then scale and shift if there
-    is a layer norm. They are read anew at each call: views of the learner's memory follow its
+    is a layer norm. They are read again at each call: views of the learner's memory follow its
     updates.
     """
     *of_hidden, last_weight, last_bias = parameters

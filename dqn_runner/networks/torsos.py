@@ -1,4 +1,4 @@
-"""Torsos: from an observation [B, *obs_shape] to features [B, F], which a head turns into values."""
+"""Torsos: from observations [B, *obs_shape] to features [B, F], which go into a head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dqn_runner.networks.init import InitSpec, TorchInit
+from dqn_runner.networks.numpy_mlp import numpy_mlp
 from dqn_runner.spec import PositiveInt, Spec
+from dqn_runner.types import Array, QFunction
 
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "tanh", "sigmoid"]
 Norm = Literal["none", "layer_norm"]
@@ -34,6 +36,14 @@ class MLPSpec(Spec):
     # With defaults: the config.yaml of older runs has neither.
     norm: Norm = "none"
     init: InitSpec = TorchInit()
+
+    def torso(self, obs_shape: tuple[int, ...]) -> MLP:
+        """The layers below the head."""
+        return MLP(obs_shape, self)
+
+    def on_numpy(self, parameters: list[Array]) -> QFunction:
+        """The whole network on NumPy arrays, given the parameters of each layer."""
+        return numpy_mlp(parameters, self.activation, layer_norm=self.norm == "layer_norm")
 
 
 class MLP(nn.Module):

@@ -34,15 +34,15 @@ logger = logging.getLogger(__name__)
 
 SECONDS_PER_LOCAL_SCALAR = 0.0018  # measured with swanlab 0.10.3
 
-# By what each budget is counted, in progress and in result.json.
+# What each budget counts, by its name in progress and in result.json.
 BUDGETS = {"total_timesteps": "env_steps", "total_episodes": "episodes"}
 
 
 def run(config: Config, path: Path, console: Console) -> Scores:
     """Train as `config` says, in the new run directory `path`.
 
-    Raises RunError where `path` holds a run already or something fails, and Stopped after a
-    signal, with the last checkpoint saved and the tracker closed.
+    Raises RunError if `path` holds a run already or something fails, and Stopped after a signal,
+    with the last checkpoint saved and the tracker closed.
     """
     started, run_dir = time.perf_counter(), RunDirectory(path)
     find_modules(config)
@@ -56,7 +56,7 @@ def run(config: Config, path: Path, console: Console) -> Scores:
 def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool = False) -> Scores:
     """Go on with the run in `path` from its last checkpoint, as if nothing had happened.
 
-    `budgets` may be larger than those it had; where it had no checkpoint yet it starts over.
+    `budgets` may be larger than those it had. Without a checkpoint it starts from the beginning.
     Raises what `run` raises, and ConfigError for a run that has nothing left to do.
     """
     started, run_dir, progress = time.perf_counter(), RunDirectory(path), Progress()
@@ -73,7 +73,7 @@ def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool
         state = parts.checkpoints.load_last()
         if state is None and run_dir.result.exists():
             raise RunError("it has finished, and its checkpoints are gone: nothing to go on from")
-        if state is None:  # it starts over
+        if state is None:
             run_dir.metrics.unlink(missing_ok=True)
         else:
             restore_all(parts, progress, state)
@@ -107,7 +107,7 @@ def extended(config: Config, budgets: dict[str, int]) -> Config:
 
 
 def check_extended(config: Config, run_dir: RunDirectory) -> None:
-    """Raise ConfigError where a budget of the finished run is spent and `config` has no larger."""
+    """Raise ConfigError if the run has spent a budget and `config` has no larger one."""
     done = run_dir.read_result() or {}
     limits = {name: getattr(config, name) for name in BUDGETS}
     spent = [n for n, limit in limits.items() if limit is not None and done[BUDGETS[n]] >= limit]
@@ -117,7 +117,7 @@ def check_extended(config: Config, run_dir: RunDirectory) -> None:
 
 
 def assemble(config: Config, run_dir: RunDirectory, console: Console) -> tuple[Config, Parts]:
-    """Build what training works with, and say what takes its time."""
+    """Build what training works with, and show what takes time."""
     compiling = logging.getLogger("dqn_runner.learning.compilation")
     with console.status("building the agent") as status:
         shown = _Shown(status)
@@ -140,7 +140,7 @@ class _Shown(logging.Handler):
         self._status.update(record.getMessage())
 
 
-def finish(
+def finish(  # noqa: PLR0917
     config: Config,
     parts: Parts,
     run_dir: RunDirectory,
@@ -148,7 +148,7 @@ def finish(
     console: Console,
     started: float,
 ) -> Scores:
-    """Train from where `progress` stands, score, and write the result."""
+    """Train on from `progress`, score, and write the result."""
     announce(config, parts, console)
     before = progress.elapsed_seconds
     scores = train_and_score(config, parts, run_dir, progress, console)
@@ -174,7 +174,7 @@ def train_and_score(
         signals = StopSignals()
         training = Training(
             config, parts, progress, [metrics_file, display, *([tracker] if tracker else [])],
-            signals.check, run_dir.check_pruned,
+            check_stop=signals.check, check_pruned=run_dir.check_pruned,
         )  # fmt: skip
         try:
             with display, signals, flushed_denormals():
@@ -234,7 +234,7 @@ def score(
     display: ProgressDisplay,
     check_stop: Callable[[], None],
 ) -> Scores:
-    """Score the final policy, and the best one anew: it was chosen by episodes it was lucky in.
+    """Score the final policy, and the best one again: it was chosen by lucky episodes.
 
     If both have the same parameters they are one policy, with one score.
     """
@@ -264,9 +264,9 @@ def score(
 
 
 def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None:
-    """SwanLab's side of the run; none at all where its mode is disabled.
+    """SwanLab's side of the run; None if its mode is disabled.
 
-    Where the run goes on, it holds the whole history anew, under the id it had.
+    A run that goes on is logged again from the beginning, under the id it had.
     """
     if config.tracker.mode == "disabled":
         return None

@@ -51,7 +51,7 @@ def result(progress: Progress, scores: Scores, seconds: float) -> dict[str, Any]
 
 
 def git_commit() -> str:
-    """The commit checked out in the working directory; empty where there is none."""
+    """The commit checked out in the working directory; empty if there is none."""
     if shutil.which("git") is None:
         return ""
     command = ["git", "rev-parse", "HEAD"]
@@ -59,7 +59,7 @@ def git_commit() -> str:
 
 
 def announce(config: Config, parts: Parts, console: Console) -> None:
-    """Say what was chosen, before it takes time."""
+    """Say what was chosen, before training begins."""
     budgets = {"env steps": config.total_timesteps, "episodes": config.total_episodes}
     budget = " or ".join(f"{amount:,} {unit}" for unit, amount in budgets.items() if amount)
     threads = f"{config.torch_threads} torch thread" + "s" * (config.torch_threads != 1)
@@ -74,7 +74,7 @@ def announce(config: Config, parts: Parts, console: Console) -> None:
 
 
 def report(config: Config, run_dir: RunDirectory, scores: Scores, console: Console) -> None:
-    """Say what came out, where it lies and how to see it."""
+    """Say what the result is, where it is saved, and how to watch the policy."""
     for name, evaluation in (("final", scores.final), ("best", scores.best)):
         numbers = evaluation.summary()
         at = f", from env step {scores.best_env_steps:,}" if name == "best" else ""
@@ -105,7 +105,7 @@ def report_stop(
 
 
 def trusting(config: Config) -> str:
-    """The option that commands on this run need, if it names code of the user's own."""
+    """The option that commands need for a run that names code of the user's own."""
     return " --trust" if outside_code(config) else ""
 
 

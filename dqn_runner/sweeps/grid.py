@@ -18,7 +18,8 @@ from rich.console import Console
 from dqn_runner.composing.command import Command, Job
 from dqn_runner.composing.config_loader import JOB_FOLDER
 from dqn_runner.config import build, root
-from dqn_runner.config.build import expected_updates, is_worth_compiling, resolve_device
+from dqn_runner.config.budget import expected_updates, is_worth_compiling
+from dqn_runner.config.build import resolve_device
 from dqn_runner.config.root import Config
 from dqn_runner.envs.episode import close
 from dqn_runner.envs.make import make_env

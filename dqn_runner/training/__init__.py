@@ -1,0 +1,1 @@
+"""The training loop, its evaluations and its checkpoints."""

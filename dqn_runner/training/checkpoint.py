@@ -28,13 +28,17 @@ class Buffer(Protocol):
     size: int
     num_added: int
 
-    def get_state(self) -> dict[str, int]: ...
+    def get_state(self) -> dict[str, int]:
+        """Where it stands."""
 
-    def set_state(self, state: dict[str, int], /) -> None: ...
+    def set_state(self, state: dict[str, int], /) -> None:
+        """Go on from there."""
 
-    def rows(self, first: int, last: int, /) -> list[Tensor]: ...
+    def rows(self, first: int, last: int, /) -> list[Tensor]:
+        """The columns of the transitions number `first` to `last` (excluded)."""
 
-    def set_rows(self, first: int, last: int, columns: list[Tensor], /) -> None: ...
+    def set_rows(self, first: int, last: int, columns: list[Tensor], /) -> None:
+        """Put these back."""
 
 
 class Chunk(NamedTuple):
@@ -46,11 +50,12 @@ class Chunk(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The name of the file."""
         return f"{self.first}-{self.last}.pt"
 
 
 class _Replay(BaseModel, strict=True):
-    """What a checkpoint says of the transitions that lie beside it."""
+    """What a checkpoint says about the transitions, which lie beside it."""
 
     size: int
     num_added: int
@@ -99,9 +104,9 @@ class Checkpoints:
         return chunks
 
     def load_last(self) -> dict[str, Any] | None:
-        """The last checkpoint; the one before it, with a warning, where that is damaged.
+        """The last checkpoint; if it is damaged, the one before it, with a warning.
 
-        None where there is none. Raises RunError where both are damaged.
+        None if there is none. Raises RunError if both are damaged.
         """
         last, previous = self._folder / "last.pt", self._folder / "previous.pt"
         if not last.exists() and not previous.exists():
@@ -144,7 +149,7 @@ class Checkpoints:
 
 
 def _chunks(state: dict[str, Any]) -> list[Chunk]:
-    """The chunks of a checkpoint; raises RunError where they do not cover what was stored."""
+    """The chunks of a checkpoint; raises RunError if they do not cover what was stored."""
     try:
         replay = _Replay.model_validate(state.get("replay"))
     except ValueError as error:
@@ -169,7 +174,7 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; raises RunError where there is none or it is damaged."""
+    """Read a checkpoint onto the CPU; raises RunError if there is none or it is damaged."""
     state = _unpack(_read(path, *_digests(path)), path)
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
@@ -184,7 +189,7 @@ def _bytes(state: dict[str, Any]) -> bytes:
 
 
 def _read(path: Path, *digests: str) -> bytes:
-    """The content of a file; raises RunError where it is missing or has none of `digests`."""
+    """The content of a file; raises RunError if it is missing or has none of `digests`."""
     if not path.is_file():
         raise RunError(f"{path}: no such checkpoint")
     if path.is_symlink():
@@ -206,7 +211,7 @@ def _unpack(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def _digests(path: Path) -> list[str]:
-    """The checksums that are listed beside `path`; none where there is no list.
+    """The checksums that are listed beside `path`; none if there is no list.
 
     Raises RunError for a damaged list, which must not pass for none.
     """

@@ -23,7 +23,8 @@ MAX_ENVIRONMENTS = 50
 class Policy(Protocol):
     """Actions [N] for encoded observations [N, *obs_shape]."""
 
-    def __call__(self, obs: Array, /) -> npt.NDArray[np.int64]: ...
+    def __call__(self, obs: Array, /) -> npt.NDArray[np.int64]:
+        """Choose."""
 
 
 class Evaluation(NamedTuple):
@@ -33,6 +34,7 @@ class Evaluation(NamedTuple):
 
     @property
     def mean(self) -> float:
+        """Their mean."""
         return statistics.fmean(self.returns)
 
     def summary(self) -> dict[str, float]:
@@ -46,20 +48,20 @@ class Evaluation(NamedTuple):
         }
 
     def metrics(self) -> dict[str, float]:
-        """The returns under the names that metrics have."""
+        """The summary under the names of the metrics."""
         summary = self.summary()
         names = ("mean", "std", "min", "max")
         return {f"eval/episode_return_{name}": summary[name] for name in names}
 
 
 def never_stop() -> None:
-    """The check of somebody who always waits until the end."""
+    """A `check_stop` that never raises."""
 
 
 class Evaluator:
     """Plays episodes side by side, one batched call of the policy for all that still run.
 
-    An episode ends after `max_episode_steps`; the first one that does so is told of.
+    An episode ends after `max_episode_steps`; a warning says so the first time.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Evaluator:
     ) -> Evaluation:
         """Play one episode from each seed; `check_stop` may raise between steps.
 
-        Raises RunFailedError where an environment or the policy fails.
+        Raises RunFailedError if an environment or the policy fails.
         """
         try:
             returns = self._play(policy, seeds, check_stop)
@@ -118,19 +120,19 @@ class Evaluator:
                 reward, terminated, truncated = self._players[i].step(action, obs[i])
                 returns[playing[i]] += reward
                 if terminated or truncated:
-                    self._tell_of_cut(i)
+                    self._warn_of_cut(i)
                     self.episodes += 1
                     start_next(i)
         return returns
 
     def _make_environments(self, wanted: int, check_stop: Callable[[], None]) -> None:
-        """Make those that are lacking."""
+        """Make as many environments as are wanted, if there are fewer."""
         for i in range(len(self._players), wanted):
             check_stop()
             limits = (self._max_step_seconds, self._max_episode_steps)
             self._players.append(EpisodePlayer(self._make(), f"environment {i}", *limits))
 
-    def _tell_of_cut(self, i: int) -> None:
+    def _warn_of_cut(self, i: int) -> None:
         if self._players[i].is_cut and not self._has_cut:
             self._has_cut = True
             logger.warning(
@@ -140,6 +142,7 @@ class Evaluator:
             )
 
     def close(self) -> None:
+        """Close the environments."""
         for player in self._players:
             player.close()
         self._players.clear()

@@ -34,6 +34,7 @@ class Training:
         parts: Parts,
         progress: Progress,
         loggers: Sequence[Logger],
+        *,
         check_stop: Callable[[], None] = never_stop,
         check_pruned: Callable[[], None] = never_stop,
     ) -> None:

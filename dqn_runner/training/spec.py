@@ -56,7 +56,7 @@ class CheckpointSpec(Spec):
 
 
 class TrainingSpec(Spec):
-    """The rhythm of training, in env steps summed over environments unless the name says otherwise."""
+    """The rhythm of training, in env steps over all environments unless a name says otherwise."""
 
     total_timesteps: PositiveInt | None
     total_episodes: PositiveInt | None

@@ -1,4 +1,4 @@
-"""What a run works with, and all of it that a checkpoint keeps."""
+"""What training works with, and what a checkpoint keeps of it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def save_best(parts: Parts, progress: Progress) -> None:
 
 
 def save(parts: Parts, progress: Progress) -> None:
-    """Save all that it takes to go on as if nothing had happened.
+    """Save all that is needed to go on as if nothing had happened.
 
     Raises RunError, and leaves the last checkpoint as it is, if the parameters are not finite.
     """

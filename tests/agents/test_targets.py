@@ -36,7 +36,7 @@ def test_double_q_learning_takes_the_action_that_the_online_network_prefers():
 
 
 def test_sarsa_takes_the_action_taken_next():
-    target_q, online_q = random_values(5)
+    target_q, _ = random_values(5)
     taken = torch.from_numpy(np.random.default_rng(0).integers(5, size=64))
     assert torch.equal(taken_action(target_q, None, batch_of(taken)), taken)
 

@@ -1,6 +1,6 @@
 """How often the 95 % intervals of dqn-compare hold the truth, found by drawing seeds many times.
 
-`python tests/analysis/interval_coverage.py` prints the tables of docs/statistics.md, in some minutes.
+`python tests/analysis/interval_coverage.py` prints the tables of docs/statistics.md, in minutes.
 """
 
 from __future__ import annotations

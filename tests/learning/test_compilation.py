@@ -45,15 +45,15 @@ def test_compiled_equals_the_function_writes_in_place_and_is_cached(tmp_path, mo
     monkeypatch.setattr(compilation, "_compile", refuse)
     other_total = torch.full((40,), 3.0)
     again = compile_ahead(accumulate, (other_total,), (x,))
-    for run, total in ((compiled, total), (again, other_total)):  # noqa: PLR1704
-        address, expected_total = total.data_ptr(), total.clone()
+    for run, total_of_run in ((compiled, total), (again, other_total)):
+        address, expected_total = total_of_run.data_ptr(), total_of_run.clone()
         for seed in range(3):
             x = torch.randn(40, generator=torch.Generator().manual_seed(seed))
             # d/dx sin² x = sin 2x
             expected_total += torch.sin(2 * x)
             assert torch.allclose(run(x), 2 * torch.sin(2 * x), atol=1e-5)
-            assert torch.allclose(total, expected_total, atol=1e-5)
-        assert total.data_ptr() == address
+            assert torch.allclose(total_of_run, expected_total, atol=1e-5)
+        assert total_of_run.data_ptr() == address
         with pytest.raises(ValueError, match="other shapes"):
             run(torch.zeros(41))
     assert [path.name for path in cache_dir().glob("*.pt2")] == [library.name]

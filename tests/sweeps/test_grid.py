@@ -208,8 +208,8 @@ def test_all_cores_need_no_extra():
 @pytest.fixture
 def repaid_by_three(monkeypatch):
     """What one or two runs of `tiny` do not repay compiling, but three do; nothing is compiled."""
-    monkeypatch.setattr("dqn_runner.config.build.WORTH_LOADING", 10)
-    monkeypatch.setattr("dqn_runner.config.build.WORTH_COMPILING", 3 * (120 - 10) + 10)
+    monkeypatch.setattr("dqn_runner.config.budget.WORTH_LOADING", 10)
+    monkeypatch.setattr("dqn_runner.config.budget.WORTH_COMPILING", 3 * (120 - 10) + 10)
     monkeypatch.setattr("dqn_runner.learning.learner.Learner.compile", lambda *_: None)
 
 

@@ -126,8 +126,8 @@ def test_the_same_command_again_goes_on(command, searching):
 def test_auto_compiles_what_the_whole_search_repays(
     command, searching, monkeypatch, space, decided
 ):
-    monkeypatch.setattr("dqn_runner.config.build.WORTH_LOADING", 10)
-    monkeypatch.setattr("dqn_runner.config.build.WORTH_COMPILING", 3 * (120 - 10) + 10)
+    monkeypatch.setattr("dqn_runner.config.budget.WORTH_LOADING", 10)
+    monkeypatch.setattr("dqn_runner.config.budget.WORTH_COMPILING", 3 * (120 - 10) + 10)
     monkeypatch.setattr("dqn_runner.learning.learner.Learner.compile", lambda *_: None)
     kept = [o for o in searching if o not in SPACE]
     arguments = [*kept, SPACE[0], "compile=auto", *space, "seed=0,1", "hydra.sweeper.n_trials=2"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dqn_runner.composing.command import Command
-from dqn_runner.config.build import expected_updates
+from dqn_runner.config.budget import expected_updates
 from dqn_runner.config.root import parse
 from dqn_runner.types import flatten
 
