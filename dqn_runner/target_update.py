@@ -20,7 +20,7 @@ class Hard(Spec):
     unit: Unit
 
     def copies(self, unit: Unit, before: int, now: int) -> bool:
-        """Whether a copy falls due as the counter of `unit` goes from `before` to `now`."""
+        """Whether a copy is due when the counter of `unit` goes from `before` to `now`."""
         return unit == self.unit and now // self.interval > before // self.interval
 
 
@@ -31,7 +31,7 @@ class Soft(Spec):
     tau: Annotated[float, Field(gt=0, le=1)]
 
     def copies(self, unit: Unit, before: int, now: int) -> bool:
-        """Never: a soft target moves within each update."""
+        """Never: a soft target is part of each update."""
         return False
 
 

@@ -294,7 +294,7 @@ def test_the_limit_of_the_runs_evaluations_holds(run, evaluate, caplog):
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
 )
 @pytest.mark.parametrize(("where", "limit"), [("step", None), ("render", 40)])
-def test_a_signal_ends_an_evaluation_or_a_film_between_two_steps(  # noqa: PLR0917
+def test_a_signal_ends_an_evaluation_or_a_film_between_two_steps(
     run, evaluate, number, code, where, limit
 ):
     make_awkward(run, limit, what=str(int(number)), where=where)

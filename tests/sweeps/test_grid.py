@@ -312,7 +312,7 @@ def test_runs_share_what_is_the_same_to_the_compiler(compose, tmp_path, monkeypa
         (["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "seed=0,1"], 2, "cpu", True),
     ],
 )
-def test_one_after_another_says_once_how_to_use_all_cores(  # noqa: PLR0917
+def test_one_after_another_says_once_how_to_use_all_cores(
     command, tiny, monkeypatch, arguments, cores, device, says
 ):
     if "hydra/sweeper=optuna" in arguments:

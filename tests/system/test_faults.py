@@ -70,7 +70,7 @@ def failing(how: str) -> str:
     ],
 )
 @pytest.mark.parametrize("num_envs", [1, 2])
-def test_a_failing_environment(command, quick, monkeypatch, how, saying, num_envs):  # noqa: PLR0917
+def test_a_failing_environment(command, quick, monkeypatch, how, saying, num_envs):
     limit = "env.max_step_seconds=0.2" if how == "hangs" else "env.max_step_seconds=null"
     settings = [*quick, limit, "eval.interval=null", f"num_envs={num_envs}", "total_timesteps=600"]
     outcome = command(*settings, failing(how), "hydra.run.dir=run")
@@ -131,7 +131,7 @@ class ExitingSchedule:
         ),
     ],
 )  # fmt: skip
-def test_a_class_of_the_users_own_that_exits(command, quick, group, name, unset, saying, when):  # noqa: PLR0917
+def test_a_class_of_the_users_own_that_exits(command, quick, group, name, unset, saying, when):
     settings = [f"{group}.name={__name__}:{name}", *(f"~{group}.{key}" for key in unset)]
     outcome = command(*quick, *settings, f"+{group}.when={when}", "hydra.run.dir=run")
     # A network is made once before anything is written.
