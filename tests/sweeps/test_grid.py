@@ -461,35 +461,37 @@ def test_the_display_takes_no_damaged_file_for_a_result(tmp_path, capsys, monkey
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
-def test_a_thousand_jobs_cost_little_and_leave_nothing(command, quick, monkeypatch, capsys):
-    """In one process; composing and SwanLab included, figures and closing evaluation aside."""
+def test_many_jobs_leave_nothing_behind(command, quick, monkeypatch, capsys):
+    """In one process; composing and SwanLab included, figures and closing evaluation aside.
+
+    What a job costs is printed, for docs/sweeps.md.
+    """
     from dqn_runner.tracking.tracker import SwanLabTracker
 
     monkeypatch.setattr("dqn_runner.runs.lifecycle.draw_curve", lambda *_: None)
     monkeypatch.setattr(SwanLabTracker, "log_media", lambda *_: None)
-    seen: list[tuple[float, int, int]] = []
+    seen: list[tuple[int, int]] = []
 
     def run_job(config: DictConfig, quiet: bool = False) -> float | None:
         score = job.run_job(config, quiet)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        seen.append((time.process_time(), pages * 4096, len(list(Path("/proc/self/fd").iterdir()))))
+        seen.append((pages * 4096, len(list(Path("/proc/self/fd").iterdir()))))
         return score
 
     monkeypatch.setattr("dqn_runner.sweeps.launchers.run_job", run_job)
     tiny = ["total_timesteps=20", "learning_starts=10", "eval.interval=null"]
     started, began = time.process_time(), time.perf_counter()
     outcome = command(
-        "-m", *quick, *tiny, "eval.final_episodes=1", "tracker.mode=offline", "seed=range(1000)",
+        "-m", *quick, *tiny, "eval.final_episodes=1", "tracker.mode=offline", "seed=range(400)",
         "hydra.sweep.dir=sweep",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     cpu, wall = time.process_time() - started, time.perf_counter() - began
     with capsys.disabled():
-        print(f"\na job takes {wall / 1000:.2f} s, {cpu / 1000:.2f} s of them CPU time")
-        for number in (100, 900):
-            _, size, files = seen[number]
+        print(f"\na job takes {wall / 400:.2f} s, {cpu / 400:.2f} s of them CPU time")
+        for number in (100, 399):
+            size, files = seen[number]
             print(f"after {number} jobs: {size / 1e6:.0f} MB, {files} open files")
-    assert cpu / 1000 < 0.3
-    half = seen[500:]
-    assert max(size for _, size, _ in half) - half[0][1] < 3e6
-    assert len({files for *_, files in half}) == 1
+    half = seen[200:]
+    assert max(size for size, _ in half) - half[0][0] < 1.5e6
+    assert len({files for _, files in half}) == 1

