@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,10 @@ import pytest
 
 # In the background of a shell Ctrl-C is ignored, also by whatever the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Before anything imports torch: tests side by side, each with threads for all cores, take several
+# times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Each test may override these; the later override wins.
 QUICK = (
@@ -39,6 +44,12 @@ class Outcome(NamedTuple):
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs within a test's process have no power cut to outlive."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="session")

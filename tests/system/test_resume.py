@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +81,38 @@ def start(tmp_path, compose):
     return start
 
 
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, compose):
+    """A finished run that was never interrupted; made once for all tests, which only read it."""
+
+    @functools.cache
+    def reference(*overrides: str) -> Path:
+        path = tmp_path_factory.mktemp("reference") / "run"
+        run(compose(*COMMON, *overrides), path, Console(quiet=True))
+        return path
+
+    return reference
+
+
+@pytest.fixture
+def finished(tmp_path, reference) -> Path:
+    """A finished run of the test's own."""
+    return shutil.copytree(reference(), tmp_path / "finished")
+
+
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory, compose) -> Path:
+    path = tmp_path_factory.mktemp("killed") / "run"
+    killed_at_step(200, run, compose(*COMMON), path, Console(quiet=True))
+    return path
+
+
+@pytest.fixture
+def killed(tmp_path, killed_once) -> Path:
+    """A run of the test's own that was killed at env step 200."""
+    return shutil.copytree(killed_once, tmp_path / "killed")
+
+
 def go_on(path: Path, **budgets: int) -> None:
     resume(path, budgets, Console(quiet=True))
 
@@ -145,20 +179,19 @@ def assert_same_runs(path: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_twice_and_resumed_equals_uninterrupted(start, compose, kind):
-    reference = start("reference", *KINDS[kind])
-    env_steps = json.loads((reference / "result.json").read_text())["env_steps"]
+def test_killed_twice_and_resumed_equals_uninterrupted(start, reference, compose, tmp_path, kind):
+    uninterrupted = reference(*KINDS[kind])
+    env_steps = json.loads((uninterrupted / "result.json").read_text())["env_steps"]
     steps = env_steps // compose(*KINDS[kind]).num_envs
-    rng, killed = random.Random(kind), reference.parent / "killed"
+    rng, killed = random.Random(kind), tmp_path / "killed"
     killed_at_step(rng.randint(steps // 3, steps // 2), start, "killed", *KINDS[kind])
     assert (killed / "checkpoints" / "last.pt").exists()
     killed_at_step(rng.randint(2, steps // 3), go_on, killed)
     go_on(killed)
-    assert_same_runs(killed, reference)
+    assert_same_runs(killed, uninterrupted)
 
 
-def test_a_stop_between_checkpoints_loses_nothing(start, monkeypatch):
-    reference = start("reference")
+def test_a_stop_between_checkpoints_loses_nothing(start, reference, monkeypatch, tmp_path):
     real, steps = Environments.step, [0]
 
     def step(self, action):
@@ -171,11 +204,11 @@ def test_a_stop_between_checkpoints_loses_nothing(start, monkeypatch):
         patch.setattr(Environments, "step", step)
         with pytest.raises(Stopped):
             start("stopped")
-    stopped = reference.parent / "stopped"
+    stopped = tmp_path / "stopped"
     assert torch.load(stopped / "checkpoints" / "last.pt")["env_steps"] == 136
     assert not (stopped / "result.json").exists()
     go_on(stopped)
-    assert_same_runs(stopped, reference)
+    assert_same_runs(stopped, reference())
 
 
 def stop_in_evaluation(
@@ -226,11 +259,12 @@ def two_signals() -> None:
         ("per-episode epsilon", 3, one_signal),
     ],
 )
-def test_a_stop_in_an_evaluation_repeats_that_evaluation(start, kind, number, stop):
+def test_a_stop_in_an_evaluation_repeats_that_evaluation(
+    start, reference, tmp_path, kind, number, stop
+):
     """Twice in the same one: the seeds are drawn anew, and no training is lost."""
     settings = ["eval.interval=60", *KINDS[kind]]
-    reference = start("reference", *settings)
-    stopped = reference.parent / "stopped"
+    stopped = tmp_path / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         was_the_last = stop_in_evaluation(patch, number, stop)
         with pytest.raises(Stopped):
@@ -243,48 +277,48 @@ def test_a_stop_in_an_evaluation_repeats_that_evaluation(start, kind, number, st
             go_on(stopped)
         assert was_the_last()
     go_on(stopped)
-    assert_same_runs(stopped, reference)
+    assert_same_runs(stopped, reference(*settings))
 
 
 @pytest.mark.parametrize("number", [5, 6])
-def test_a_stop_in_the_closing_evaluation_ends_with_the_same_result(start, number):
+def test_a_stop_in_the_closing_evaluation_ends_with_the_same_result(
+    start, reference, tmp_path, number
+):
     """Of the final policy or of the best one, when four evaluations have been in training."""
-    reference = start("reference")
     with pytest.MonkeyPatch.context() as patch:
         was_the_last = stop_in_evaluation(patch, number, one_signal)
         with pytest.raises(Stopped):
             start("stopped")
         assert was_the_last()
-    stopped = reference.parent / "stopped"
+    stopped = tmp_path / "stopped"
     assert not (stopped / "result.json").exists()
     with pytest.MonkeyPatch.context() as patch:
         kill_at_step(patch, 1)  # no step of training is taken again
         go_on(stopped)
-    assert_same_runs(stopped, reference)
+    assert_same_runs(stopped, reference())
 
 
-def test_a_checkpoint_of_an_older_version_has_nothing_left_to_report(start):
-    reference = start("reference", "eval.interval=60")
+def test_a_checkpoint_of_an_older_version_has_nothing_left_to_report(start, reference, tmp_path):
     killed_at_step(200, start, "killed", "eval.interval=60")
-    path = reference.parent / "killed" / "checkpoints" / "last.pt"
+    killed = tmp_path / "killed"
+    path = killed / "checkpoints" / "last.pt"
     state = torch.load(path, weights_only=True)
     for name in ("reported_env_steps", "reported_episodes"):
         del state["progress"][name]
     checkpoint_module.save(state, path)
-    go_on(reference.parent / "killed")
-    assert_same_runs(reference.parent / "killed", reference)
+    go_on(killed)
+    assert_same_runs(killed, reference("eval.interval=60"))
 
 
-def test_a_kill_in_the_final_evaluation_loses_no_training(start, monkeypatch):
-    reference = start("reference")
+def test_a_kill_in_the_final_evaluation_loses_no_training(start, reference, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "score", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             start("killed")
-    killed = reference.parent / "killed"
+    killed = tmp_path / "killed"
     kill_at_step(monkeypatch, 1)  # no step of training is taken again
     go_on(killed)
-    assert_same_runs(killed, reference)
+    assert_same_runs(killed, reference())
 
 
 OPERATIONS = ("open", "write", "fsync", "replace", "unlink")
@@ -361,56 +395,45 @@ def test_a_kill_at_any_operation_of_a_checkpoint(start, monkeypatch, tmp_path, e
         assert_same_runs(tmp_path / name, reference)
 
 
-def test_a_damaged_last_checkpoint_is_passed_over(start, monkeypatch, caplog):
-    reference = start("reference")
-    killed_at_step(200, start, "killed")
-    killed = reference.parent / "killed"
+def test_a_damaged_last_checkpoint_is_passed_over(killed, reference, caplog):
     last = killed / "checkpoints" / "last.pt"
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
     go_on(killed)
     assert "last.pt: damaged" in caplog.text
-    assert_same_runs(killed, reference)
+    assert_same_runs(killed, reference())
 
 
-def test_a_damaged_replay_chunk_is_passed_over(start, monkeypatch, caplog):
-    reference = start("reference")
-    killed_at_step(200, start, "killed")
-    killed = reference.parent / "killed"
+def test_a_damaged_replay_chunk_is_passed_over(killed, reference, caplog):
     newest = max((killed / "checkpoints" / "replay").iterdir(), key=lambda p: p.stat().st_mtime_ns)
     newest.write_bytes(b"nothing")
     go_on(killed)
     assert f"{newest}: damaged" in caplog.text
-    assert_same_runs(killed, reference)
+    assert_same_runs(killed, reference())
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"", b"0123\n", bytes(130), b"x" * 10_000])
-def test_a_damaged_checksum_is_no_missing_one(start, caplog, content):
-    reference = start("reference")
-    killed_at_step(200, start, "killed")
-    killed = reference.parent / "killed"
+def test_a_damaged_checksum_is_no_missing_one(killed, reference, caplog, content):
     (killed / "checkpoints" / "last.pt.sha256").write_bytes(content)
     go_on(killed)
     (line,) = [r.getMessage() for r in caplog.records if r.name == checkpoint_module.__name__]
     assert line.startswith(f"{killed / 'checkpoints' / 'last.pt.sha256'}: damaged")
     assert line.endswith("going on from previous.pt")
-    assert_same_runs(killed, reference)
+    assert_same_runs(killed, reference())
 
 
-def test_a_checksum_that_is_gone_is_told_of(start, caplog, tmp_path):
-    killed_at_step(200, start, "killed")
-    (tmp_path / "killed" / "checkpoints" / "last.pt.sha256").unlink()
-    go_on(tmp_path / "killed")
+def test_a_checksum_that_is_gone_is_told_of(killed, caplog):
+    (killed / "checkpoints" / "last.pt.sha256").unlink()
+    go_on(killed)
     assert "last.pt: its checksum is gone" in caplog.text
 
 
-def test_both_checkpoints_damaged_is_an_error(start, monkeypatch, tmp_path):
-    killed_at_step(200, start, "killed")
+def test_both_checkpoints_damaged_is_an_error(killed):
     for name in ("last.pt", "previous.pt"):
-        (tmp_path / "killed" / "checkpoints" / name).write_bytes(b"nothing")
+        (killed / "checkpoints" / name).write_bytes(b"nothing")
     with pytest.raises(RunError, match=r"previous\.pt: damaged"):
-        go_on(tmp_path / "killed")
+        go_on(killed)
 
 
 def test_a_finished_run_can_be_extended(start):
@@ -482,13 +505,11 @@ def test_a_folder_of_runs_names_the_newest(command):
     )
 
 
-def test_torn_and_late_rows_are_cut(start, monkeypatch, tmp_path):
-    reference = start("reference")
-    killed_at_step(200, start, "killed")
-    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+def test_torn_and_late_rows_are_cut(killed, reference):
+    with (killed / "metrics.jsonl").open("a") as file:
         file.write('{"env_steps": 199, "train/')
-    go_on(tmp_path / "killed")
-    assert rows_without_clock(tmp_path / "killed") == rows_without_clock(reference)
+    go_on(killed)
+    assert rows_without_clock(killed) == rows_without_clock(reference())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -497,42 +518,38 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_one_bad_byte_in_metrics_stops_a_resume_and_loses_nothing(start, tmp_path):
-    reference = start("reference")
-    killed_at_step(200, start, "killed")
-    metrics = tmp_path / "killed" / "metrics.jsonl"
+def test_one_bad_byte_in_metrics_stops_a_resume_and_loses_nothing(killed, reference):
+    metrics = killed / "metrics.jsonl"
     whole = metrics.read_bytes()
     at = whole.index(b"\n") + 5  # in the second line
     metrics.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
-    before = contents(tmp_path / "killed")
+    before = contents(killed)
     with pytest.raises(RunError, match=r"metrics\.jsonl: line 2 is damaged .*mend or remove"):
-        go_on(tmp_path / "killed")
-    after = contents(tmp_path / "killed")
+        go_on(killed)
+    after = contents(killed)
     assert after.pop("metrics.jsonl.damaged-2") == before["metrics.jsonl"]
     assert after == before
     metrics.write_bytes(whole)
-    go_on(tmp_path / "killed")
-    assert_same_runs(tmp_path / "killed", reference)
+    go_on(killed)
+    assert_same_runs(killed, reference())
 
 
-def test_damage_to_a_finished_run_leaves_it_finished(start, tmp_path):
-    run_dir = start("finished")
-    result = (run_dir / "result.json").read_bytes()
-    metrics = run_dir / "metrics.jsonl"
+def test_damage_to_a_finished_run_leaves_it_finished(finished):
+    result = (finished / "result.json").read_bytes()
+    metrics = finished / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes().replace(b":", b";", 1))
     with pytest.raises(RunError, match="line 1 is damaged"):
-        go_on(run_dir, total_timesteps=480)
-    assert (run_dir / "result.json").read_bytes() == result
-    assert "total_timesteps: 300" in (run_dir / "config.yaml").read_text()
+        go_on(finished, total_timesteps=480)
+    assert (finished / "result.json").read_bytes() == result
+    assert "total_timesteps: 300" in (finished / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{}", b'{"env_steps": 1'])
-def test_a_result_that_cannot_be_read_is_made_again(start, caplog, content):
-    run_dir = start("finished")
-    result = json.loads((run_dir / "result.json").read_text())
-    (run_dir / "result.json").write_bytes(content)
-    go_on(run_dir)
-    again = json.loads((run_dir / "result.json").read_text())
+def test_a_result_that_cannot_be_read_is_made_again(finished, caplog, content):
+    result = json.loads((finished / "result.json").read_text())
+    (finished / "result.json").write_bytes(content)
+    go_on(finished)
+    again = json.loads((finished / "result.json").read_text())
     assert (again["final"], again["best"]) == (result["final"], result["best"])
     assert "result.json holds no result; it is made again" in caplog.text
 
@@ -571,14 +588,13 @@ def test_swanlab_shows_one_continuous_history(start, records, tmp_path):
     assert sorted(logged) == sorted(expected)
 
 
-def test_two_processes_on_one_run_directory(start, tmp_path, monkeypatch):
-    killed_at_step(200, start, "killed")
-    other = RunDirectory(tmp_path / "killed")
+def test_two_processes_on_one_run_directory(killed):
+    other = RunDirectory(killed)
     other.claim()
     with pytest.raises(RunError, match="another process is at work"):
-        go_on(tmp_path / "killed")
+        go_on(killed)
     other.close()
-    go_on(tmp_path / "killed")
+    go_on(killed)
 
 
 @pytest.mark.parametrize(
