@@ -479,16 +479,16 @@ def test_shell_completion(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
-def test_memory_is_flat_over_half_a_million_steps(process, tmp_path):
+def test_memory_is_flat_over_a_quarter_of_a_million_steps(process, tmp_path):
     metrics, pages_at = tmp_path / "run" / "metrics.jsonl", {}
-    settings = ["total_timesteps=500000", "batch_size=32", "compile=always", "torch_threads=1"]
+    settings = ["total_timesteps=250000", "batch_size=32", "compile=always", "torch_threads=1"]
     with process(*settings, "hydra.run.dir=run") as child:
         while child.poll() is None:
-            time.sleep(1)
+            time.sleep(0.3)
             if metrics.exists() and (rows := read_metrics(metrics)):
                 pages = int(Path(f"/proc/{child.pid}/statm").read_text().split()[1])
                 pages_at[rows[-1]["env_steps"]] = pages * resource.getpagesize()
     # The replay buffer is full after 50,000; the closing scores come after the last row.
-    training = [size for steps, size in pages_at.items() if 100_000 <= steps < 490_000]
+    training = [size for steps, size in pages_at.items() if 60_000 <= steps < 240_000]
     assert len(training) > 20
     assert max(training) - training[0] < 4e6

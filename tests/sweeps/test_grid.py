@@ -55,7 +55,8 @@ gym.register("Failing-v0", Failing, max_episode_steps=500)
 def tiny(quick, monkeypatch):
     """Overrides that make a run last a tenth of a second; the curve would take longer."""
     monkeypatch.setattr("dqn_runner.runs.lifecycle.draw_curve", lambda *_: None)
-    return (*quick, "total_timesteps=120", "eval.num_episodes=1", "eval.final_episodes=1")
+    short = ("total_timesteps=120", "learning_starts=100")
+    return (*quick, *short, "eval.num_episodes=1", "eval.final_episodes=1")
 
 
 @pytest.fixture

@@ -42,7 +42,10 @@ HOPELESS = (
 def searching(quick, monkeypatch):
     """A search over short runs, in the folder `search`."""
     monkeypatch.setattr("dqn_runner.runs.lifecycle.draw_curve", lambda *_: None)
-    short = ("total_timesteps=120", "eval.num_episodes=1", "eval.final_episodes=2")
+    short = (
+        "total_timesteps=120", "learning_starts=100", "eval.num_episodes=1",
+        "eval.final_episodes=2",
+    )  # fmt: skip
     kept = [o for o in quick if not o.startswith("batch_size")]
     return ("-m", "hydra/sweeper=optuna", *kept, *short, *SPACE, "hydra.sweep.dir=search")
 

@@ -9,18 +9,15 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 import yaml
+from resuming import COMMON, KINDS, assert_same_runs
 from rich.console import Console
 from watching import rows_without_clock
 
@@ -32,32 +29,6 @@ from dqn_runner.runs.lifecycle import resume, run
 from dqn_runner.runs.metrics_file import read_metrics
 from dqn_runner.training import checkpoint as checkpoint_module
 from dqn_runner.training.evaluation import Evaluator, never_stop
-
-# What the kills are tried on; each run has about 300 env steps and a checkpoint every 60.
-KINDS = {
-    "defaults": [],
-    "four environments": ["num_envs=4", "train_frequency=2"],
-    "small buffer": ["buffer.capacity=64", "agent.optimizer.name=rmsprop"],
-    "acrobot": ["env=acrobot", "+env.kwargs.max_episode_steps=50", "num_envs=4"],
-    "lunarlander": ["env=lunarlander", "total_timesteps=200"],
-    "frozen lake": ["env.id=FrozenLake-v1", "target_update=hard", "target_update.unit=update"],
-    "softmax": ["agent.behaviour=softmax", "num_envs=2", "eval.unit=episode", "eval.interval=2"],
-    "sarsa in phases": [
-        "agent.td_target=sarsa", "agent.double=false", "agent.n_step=1", "phase.episodes=3",
-        "phase.epochs=2", "learning_starts=0",
-    ],
-    "decaying learning rate": [
-        "agent.lr_schedule=cosine", "agent.clip_target=true", "network.norm=layer_norm",
-    ],
-    "mountaincar": ["env=mountaincar", "num_envs=4", "target_update=hard"],
-    "hands_on_rl": ["experiment=hands_on_rl"],
-    "joyrl": ["experiment=joyrl"],
-    "pytorch_tutorial": ["experiment=pytorch_tutorial"],
-    "lunarlander_sarsa": ["experiment=lunarlander_sarsa", "learning_starts=0", "phase.episodes=2"],
-    "swanlab_cartpole": ["experiment=swanlab_cartpole", "eval.interval=2"],
-    "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],
-}  # fmt: skip
-COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
 
 
 class Killed(BaseException):
@@ -136,46 +107,6 @@ def killed_at_step(number: int, action: Callable[..., object], *arguments: objec
         kill_at_step(patch, number)
         with pytest.raises(Killed):
             action(*arguments)
-
-
-def assert_same(value: Any, other: Any) -> None:
-    if isinstance(value, torch.Tensor):
-        assert torch.equal(value, other)
-    elif isinstance(value, dict):
-        assert value.keys() == other.keys()
-        for key in value:
-            if key != "elapsed_seconds":
-                assert_same(value[key], other[key])
-    elif isinstance(value, list | tuple):
-        assert len(value) == len(other)
-        for pair in zip(value, other, strict=True):
-            assert_same(*pair)
-    else:
-        assert value == other
-
-
-def replay_of(path: Path) -> list[torch.Tensor]:
-    """The stored transitions in their order, put together from the chunks."""
-    replay = torch.load(path / "checkpoints" / "last.pt", weights_only=True)["replay"]
-    columns = []
-    for first, last, _ in replay["chunks"]:
-        content = torch.load(path / "checkpoints" / "replay" / f"{first}-{last}.pt")
-        skip = max(0, replay["num_added"] - replay["size"] - first)
-        columns.append([column[skip:] for column in content["columns"]])
-    return [torch.cat(pieces) for pieces in zip(*columns, strict=True)]
-
-
-def assert_same_runs(path: Path, other: Path) -> None:
-    assert rows_without_clock(path) == rows_without_clock(other)
-    for name in ("last.pt", "best.pt"):
-        states = [torch.load(p / "checkpoints" / name, weights_only=True) for p in (path, other)]
-        for state in states:
-            state.get("replay", {}).pop("chunks", None)  # how it is cut into files may differ
-        assert_same(*states)
-    assert_same(replay_of(path), replay_of(other))
-    results = [json.loads((p / "result.json").read_text()) for p in (path, other)]
-    assert results[0]["final"] == results[1]["final"]
-    assert results[0]["best"] == results[1]["best"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -377,19 +308,21 @@ def kill_at_operation(patch, number: int) -> list[str]:
 
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_a_kill_at_any_operation_of_a_checkpoint(start, monkeypatch, tmp_path, every):
-    reference = start("reference", "total_timesteps=200", "buffer.capacity=64")
+    short = ("total_timesteps=200", "learning_starts=100", "buffer.capacity=64",
+             "eval.num_episodes=1", "eval.final_episodes=1")  # fmt: skip
+    reference = start("reference", *short)
     with monkeypatch.context() as patch:
         done = kill_at_operation(patch, 10**9)
-        start("counted", "total_timesteps=200", "buffer.capacity=64")
+        start("counted", *short)
     assert set(done) == set(OPERATIONS)
     for number in range(1, len(done) + 1, every):
         name = f"killed at {number}"
         with monkeypatch.context() as patch:
             kill_at_operation(patch, number)
             with pytest.raises(Killed):
-                start(name, "total_timesteps=200", "buffer.capacity=64")
+                start(name, *short)
         if not (tmp_path / name / "config.yaml").exists():  # killed before it began
-            start(name, "total_timesteps=200", "buffer.capacity=64")
+            start(name, *short)
         elif not (tmp_path / name / "result.json").exists():  # else killed when all was done
             go_on(tmp_path / name)
         assert_same_runs(tmp_path / name, reference)
@@ -614,66 +547,3 @@ def test_bad_input_to_resume_is_a_line(command, arguments, line):
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"dqn-train: error: {line}")
     assert outcome.err.count("\n") == 1
-
-
-def command_of(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from dqn_runner.train import main; main()", *arguments]
-
-
-def killed_after(seconds: float, cwd: Path, *arguments: str) -> int:
-    """Run dqn-train, kill it after `seconds`; returns its exit code."""
-    child = subprocess.Popen(
-        command_of(*arguments), cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        return child.wait(seconds)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        return child.wait()
-
-
-def survive_kills(cwd: Path, settings: list[str], rng: random.Random, kills: int) -> None:
-    """Kill a run `kills` times at random moments, resuming it each time; compare its end."""
-    started = time.perf_counter()
-    code = killed_after(1000.0, cwd, *settings, "hydra.run.dir=reference")
-    seconds = time.perf_counter() - started
-    assert code == 0
-    arguments = [*settings, "hydra.run.dir=killed"]
-    for _ in range(kills):
-        code = killed_after(rng.uniform(0.3, 1.0) * seconds, cwd, *arguments)
-        assert code in (0, -signal.SIGKILL)
-        if (cwd / "killed" / "result.json").exists():
-            break
-        # Before its config.yaml is there a run has not begun, and is begun again.
-        if (cwd / "killed" / "config.yaml").exists():
-            arguments = ["resume=killed"]
-    else:
-        assert killed_after(1000.0, cwd, *arguments) == 0
-    assert_same_runs(cwd / "killed", cwd / "reference")
-
-
-def settings_of(kind: str, quick: tuple[str, ...]) -> list[str]:
-    budget = "total_episodes=150" if kind == "per-episode epsilon" else "total_timesteps=6000"
-    return [*quick, *COMMON, *KINDS[kind], budget, "tracker.mode=offline"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_kill_minus_nine_at_random_moments(tmp_path, quick, kind):
-    """Up to six kills of each kind of run."""
-    survive_kills(tmp_path, settings_of(kind, quick), random.Random(kind), kills=6)
-
-
-@pytest.mark.soak
-def test_kill_minus_nine_for_as_long_as_given(tmp_path, quick):
-    """For DQN_SOAK_MINUTES, an hour where that is not set."""
-    rng = random.Random()
-    end = time.monotonic() + 60 * float(os.environ.get("DQN_SOAK_MINUTES", "60"))
-    for round_number in itertools.count():
-        if time.monotonic() > end:
-            return
-        kind, seed = rng.choice(list(KINDS)), rng.randrange(1000)
-        print(f"round {round_number}: {kind}, seed {seed}")
-        (tmp_path / str(round_number)).mkdir()
-        settings = [*settings_of(kind, quick), f"seed={seed}"]
-        survive_kills(tmp_path / str(round_number), settings, rng, kills=10)
