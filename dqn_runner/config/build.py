@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dqn_runner.agents.agent import Agent
-from dqn_runner.agents.dqn import AgentSpec
+from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.buffers.n_step import NStepAssembler
 from dqn_runner.buffers.rows import RowStorage, gather
 from dqn_runner.buffers.sarsa import SarsaAssembler
@@ -42,6 +42,7 @@ from dqn_runner.target_update import Soft
 from dqn_runner.training.checkpoint import Checkpoints
 from dqn_runner.training.evaluation import Evaluator
 from dqn_runner.training.state import Assembler, Parts
+from dqn_runner.types import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -238,12 +239,11 @@ def build_learner(config: Config, network: FlatNetwork) -> Learner:
         soft_target=isinstance(target, Soft),
     )
     numbers = {
-        "lr": agent.lr,
+        **agent.moving_hyperparameters(Progress()),
         **agent.optimizer.hyperparameters(),
         "max_grad_norm": agent.max_grad_norm,
         "max_grad_value": agent.max_grad_value,
         "tau": target.tau if isinstance(target, Soft) else None,
-        **({"return_low": 0.0, "return_high": 0.0} if agent.clip_target else {}),
     }
     hyperparameters = {name: value for name, value in numbers.items() if value is not None}
     return Learner(rule, hyperparameters, network.initial_params, network.buffers)

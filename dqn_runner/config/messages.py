@@ -14,7 +14,11 @@ def kind(section: Any) -> str:
 
 def line(error: dict[str, Any], data: Any) -> str:
     """One of pydantic's errors in our words, `key=value: what is allowed`."""
-    key, value, context = _key(error["loc"], data), error["input"], error.get("ctx", {})
+    key, value, context = (
+        _key(error["loc"], data, error["type"] == "missing"),
+        error["input"],
+        error.get("ctx", {}),
+    )
     message = (
         error["msg"]
         .removeprefix("Value error, ")
@@ -47,14 +51,14 @@ def line(error: dict[str, Any], data: Any) -> str:
     return f"{key}={'null' if value is None else value}: {message}"
 
 
-def _key(location: tuple[int | str, ...], data: Any) -> str:
+def _key(location: tuple[int | str, ...], data: Any, is_missing: bool) -> str:
     """The dotted key of a location, without the names of union members that pydantic puts in."""
     parts: list[str] = []
     for i, part in enumerate(location):
         inside = isinstance(data, dict) and part in data
         if inside or (isinstance(data, list | tuple) and isinstance(part, int)):
             data = data[part]
-        elif i < len(location) - 1 or not isinstance(data, dict):
+        elif not (is_missing and i == len(location) - 1):
             continue
         parts.append(f"[{part}]" if isinstance(part, int) else f".{part}")
     return "".join(parts).removeprefix(".")

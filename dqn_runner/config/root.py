@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from dqn_runner import epsilon, target_update
-from dqn_runner.agents.dqn import AgentSpec
+from dqn_runner.agents.dqn import DQNSpec
 from dqn_runner.buffers.uniform import UniformSpec
 from dqn_runner.config.messages import kind, line
 from dqn_runner.custom import Custom, search_working_directory
@@ -44,7 +44,7 @@ class Config(TrainingSpec):
     torch_threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"]
     compile: Literal["auto", "always", "never"]
     env: EnvSpec
-    agent: AgentSpec
+    agent: DQNSpec
     network: NetworkSpec
     buffer: UniformSpec
     epsilon: EpsilonSpec

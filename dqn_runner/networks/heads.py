@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dqn_runner.networks.init import Init, fill_weights
-from dqn_runner.networks.torsos import MLP, MLPSpec
+from dqn_runner.networks.torsos import Torso, TorsoSpec
 from dqn_runner.types import Outputs
 
 
@@ -24,7 +24,7 @@ class QHead(nn.Module):
 class QNetwork(nn.Module):
     """A torso and a head; `init` draws the weights of all their layers."""
 
-    def __init__(self, torso: MLP, head: QHead, init: Init) -> None:
+    def __init__(self, torso: Torso, head: QHead, init: Init) -> None:
         super().__init__()
         self.torso, self.head = torso, head
         fill_weights(self, init)
@@ -35,7 +35,7 @@ class QNetwork(nn.Module):
         return outputs
 
 
-def make_network(spec: MLPSpec, obs_shape: tuple[int, ...], num_actions: int) -> QNetwork:
+def make_network(spec: TorsoSpec, obs_shape: tuple[int, ...], num_actions: int) -> QNetwork:
     """The Q-network that `spec` describes."""
     torso = spec.torso(obs_shape)
     return QNetwork(torso, QHead(torso.num_features, num_actions), spec.init)

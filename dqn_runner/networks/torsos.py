@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -27,26 +30,48 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-class MLPSpec(Spec):
+class Torso(nn.Module):
+    """Layers from observations [B, *obs_shape] to features [B, num_features]."""
+
+    num_features: int
+
+
+class TorsoSpec(Spec, ABC):
+    """The settings of a network of ours; `init` is for the head's weights too."""
+
+    # With a default: the config.yaml of older runs lacks it.
+    init: InitSpec = TorchInit()
+
+    @abstractmethod
+    def torso(self, obs_shape: tuple[int, ...]) -> Torso:
+        """The layers below the head."""
+
+    @property
+    def on_numpy(self) -> Callable[[list[Array]], QFunction] | None:
+        """The whole network on NumPy arrays, given the parameters of each layer; None: by torch."""
+        return None
+
+
+class MLPSpec(TorsoSpec):
     """Fully connected layers with an activation between them."""
 
     name: Literal["mlp"] = "mlp"
     hidden_sizes: Annotated[list[PositiveInt], Field(min_length=1)]
     activation: Activation
-    # With defaults: the config.yaml of older runs has neither.
-    norm: Norm = "none"
-    init: InitSpec = TorchInit()
+    norm: Norm = "none"  # older runs lack it
 
     def torso(self, obs_shape: tuple[int, ...]) -> MLP:
         """The layers below the head."""
         return MLP(obs_shape, self)
 
-    def on_numpy(self, parameters: list[Array]) -> QFunction:
-        """The whole network on NumPy arrays, given the parameters of each layer."""
-        return numpy_mlp(parameters, self.activation, layer_norm=self.norm == "layer_norm")
+    @property
+    def on_numpy(self) -> Callable[[list[Array]], QFunction]:
+        """The whole network on NumPy arrays."""
+        layer_norm = self.norm == "layer_norm"
+        return functools.partial(numpy_mlp, activation=self.activation, layer_norm=layer_norm)
 
 
-class MLP(nn.Module):
+class MLP(Torso):
     """Fully connected layers; observations are flattened first.
 
     With `norm="layer_norm"` each layer is normalized before its activation (Ba et al. 2016,

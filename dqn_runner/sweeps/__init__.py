@@ -1,0 +1,1 @@
+"""Many runs from one command: every combination of settings, or a search."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from dqn_runner.agents.agent import Agent
-from dqn_runner.agents.dqn import AgentSpec
+from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.errors import RunError
 from dqn_runner.types import Progress, Row
 

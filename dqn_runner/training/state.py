@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dqn_runner.agents.agent import Agent
-from dqn_runner.agents.dqn import AgentSpec
+from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.buffers.rows import RowStorage
 from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import RunError, in_a_line

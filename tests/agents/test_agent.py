@@ -8,7 +8,7 @@ from scipy import special, stats
 from torch import nn
 
 from dqn_runner.agents.agent import Agent
-from dqn_runner.agents.dqn import AgentSpec
+from dqn_runner.agents.dqn import DQNSpec
 from dqn_runner.agents.policies import GreedyPolicy, SoftmaxPolicy
 from dqn_runner.learning.learner import Learner
 from dqn_runner.learning.optimizers import SGD
@@ -36,7 +36,7 @@ def spec_of(**settings):
     given = {"lr": 2.0, "gamma": 0.5, "n_step": 1, "double": False, "loss": "mse",
              "max_grad_norm": None, "max_grad_value": None, "optimizer": {"name": "adam"},
              **settings}  # fmt: skip
-    return AgentSpec.model_validate(given)
+    return DQNSpec.model_validate(given)
 
 
 def make_agent(

@@ -152,7 +152,9 @@ def test_unknown_key_lists_its_neighbours(override):
         line = str(caught.value)
     else:
         line = refused(override)
-    assert line.startswith(override.removeprefix("+") + ": no such key; agent has lr, lr_schedule")
+    assert line.startswith(
+        override.removeprefix("+") + ": no such key; agent has name, lr, lr_schedule"
+    )
 
 
 def test_unknown_key_at_the_root():
@@ -369,7 +371,7 @@ def test_what_hydra_cannot_read_is_quoted_by_the_line_that_says_so(value):
         (["agent.lr＝3"], "agent.lr＝3: must be KEY=VALUE"),
         (["键=1"], "键=1: no such key"),
         (["+agent.lr=3"], "+agent.lr=3: agent.lr is there already; did you mean agent.lr=3?"),
-        (["~agent.foo"], "~agent.foo: no such key; agent has lr, lr_schedule"),
+        (["~agent.foo"], "~agent.foo: no such key; agent has name, lr, lr_schedule"),
         (["seed.foo=1"], "seed.foo=1: no such key"),
         (["network.hidden_sizes.foo=1"], "network.hidden_sizes.foo=1: no such key"),
         (["network.hidden_sizes.a.b=1"], "network.hidden_sizes.a.b=1: no such key"),

@@ -1,6 +1,6 @@
-"""Launchers decide where the jobs of a sweep run: Hydra's, and ours, which have the same interface.
+"""Launchers run the jobs of a sweep: here, in other processes, or on other machines.
 
-Ours are named by conf/hydra/launcher and imported only when they are chosen.
+Ours have the interface of Hydra's, and are imported only when they are chosen.
 """
 
 from __future__ import annotations

@@ -64,14 +64,14 @@ class JoblibLauncher:
             raise Stopped(received[0])
 
     def _after(self, future: Future[None], worker: _Worker, overrides: Sequence[str]) -> _Worker:
-        """Record how a job ended that cannot do so itself; returns the worker for the next one."""
+        """Record a failure that the job could not record itself; returns a worker to go on with."""
         try:
             future.result()
         except BrokenProcessPool:
             worker.close()
             self._shared.record_failure(overrides, KILLED)
             return _Worker()
-        except Exception as error:  # of Hydra, before or after the run
+        except Exception as error:  # from Hydra, before or after the run
             self._shared.record_failure(overrides, named(error))
         return worker
 

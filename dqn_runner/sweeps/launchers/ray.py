@@ -26,7 +26,7 @@ from dqn_runner.sweeps.launchers.worker import KILLED, Shared, execute, received
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_CONNECT = 5.0
-# Jobs get their settings by it and return nothing; Ray would take a third of the memory.
+# It holds only the jobs' settings; by default Ray takes a third of the memory for it.
 OBJECT_STORE_BYTES = 2**27
 TOKEN_HINT = "; where it wants a token, set RAY_AUTH_MODE=token"
 NOTHING_LEFT = "its task ended and left no result; do all nodes share this directory?"
@@ -56,7 +56,7 @@ class RayLauncher:
     """
 
     def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
-        """Connect, for as long as this process lives; raises ConfigError where that fails."""
+        """Connect, for as long as this process lives; raises ConfigError if that fails."""
         self._spec = RaySpec.checked(settings, "hydra.launcher")
         self._shared = shared
         self._task = _task(self._spec)
@@ -67,12 +67,12 @@ class RayLauncher:
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
         """Run a job for each list of overrides; returns when all have ended.
 
-        Raises RunError where Ray fails.
+        Raises RunError if Ray fails.
         """
         with received_signals() as received:
             try:
                 self._run(job_overrides, initial_job_idx, received)
-            except Exception as error:  # of Ray's client, with classes as they come
+            except Exception as error:  # Ray's client raises many classes
                 raise RunError(f"Ray failed: {in_a_line(error)}") from error
         if received:
             raise Stopped(received[0])
@@ -96,13 +96,13 @@ class RayLauncher:
                 run_dir = RunDirectory(self._shared.path(overrides))
                 if not (received or run_dir.has_ended()):
                     self._shared.record_failure(overrides, reason or NOTHING_LEFT)
-            for _ in received[cancelled:]:  # a second one does not wait
+            for _ in received[cancelled:]:  # a second signal does not wait
                 for job in jobs:
                     ray.cancel(job)
             cancelled = len(received)
 
     def _check_resources(self) -> None:
-        """Raises ConfigError for jobs that would wait forever; a cluster may yet grow for them."""
+        """Raise ConfigError if jobs would wait forever; only warn if a cluster may grow."""
         spec = self._spec
         asked = {"CPU": spec.cpus, "GPU": spec.gpus, "memory": 2**30 * (spec.memory_gb or 0)}
         asked |= spec.options.get("resources", {})
@@ -117,12 +117,12 @@ class RayLauncher:
 
 
 def _why_it_failed(job: Any) -> str | None:
-    """Why a task has ended that could not say so itself; None where it could."""
+    """Why a task ended that could not record it itself; None if the run did."""
     try:
         ray.get(job)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
         return KILLED
-    except ray.exceptions.RayError as error:  # of Ray or of Hydra, outside of the run
+    except ray.exceptions.RayError as error:  # from Ray or Hydra, outside of the run
         cause = getattr(error, "cause", None) or error
         return named(cause)
     return None
@@ -164,7 +164,7 @@ def _connect(address: str | None) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raises TimeoutError where no Ray answers; Ray itself would try for minutes."""
+    """Raise TimeoutError if no Ray answers; Ray itself would try for minutes."""
     place = urlsplit(address if "//" in address else f"//{address}").netloc
     if ":" not in place or os.environ.get("RAY_USE_TLS") == "1":
         return
@@ -176,7 +176,7 @@ def _check_reachable(address: str) -> None:
 
 
 class _PreemptedError(Exception):
-    """The node asks the job to end, while nobody has cancelled it: Ray is to start it elsewhere."""
+    """The node asks the job to end, but nobody has cancelled it: Ray shall start it elsewhere."""
 
 
 def _work(shared: Shared, number: int, overrides: Sequence[str], directory: str) -> None:
@@ -186,7 +186,7 @@ def _work(shared: Shared, number: int, overrides: Sequence[str], directory: str)
     try:
         execute(shared, number, overrides)
     except Stopped as stopped:
-        if stopped.signal_number != signal.SIGINT:  # as which cancelling comes
+        if stopped.signal_number != signal.SIGINT:  # the signal that cancelling sends
             raise _PreemptedError("its node asked it to end") from None
     finally:
         for sig, handler in handlers.items():

@@ -28,7 +28,7 @@ from dqn_runner.spec import PositiveInt, Spec
 from dqn_runner.sweeps.launchers.worker import Shared, execute, received_signals, stop
 
 SECONDS_BETWEEN_LOOKS = 2.0
-LOOKS_WITHOUT_TRACE = 3  # a task is in neither list for a moment when it is queued again
+LOOKS_WITHOUT_TRACE = 3  # a task that is queued again is in no list for a moment
 SECONDS_TO_SAVE = 60.0
 
 
@@ -77,11 +77,11 @@ class SlurmLauncher:
     def _submit(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> list[submitit.Job[None]]:
-        """Raises ConfigError where Slurm refuses them."""
+        """Submit the jobs; raises ConfigError if Slurm refuses them."""
         executor = self._executor()
         try:
             numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-            with contextlib.redirect_stderr(io.StringIO()):  # sbatch's words are in the exception
+            with contextlib.redirect_stderr(io.StringIO()):  # the exception holds what sbatch says
                 jobs: list[submitit.Job[None]] = executor.map_array(
                     SlurmJob(), [self._shared] * len(numbers), numbers, job_overrides
                 )
@@ -122,7 +122,7 @@ class SlurmLauncher:
         absent: dict[int, int],
         job_overrides: Sequence[Sequence[str]],
     ) -> None:
-        """Take those that have ended out of `absent`."""
+        """Remove the jobs that have ended from `absent`."""
         queued = _queued(jobs)
         for i in list(absent):
             run_dir = RunDirectory(self._shared.path(job_overrides[i]))
@@ -145,7 +145,7 @@ class SlurmLauncher:
 
 
 def _queued(jobs: Sequence[submitit.Job[None]]) -> set[str] | None:
-    """The ids of those tasks that wait or run; None where Slurm does not answer now."""
+    """The ids of those tasks that wait or run; None if Slurm does not answer now."""
     arrays = ",".join(sorted({job.job_id.split("_")[0] for job in jobs}))
     command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={arrays}"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -162,7 +162,7 @@ def _is_preempted() -> bool:
     """
     command = ["scontrol", "show", "job", submitit.JobEnvironment().job_id]
     shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    # Slurm leaves the time out where nothing can be preempted.
+    # Slurm leaves the time out if nothing can be preempted.
     return "JobState=RUNNING" in shown and bool(re.search(r"\bPreemptTime=(?!None)\S", shown))
 
 
@@ -170,24 +170,24 @@ class SlurmJob:
     """What a node runs; it can be started again with the same arguments."""
 
     def __call__(self, shared: Shared, number: int, overrides: Sequence[str]) -> None:
-        """Run the job; where it is told that its time is up, save and queue it again."""
+        """Run the job; when its time is nearly up, save and queue it again."""
         warning = submitit.JobEnvironment()._usr_sig()
         queue_again: Any = signal.getsignal(warning)
         warned: list[int] = []
 
         def warn(number: int, frame: FrameType | None) -> None:
             warned.append(number)
-            # Not SIGTERM, which may come as well: the same signal twice does not let a run save.
+            # Not SIGTERM, which may come too: the same signal twice ends a run unsaved.
             os.kill(os.getpid(), signal.SIGHUP)
 
         for number_of_signal in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number_of_signal, stop)  # before the run looks after them itself
+            signal.signal(number_of_signal, stop)  # until the run has handlers of its own
         signal.signal(warning, warn)
         try:
             execute(shared, number, overrides)
         except Stopped:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which queueing it again brings, too
-            # One that was cancelled is to end.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # queueing it again sends it, too
+            # A job that was cancelled shall end.
             if warned or _is_preempted():
                 queue_again(warning, None)
 
