@@ -74,25 +74,31 @@ def compose() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def train(
-    tmp_path: Path, compose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Path]:
-    """Train a short run in tmp_path/name, without the command line; returns its directory.
+def curves_for_swanlab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run draws its curve, which takes longer than all the rest, only if SwanLab shows it."""
+    from dqn_runner.analysis import draw_curve
 
-    The curve, which takes longer than all the rest, is drawn only where SwanLab wants it.
-    """
+    def draw_for_swanlab(metrics: Path, target: Path) -> None:
+        if (target.parent / "swanlab").exists():
+            draw_curve(metrics, target)
+
+    monkeypatch.setattr("dqn_runner.runs.lifecycle.draw_curve", draw_for_swanlab)
+
+
+@pytest.fixture
+def train(
+    curves_for_swanlab: None, tmp_path: Path, compose: Callable[..., Any]
+) -> Callable[..., Path]:
+    """Train a short run in tmp_path/name, without the command line; returns its directory."""
 
     def train(name: str, *overrides: str) -> Path:
         from rich.console import Console
 
-        from dqn_runner.runs import lifecycle as run
+        from dqn_runner.runs.lifecycle import run
 
-        path, config = tmp_path / name, compose(*overrides)
+        path = tmp_path / name
         path.mkdir()
-        with monkeypatch.context() as patch:
-            if config.tracker.mode == "disabled":
-                patch.setattr(run, "draw_curve", lambda *_: None)
-            run.run(config, path, Console(quiet=True))
+        run(compose(*overrides), path, Console(quiet=True))
         return path
 
     return train
@@ -100,7 +106,10 @@ def train(
 
 @pytest.fixture
 def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    curves_for_swanlab: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., Outcome]:
     """dqn-train in process, called from the empty directory tmp_path/cwd."""
     cwd = tmp_path / "cwd"

@@ -52,9 +52,8 @@ gym.register("Failing-v0", Failing, max_episode_steps=500)
 
 
 @pytest.fixture
-def tiny(quick, monkeypatch):
-    """Overrides that make a run last a tenth of a second; the curve would take longer."""
-    monkeypatch.setattr("dqn_runner.runs.lifecycle.draw_curve", lambda *_: None)
+def tiny(quick):
+    """Overrides that make a run last a tenth of a second."""
     short = ("total_timesteps=120", "learning_starts=100")
     return (*quick, *short, "eval.num_episodes=1", "eval.final_episodes=1")
 
@@ -374,7 +373,10 @@ def test_jobs_side_by_side_fail_alone(process, tiny, failing, tmp_path):
     assert err.count("the pole has broken") == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_jobs_side_by_side_in_order(process, quick, tmp_path, number, code):
     arguments = ["-m", *quick, "total_timesteps=100_000_000", "seed=1,2,3"]
     two = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep"]

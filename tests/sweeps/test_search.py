@@ -39,9 +39,8 @@ HOPELESS = (
 
 
 @pytest.fixture
-def searching(quick, monkeypatch):
+def searching(quick):
     """A search over short runs, in the folder `search`."""
-    monkeypatch.setattr("dqn_runner.runs.lifecycle.draw_curve", lambda *_: None)
     short = (
         "total_timesteps=120", "learning_starts=100", "eval.num_episodes=1",
         "eval.final_episodes=2",
@@ -64,14 +63,14 @@ def finished() -> dict[str, int]:
 
 
 def test_a_trial_is_worth_the_iqm_over_its_seeds(command, searching):
-    outcome = command(*searching, "hydra.sweeper.n_trials=2", "seed=range(3,8)")
+    outcome = command(*searching, "hydra.sweeper.n_trials=2", "seed=range(3,7)")
     assert outcome.code == 0, outcome.err
     trials = study().trials
     assert [trial.number for trial in trials] == [0, 1]
-    assert set(finished()) == {f"trial={n},seed={s}" for n in (0, 1) for s in range(3, 8)}
+    assert set(finished()) == {f"trial={n},seed={s}" for n in (0, 1) for s in range(3, 7)}
     for trial in trials:
         assert trial.value == pytest.approx(
-            trim_mean([score(trial.number, seed) for seed in range(3, 8)], 0.25)
+            trim_mean([score(trial.number, seed) for seed in range(3, 7)], 0.25)
         )
         assert 1e-4 <= trial.params["agent.lr"] <= 1e-1
         assert trial.params["batch_size"] in (16, 24, 32)
@@ -105,17 +104,17 @@ def test_the_same_command_again_goes_on(command, searching):
             "DELETE FROM trial_values WHERE trial_id=(SELECT trial_id FROM trials WHERE number=1)"
         )
     (Path("search") / "trial=1,seed=1" / "result.json").unlink()
-    outcome = command(*arguments, "hydra.sweeper.n_trials=4")
+    outcome = command(*arguments, "hydra.sweeper.n_trials=3")
     assert outcome.code == 0, outcome.err
     after = finished()
-    assert set(after) == {f"trial={n},seed={s}" for n in range(4) for s in (0, 1)}
+    assert set(after) == {f"trial={n},seed={s}" for n in range(3) for s in (0, 1)}
     assert {name for name in before if before[name] != after[name]} == {"trial=1,seed=1"}
     trials = study().trials
-    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+    assert [trial.number for trial in trials] == [0, 1, 2]
     assert all(trial.state.name == "COMPLETE" for trial in trials)
     assert trials[1].value == pytest.approx((score(1, 0) + score(1, 1)) / 2)
-    assert len({json.dumps(trial.params) for trial in trials}) == 4
-    assert command(*arguments, "hydra.sweeper.n_trials=4").code == 0
+    assert len({json.dumps(trial.params) for trial in trials}) == 3
+    assert command(*arguments, "hydra.sweeper.n_trials=3").code == 0
     assert finished() == after
 
 

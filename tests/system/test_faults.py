@@ -80,7 +80,8 @@ def failing(how: str) -> str:
 )
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_a_failing_environment(command, quick, monkeypatch, how, saying, num_envs):
-    settings = (*quick, "eval.interval=null", f"num_envs={num_envs}", "total_timesteps=400")
+    settings = (*quick, "eval.interval=null", f"num_envs={num_envs}", "total_timesteps=400",
+                "train_frequency=4")  # fmt: skip
     limit = "env.max_step_seconds=0.2" if how == "hangs" else "env.max_step_seconds=null"
     outcome = command(*settings, limit, failing(how), "hydra.run.dir=run")
     assert outcome.code == 1
@@ -222,12 +223,12 @@ def test_one_failing_job_leaves_the_others_of_a_sweep_alone(command, quick):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 300 kB."""
+    """A file system of 200 kB."""
     path = tmp_path / "disk"
     path.mkdir()
     if shutil.which("mount") is None or os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(path)]
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(path)]
     if subprocess.run(mounting, capture_output=True, check=False).returncode:
         pytest.skip("no tmpfs can be mounted here")
     yield path
