@@ -1,7 +1,7 @@
-"""ε schedules: the probability of a random action as a function of progress.
+"""ε schedules: the probability of a random action over the course of training.
 
-Every schedule is called with the env steps taken so far (0 at the first action, summed over
-environments) and the episodes finished so far, and returns ε in [0, 1].
+A schedule is called with the env steps taken so far (0 at the first action, summed over
+environments) and the episodes finished so far. It returns ε in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dqn_runner.spec import PositiveInt, Probability, Spec
 
 
 class Fixed(Spec):
-    """The same ε throughout."""
+    """The same ε at every step."""
 
     name: Literal["fixed"] = "fixed"
     """The schedule."""
@@ -21,11 +21,12 @@ class Fixed(Spec):
     """Probability of a random action, ε."""
 
     def __call__(self, env_steps: int, episodes: int) -> float:
+        """ε after `env_steps` and `episodes`."""
         return self.value
 
 
 class Linear(Spec):
-    """From `start` to `end` on a straight line over `decay_steps` env steps, then `end`.
+    """On a straight line from `start` to `end` over `decay_steps` env steps, then `end`.
 
     Mnih et al. 2015, Methods: 1.0 to 0.1 over the first million frames.
     """
@@ -40,6 +41,7 @@ class Linear(Spec):
     """Env steps in which ε goes from start to end on a straight line."""
 
     def __call__(self, env_steps: int, episodes: int) -> float:
+        """ε after `env_steps` and `episodes`."""
         progress = min(env_steps / self.decay_steps, 1.0)
         return (1.0 - progress) * self.start + progress * self.end
 
@@ -57,6 +59,7 @@ class Exponential(Spec):
     """Env steps in which the distance to end falls to 37 %, as exp(-t / decay_steps)."""
 
     def __call__(self, env_steps: int, episodes: int) -> float:
+        """ε after `env_steps` and `episodes`."""
         return self.end + (self.start - self.end) * math.exp(-env_steps / self.decay_steps)
 
 
@@ -77,5 +80,6 @@ class Multiplicative(Spec):
     """What decay_every counts."""
 
     def __call__(self, env_steps: int, episodes: int) -> float:
+        """ε after `env_steps` and `episodes`."""
         t = env_steps if self.unit == "env_step" else episodes
         return max(self.end, self.start * self.decay_rate ** (t // self.decay_every))

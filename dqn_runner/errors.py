@@ -1,4 +1,4 @@
-"""What is told to the user in a line; imports next to nothing, so that it costs nothing."""
+"""Errors that the user sees as one line. This module imports next to nothing: it loads fast."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ def in_a_line(error: BaseException) -> str:
 
 
 def named(error: BaseException) -> str:
-    """The kind of `error` and its text, in a line."""
+    """The class of `error` and its text, in one line."""
     return f"{type(error).__name__}: {in_a_line(error)}".removesuffix(": ")
 
 
 class DQNRunnerError(Exception):
-    """Something a user can mend; its text is one line that is shown as it stands."""
+    """Something the user can fix; its text is one line, which is shown unchanged."""
 
 
 class ConfigError(DQNRunnerError):
-    """A setting that cannot be used; the text names the key, its value and what is allowed."""
+    """A setting cannot be used; the text names the key, its value and what is allowed."""
 
 
 class RunError(DQNRunnerError):
-    """A run, or a directory said to hold one, that cannot go on; the text says why."""
+    """A run cannot go on, or a directory holds no run; the text says why."""
 
 
 class RunFailedError(RunError):
-    """Code that a run or an evaluation needs has failed on the way, as a network of the user's."""
+    """Code that a run or an evaluation calls has failed, such as the user's own network."""
 
 
 class EnvironmentFailedError(RunFailedError):
-    """An environment that raised, hung, or returned what no environment may."""
+    """An environment raised, took too long, or returned something invalid."""
 
 
 class Stopped(BaseException):
     """Someone asked the process to end (Ctrl-C or SIGTERM).
 
-    `at_safe_point` says whether everything is consistent and can be saved.
+    `at_safe_point` says whether the run's state is consistent, so that it can be saved.
 
-    Not an Exception, so that nothing that handles failures takes it for one.
+    It is no Exception, so that code that handles failures does not take it for one.
     """
 
     def __init__(self, signal_number: int, *, at_safe_point: bool = True) -> None:
@@ -50,19 +50,19 @@ class Stopped(BaseException):
 
 
 class Pruned(Stopped):
-    """A search has no hope in the run: it ended at an evaluation, and nothing is to go on."""
+    """A search ended the run at an evaluation, because its results are too low to go on."""
 
 
-# What somebody at the keyboard or a scheduler wants. Whatever else other people's code raises, an
-# exit of the whole program too, is a failure of that code.
+# The user or a scheduler asked for these. Anything else that other people's code raises is a
+# failure of that code, and so is sys.exit().
 WANTED = (KeyboardInterrupt, Stopped)
 
 
 @contextmanager
 def failing_as(kind: type[DQNRunnerError], what: str) -> Iterator[None]:
-    """Turn what other people's code raises here into a `kind` that says it in a line after `what`.
+    """Turn an exception of other people's code into a `kind` with one line that begins with `what`.
 
-    Our own errors come through, for they say more.
+    Our own errors pass unchanged, because they say more.
     """
     try:
         yield

@@ -23,7 +23,7 @@ class Hard(Spec):
     """What interval counts."""
 
     def copies(self, unit: Unit, before: int, now: int) -> bool:
-        """Whether a copy falls due as the counter of `unit` goes from `before` to `now`."""
+        """Whether a copy is due when the counter of `unit` goes from `before` to `now`."""
         return unit == self.unit and now // self.interval > before // self.interval
 
 
@@ -36,7 +36,7 @@ class Soft(Spec):
     """Share of the online network that each update mixes into the target network."""
 
     def copies(self, unit: Unit, before: int, now: int) -> bool:
-        """Never: a soft target moves within each update."""
+        """Never: a soft target is part of each update."""
         return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,10 @@ import pytest
 
 # In the background of a shell Ctrl-C is ignored, also by whatever the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Before anything imports torch: tests side by side, each with threads for all cores, take several
+# times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Each test may override these; the later override wins.
 QUICK = (
@@ -41,6 +46,12 @@ class Outcome(NamedTuple):
     err: str
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs within a test's process have no power cut to outlive."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture(scope="session")
 def quick() -> tuple[str, ...]:
     """Overrides that make a run last a fraction of a second."""
@@ -63,25 +74,31 @@ def compose() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def train(
-    tmp_path: Path, compose: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Path]:
-    """Train a short run in tmp_path/name, without the command line; returns its directory.
+def curves_for_swanlab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run draws its curve, which takes longer than all the rest, only if SwanLab shows it."""
+    from dqn_runner.analysis import draw_curve
 
-    The curve, which takes longer than all the rest, is drawn only where SwanLab wants it.
-    """
+    def draw_for_swanlab(metrics: Path, target: Path) -> None:
+        if (target.parent / "swanlab").exists():
+            draw_curve(metrics, target)
+
+    monkeypatch.setattr("dqn_runner.runs.lifecycle.draw_curve", draw_for_swanlab)
+
+
+@pytest.fixture
+def train(
+    curves_for_swanlab: None, tmp_path: Path, compose: Callable[..., Any]
+) -> Callable[..., Path]:
+    """Train a short run in tmp_path/name, without the command line; returns its directory."""
 
     def train(name: str, *overrides: str) -> Path:
         from rich.console import Console
 
-        from dqn_runner.runs import lifecycle as run
+        from dqn_runner.runs.lifecycle import run
 
-        path, config = tmp_path / name, compose(*overrides)
+        path = tmp_path / name
         path.mkdir()
-        with monkeypatch.context() as patch:
-            if config.tracker.mode == "disabled":
-                patch.setattr(run, "draw_curve", lambda *_: None)
-            run.run(config, path, Console(quiet=True))
+        run(compose(*overrides), path, Console(quiet=True))
         return path
 
     return train
@@ -89,7 +106,10 @@ def train(
 
 @pytest.fixture
 def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    curves_for_swanlab: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., Outcome]:
     """dqn-train in process, called from the empty directory tmp_path/cwd."""
     cwd = tmp_path / "cwd"

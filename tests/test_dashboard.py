@@ -52,6 +52,7 @@ class Dashboard:
     def __init__(self, child: subprocess.Popen[str]) -> None:
         self.child = child
         self.said: list[str] = []
+        assert child.stdout is not None
         for line in child.stdout:
             self.said.append(line.rstrip())
             if address := re.match(r"http://\S+", line):
@@ -469,6 +470,7 @@ def test_the_page_in_a_browser_lists_and_overlays_the_runs(outputs, dashboard, b
     assert all(name in text for name in NAMES)
     for name in list(NAMES)[:2]:
         result = RunDirectory(outputs / NAMES[name]).read_result()
+        assert result is not None
         assert f"{result['final']['mean']:.1f} ± {result['final']['std']:.1f}" in text
     assert all(title in text for title in ("agent.lr", "deep.list", "eval/episode_return_mean"))
     assert "1500" in text  # the last loss of the long run

@@ -9,6 +9,7 @@ import signal
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import imageio.v2 as imageio
@@ -49,6 +50,15 @@ def trained(tmp_path_factory, compose) -> Path:
 def run(trained, tmp_path) -> Path:
     """A run directory of the test's own."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+def open_film(path: Path) -> Any:
+    return imageio.get_reader(path)
+
+
+def number_after(name: str, text: str) -> float:
+    (number,) = re.findall(rf"{name} ([\d.]+)", text)
+    return float(number)
 
 
 @pytest.fixture
@@ -138,7 +148,7 @@ def test_films_show_the_first_episodes_in_full(run, evaluate):
     for i, seed in enumerate(seeds(0, 2)):
         frames = play(policy, seed)[1] + 1  # the first observation too
         mp4 = run / "videos" / f"last_episode_{i}.mp4"
-        with imageio.get_reader(mp4) as film:
+        with open_film(mp4) as film:
             assert film.count_frames() == frames
             picture = film.get_data(0)
         assert picture.shape == (400, 600, 3)
@@ -152,7 +162,7 @@ def test_films_show_the_first_episodes_in_full(run, evaluate):
 def test_films_can_be_cut_short(run, evaluate):
     code, _, _ = evaluate(run, "--episodes", 1, "--checkpoint", "best", "--max-steps", 5)
     assert code == 0
-    with imageio.get_reader(run / "videos" / "best_episode_0.mp4") as film:
+    with open_film(run / "videos" / "best_episode_0.mp4") as film:
         assert film.count_frames() == 6
 
 
@@ -190,7 +200,7 @@ def test_a_softmax_policy_is_evaluated_as_it_behaves(run, evaluate):
     behave(run, temperature=1e9)
     _, hot, _ = evaluate(run, "--episodes", 30, "--videos", 0)
     assert evaluate(run, "--episodes", 30, "--videos", 0)[1] == hot != greedy
-    mean, low = (float(re.search(rf"{name} ([\d.]+)", hot)[1]) for name in ("mean", "min"))
+    mean, low = (number_after(name, hot) for name in ("mean", "min"))
     assert 15 < mean < 32  # random actions keep the pole up for some 22 steps
     assert low < 15
     behave(run, behaviour="greedy")  # whatever the temperature
@@ -276,7 +286,7 @@ def test_the_limit_of_the_runs_evaluations_holds(run, evaluate, caplog):
     assert "return mean 30.00, std 0.00, min 30.00, max 30.00 over 3 episodes" in out
     (line,) = caplog.messages
     assert line.startswith("eval.max_episode_steps=30: an evaluation episode was still going on")
-    with imageio.get_reader(run / "videos" / "last_episode_0.mp4") as film:
+    with open_film(run / "videos" / "last_episode_0.mp4") as film:
         assert film.count_frames() == 31
 
 
@@ -284,7 +294,7 @@ def test_the_limit_of_the_runs_evaluations_holds(run, evaluate, caplog):
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
 )
 @pytest.mark.parametrize(("where", "limit"), [("step", None), ("render", 40)])
-def test_a_signal_ends_an_evaluation_or_a_film_between_two_steps(  # noqa: PLR0917
+def test_a_signal_ends_an_evaluation_or_a_film_between_two_steps(
     run, evaluate, number, code, where, limit
 ):
     make_awkward(run, limit, what=str(int(number)), where=where)
@@ -413,7 +423,7 @@ def test_version(evaluate, capsys):
 def test_result_of_training_is_about_the_same_policy(run, evaluate):
     """dqn-eval on other seeds than training's: near its score, but not the same episodes."""
     _, out, _ = evaluate(run, "--episodes", 40, "--videos", 0)
-    mean = float(re.search(r"mean ([\d.]+)", out)[1])
-    spread = float(re.search(r"std ([\d.]+)", out)[1])
+    mean = number_after("mean", out)
+    spread = number_after("std", out)
     final = json.loads((run / "result.json").read_text())["final"]
     assert abs(mean - final["mean"]) <= 4 * max(spread, 1.0)

@@ -55,13 +55,13 @@ def test_the_evaluation_after_training_shares_no_stream_with_any_training():
 
 def test_streams_do_not_depend_on_numpys_global_generator():
     np.random.seed(0)
-    state_before = np.random.get_state()[1].copy()
+    state_before = np.random.get_state(legacy=False)["state"]["key"].copy()
     first = numbers(random_streams(5).env)
     np.random.seed(1)
     assert numbers(random_streams(5).env) == first
     np.random.seed(0)
     draw_seed(random_streams(5).env)
-    assert np.array_equal(np.random.get_state()[1], state_before)
+    assert np.array_equal(np.random.get_state(legacy=False)["state"]["key"], state_before)
 
 
 def test_drawn_seeds_cover_31_bits():

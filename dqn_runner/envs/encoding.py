@@ -17,8 +17,8 @@ Env = gym.Env[Any, Any]
 class ObsEncoder:
     """Turns raw observations into rows of storage: Box as float32 (uint8 stays), Discrete one-hot.
 
-    A Box keeps its shape, so that a convolutional network can see it; `networks.MLP` flattens. A
-    Box of shape () becomes one of shape (1,).
+    A Box keeps its shape, as convolutional networks need it; an MLP flattens it itself. A Box of
+    shape () becomes one of shape (1,).
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
@@ -33,8 +33,8 @@ class ObsEncoder:
     def write(self, obs: Any, row: Array) -> None:
         """Encode one observation into `row` [*obs_shape].
 
-        Raises ValueError for another shape, a number outside of the space's, or one that is not
-        finite.
+        Raises ValueError if the shape is wrong, a Discrete observation is outside of its space, or
+        a number is not finite.
         """
         if isinstance(self._space, Discrete):
             index, first, n = int(scalar(obs)), int(self._space.start), int(self._space.n)
@@ -60,16 +60,16 @@ class ObsEncoder:
 def _is_finite(row: Array) -> bool:
     if row.size > 100:
         return bool(np.isfinite(row).all())
-    # Of few numbers in a sixth of the time; a sum of float32 cannot overflow Python's float.
+    # For few numbers a sum is six times faster; one of float32 cannot overflow Python's float.
     return math.isfinite(sum(row.ravel().tolist()))
 
 
 def scalar(value: Any) -> Any:
-    """A number as Python has it, also out of an array of any shape with one element."""
+    """`value` as a Python number, if it is a NumPy number or an array with one element."""
     return value.item() if hasattr(value, "item") else value
 
 
 def action_offset(env: Env) -> int:
-    """The environment's own number of action 0 (a Discrete space need not start at zero)."""
+    """What the environment calls our action 0: a Discrete space may start at another number."""
     assert isinstance(env.action_space, Discrete)
     return int(env.action_space.start)

@@ -1,4 +1,4 @@
-"""One environment: its observations as rows of storage, and the one place that steps it."""
+"""One environment, reset and stepped: nothing else in this package does that."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 class EpisodePlayer:
-    """Resets and steps one environment, which nothing else does, and checks all that it does.
+    """Resets and steps one environment, and checks what it returns.
 
-    `seed` and `steps` say where its episode stands; `is_cut` that `max_episode_steps` ended it,
-    which is a truncation. Raises EnvironmentFailedError, with `name`, where the environment raises
-    or exits, takes longer than `max_step_seconds`, or returns what no environment may.
+    `seed` and `steps` describe the current episode. `is_cut` says that `max_episode_steps` ended
+    it, which is a truncation. Raises EnvironmentFailedError, which names `name`, if the environment
+    raises, exits the program, takes longer than `max_step_seconds`, or returns something invalid.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class EpisodePlayer:
         self.is_cut = False
 
     def reset(self, seed: int, row: Array) -> None:
-        """Begin the episode of `seed`; its first observation goes into `row` [*obs_shape]."""
+        """Start an episode from `seed`; write its first observation into `row` [*obs_shape]."""
         self.seed, self.steps, self.is_cut = seed, 0, False
         try:
             with limited(self._max_step_seconds):
@@ -56,9 +56,9 @@ class EpisodePlayer:
             raise self.failure(f"reset: {named(error)}") from error
 
     def step(self, action: int, row: Array) -> tuple[float, bool, bool]:
-        """Take `action`, counted from 0; the observation goes into `row` [*obs_shape].
+        """Take `action`, counted from 0; write the next observation into `row` [*obs_shape].
 
-        Returns the reward, and whether the episode was terminated and whether truncated.
+        Returns the reward, whether the episode terminated, and whether it was truncated.
         """
         try:
             with limited(self._max_step_seconds):
@@ -80,7 +80,7 @@ class EpisodePlayer:
         return reward, terminated, truncated or self.is_cut
 
     def render(self) -> Array:
-        """The environment's picture of where it is, [height, width, 3]."""
+        """A picture of the environment's current state, [height, width, 3]."""
         try:
             frame: Any = self._env.render()
             if np.ndim(frame) != 3:
@@ -92,19 +92,19 @@ class EpisodePlayer:
             raise self.failure(f"render: {named(error)}") from error
 
     def failure(self, what: str) -> EnvironmentFailedError:
-        """The error for `what` went wrong now."""
+        """The error that says `what` went wrong at the current step."""
         return EnvironmentFailedError(
             f"{self._name} failed at step {self.steps} of the episode with seed {self.seed}, "
             f"in {what}"
         )
 
     def close(self) -> None:
-        """Close the environment; a failure is a warning, for what was asked of it is done."""
+        """Close the environment; a failure is only a warning."""
         close(self._env)
 
 
 def close(env: Env) -> None:
-    """Close `env`; a failure is a warning, for nothing more is asked of it."""
+    """Close `env`; a failure is only a warning, because nobody needs `env` any more."""
     try:
         env.close()
     except WANTED:
@@ -122,16 +122,16 @@ _NO_LIMIT = contextlib.nullcontext()
 
 
 def limited(seconds: float | None) -> AbstractContextManager[None]:
-    """`time_limit`, or nothing where there is none."""
+    """`time_limit`, or no limit if `seconds` is None."""
     return time_limit(seconds) if seconds else _NO_LIMIT
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in what takes longer than `seconds`.
+    """Raise TimeoutError in the block if it takes longer than `seconds`.
 
-    The signal behind it reaches Python code, and C code that comes back to it; only the main
-    thread can set it, and only on Unix.
+    An alarm signal does this. It interrupts Python code, and C code that returns to Python; it
+    works only in the main thread, and only on Unix.
     """
 
     def ring(number: int, frame: FrameType | None) -> None:

@@ -1,8 +1,4 @@
-"""Environments: making one from its id, stepping N of them with restarts.
-
-Every episode starts from a seed of its own, so that it can be replayed from that seed and its
-actions.
-"""
+"""Making an environment from its settings."""
 
 from __future__ import annotations
 
@@ -24,14 +20,14 @@ from dqn_runner.spec import Seconds, Spec
 
 logger = logging.getLogger(__name__)
 
-_shown: dict[Any, Any] = {}  # warnings that were, as Python notes them
+_shown: dict[Any, Any] = {}  # Python's record of the warnings that were shown
 
 
 class EnvSpec(Spec):
     """A discrete-action Gymnasium environment.
 
-    `id` may name the package that registers it, as in `package:Id`; `wrappers` lists classes as
-    `package.module:Class`, or as mappings with `name` and the wrapper's keyword arguments. A step
+    `id` may name the package that registers it: `package:Id`. `wrappers` lists classes, each as
+    `package.module:Class` or as a mapping with `name` and the wrapper's keyword arguments. A step
     that takes longer than `max_step_seconds` ends the run.
     """
 
@@ -48,9 +44,9 @@ class EnvSpec(Spec):
 def make_env(spec: EnvSpec, render_mode: str | None = None, *, warn: bool = False) -> Env:
     """Make and wrap one environment, and check that DQN can act in it.
 
-    What Gymnasium warns of is logged with `warn`, and not shown without. Raises ConfigError for an
-    unknown id, an environment or a wrapper that cannot be made, or spaces other than Discrete
-    actions and Box or Discrete observations.
+    Gymnasium's warnings are logged if `warn` is set, and hidden if not. Raises ConfigError if the
+    id is unknown, if the environment or a wrapper cannot be made, if actions are not Discrete, or
+    if observations are neither Box nor Discrete.
     """
     where, kwargs = f"env.id={spec.id}", dict(spec.kwargs)
     if render_mode is not None:
@@ -76,7 +72,7 @@ def make_env(spec: EnvSpec, render_mode: str | None = None, *, warn: bool = Fals
 
 
 def _wrapped(env: Env, key: str, wrapper: str | dict[str, Any]) -> Env:
-    """`env` in the wrapper that stands under `key`."""
+    """`env` in the wrapper that the setting `key` names."""
     custom = parse_wrapper(key, wrapper)
     wrapped: Env = custom.load(key, "env")(env=env)
     if not isinstance(wrapped, gym.Env):
@@ -86,9 +82,10 @@ def _wrapped(env: Env, key: str, wrapper: str | dict[str, Any]) -> Env:
 
 @contextlib.contextmanager
 def _warnings_of_gymnasium() -> Iterator[list[str]]:
-    """What Gymnasium warns of meanwhile, as lines: by itself it prints coloured ones, repeatedly.
+    """Collect Gymnasium's warnings as plain lines: it would print them in color, and repeat them.
 
-    The list is filled when all went well. Other warnings are shown then as always.
+    The list is filled at the end of the block, if nothing was raised. Other warnings are shown as
+    usual.
     """
     lines: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
@@ -107,7 +104,7 @@ def _warnings_of_gymnasium() -> Iterator[list[str]]:
 
 
 def parse_wrapper(key: str, wrapper: str | dict[str, Any]) -> Custom:
-    """The class behind an entry of `env.wrappers`; raises ConfigError where it names none."""
+    """The class that an entry of `env.wrappers` names; raises ConfigError if it names none."""
     try:
         return Custom.model_validate({"name": wrapper} if isinstance(wrapper, str) else wrapper)
     except ValueError as error:

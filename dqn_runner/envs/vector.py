@@ -1,4 +1,4 @@
-"""N environments, stepped one after the other and restarted as they end."""
+"""N environments, stepped together."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from dqn_runner.types import Array, EnvStep, Episode
 
 
 class Environments:
-    """N copies of an environment, stepped one after the other and restarted as they end.
+    """N copies of an environment, stepped one after the other and restarted as episodes end.
 
-    `rng` gives each episode its seed. `obs` [N, *obs_shape] is what the next action must answer.
-    Raises EnvironmentFailedError as EpisodePlayer does.
+    Each episode starts from its own seed, drawn from `rng`, and can be replayed from that seed and
+    its actions. `obs` [N, *obs_shape] are the observations to act on next. Raises
+    EnvironmentFailedError as EpisodePlayer does.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Environments:
             EpisodePlayer(make(), f"environment {i}", max_step_seconds) for i in range(num_envs)
         ]
         self.rng = rng
-        self._actions: list[list[int]] = [[] for _ in range(num_envs)]  # of the episodes under way
+        self._actions: list[list[int]] = [[] for _ in range(num_envs)]  # of the current episodes
         self._returns = [0.0] * num_envs
         spec = self._players[0].obs_spec
         self.obs = np.zeros((num_envs, *spec.shape), spec.dtype)
@@ -45,7 +46,7 @@ class Environments:
         self._players[i].reset(seed, obs[i])
 
     def step(self, action: list[int]) -> EnvStep:
-        """Take one action [N] in each environment; `obs` then holds the observations to act on."""
+        """Take `action` [N], one in each environment; `obs` then holds what to act on next."""
         rewards: list[float] = []
         terminated: list[bool] = []
         truncated: list[bool] = []
@@ -65,14 +66,14 @@ class Environments:
         return EnvStep(obs, action, rewards, terminated, truncated, next_obs, episodes)
 
     def _step_one(self, i: int, action: int, next_obs: Array) -> tuple[float, bool, bool]:
-        """Step environment `i`, which writes its observation into `next_obs` [*obs_shape]."""
+        """Step environment `i` and write its observation into `next_obs` [*obs_shape]."""
         reward, terminated, truncated = self._players[i].step(action, next_obs)
         self._actions[i].append(action)
         self._returns[i] += reward
         return reward, terminated, truncated
 
     def get_state(self) -> dict[str, Any]:
-        """The episodes under way, as their seeds and actions: environments cannot be pickled."""
+        """The current episodes as seeds and actions: environments themselves cannot be saved."""
         return {
             "seeds": [player.seed for player in self._players],
             "actions": [torch.tensor(actions, dtype=torch.int64) for actions in self._actions],
@@ -81,25 +82,25 @@ class Environments:
         }
 
     def set_state(self, state: dict[str, Any]) -> list[int]:
-        """Play the episodes under way again, up to where they were.
+        """Replay the episodes that were current when `state` was taken.
 
-        Returns the environments in which that led elsewhere, because they are not deterministic;
-        those have begun a new episode.
+        Returns the environments whose replay gave something else, because they are not
+        deterministic; these start a new episode.
         """
         self.obs = np.zeros_like(self.obs)
-        strayed = []
+        restarted = []
         for i, (seed, actions) in enumerate(zip(state["seeds"], state["actions"], strict=True)):
             try:
                 self._replay(i, seed, actions.tolist())
             except EnvironmentFailedError:
-                strayed.append(i)
+                restarted.append(i)
             else:
                 same_obs = np.array_equal(self.obs[i], state["obs"][i].numpy())
                 if not same_obs or self._returns[i] != state["returns"][i]:
-                    strayed.append(i)
-        for i in strayed:
+                    restarted.append(i)
+        for i in restarted:
             self._start_episode(i, draw_seed(self.rng), self.obs)
-        return strayed
+        return restarted
 
     def _replay(self, i: int, seed: int, actions: list[int]) -> None:
         self._start_episode(i, seed, self.obs)
@@ -109,5 +110,6 @@ class Environments:
                 raise self._players[i].failure("replay: it ended early")
 
     def close(self) -> None:
+        """Close all environments."""
         for player in self._players:
             player.close()

@@ -1,4 +1,4 @@
-"""Films of episodes: mp4 to watch, GIF for SwanLab, which takes no other film format."""
+"""Films of episodes: mp4 to watch, and GIF for SwanLab, which takes no other format."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ def record_episode(  # noqa: PLR0917
     max_steps: int | None,
     check_stop: Callable[[], None],
 ) -> tuple[Path, Path]:
-    """Film one episode of `policy`, which answers rows [1, *obs_shape], as `target`.mp4 and .gif.
+    """Film one episode of `policy` as `target`.mp4 and `target`.gif.
 
-    `check_stop` may raise between steps; then, and where something fails, there is no film. Raises
-    ConfigError where the environment cannot draw itself into arrays.
+    `policy` maps observations [1, *obs_shape] to actions [1]. `check_stop` is called between steps
+    and may raise; then, or if something fails, no film is left. Raises ConfigError if the
+    environment cannot draw itself into arrays.
     """
-    # Drawing into arrays needs no screen, which SDL would look for all the same.
+    # Drawing into arrays needs no screen, but SDL would look for one.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     env = make_env(spec)
     modes = env.metadata.get("render_modes") or ()
@@ -50,7 +51,7 @@ def record_episode(  # noqa: PLR0917
     player = EpisodePlayer(env, "the filmed environment", spec.max_step_seconds, max_steps)
     small: list[Any] = []
     try:
-        # Sides need not be multiples of 16, as some codecs would like them.
+        # imageio's default would scale the frames to sides that are multiples of 16.
         writer: Any = imageio.get_writer(mp4, fps=fps, macro_block_size=1, pixelformat="yuv420p")
         with writer as film:
             for i, frame in enumerate(_frames(player, policy, seed, check_stop)):
@@ -85,7 +86,7 @@ def _frames(
 
 
 def _even(frame: Frame) -> Frame:
-    # H.264 with halved colour resolution needs even sides.
+    # H.264 stores color at half the resolution, so both sides must be even.
     return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
 
 

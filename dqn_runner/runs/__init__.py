@@ -1,0 +1,1 @@
+"""Runs: their directories, and what happens to one from its start to its result."""

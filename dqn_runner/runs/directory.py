@@ -1,4 +1,4 @@
-"""A run's directory: what lies where in it, and its two small files."""
+"""The directory of a run: which file is where, its lock, and its small files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dqn_runner.errors import ConfigError, Pruned, RunError, in_a_line
 
 logger = logging.getLogger(__name__)
 
-# Of a config.yaml or result.json, whose own have some thousand bytes and five levels. Reading YAML
-# takes time with the square of its depth.
-LARGEST_FILE = 2**18
+# Limits for config.yaml and result.json; those that a run writes have some thousand bytes and five
+# levels. The time to read YAML grows with the square of its depth.
+LARGEST_FILE = 2**18  # bytes
 DEEPEST_NESTING = 32
 
-# Where SwanLab looks for its settings in the working directory.
+# The files in the working directory from which SwanLab reads its settings.
 SWANLAB_SETTINGS = (
     ".env", "swanlab.yaml", "swanlab.yml", ".swanlab/config.yaml", ".swanlab/config.yml"
 )  # fmt: skip
@@ -36,7 +36,7 @@ class _Scores(BaseModel):
 
 
 class _Result(BaseModel):
-    """What readers of a result.json count on."""
+    """What a result.json must hold."""
 
     env_steps: int
     wall_time_seconds: FiniteFloat
@@ -45,14 +45,14 @@ class _Result(BaseModel):
 
 
 class End(NamedTuple):
-    """How a run ended that has no result: a failure, or a search that saw no hope in it."""
+    """How a run ended that has no result: it failed, or a search pruned it."""
 
     status: Literal["failed", "pruned"]
     reason: str
 
 
 class RunDirectory:
-    """The paths of one run. `result.json` is there if and only if the run finished."""
+    """The paths of one run. `result.json` exists if and only if the run has finished."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,9 +65,9 @@ class RunDirectory:
         self.swanlab_id = self.swanlab / "run_id"
         self.result = path / "result.json"
         self.ended = path / "ended.json"
-        # A search asks a run to end by putting this file there, wherever the run is at work.
+        # A search creates this file to ask the run to end, on whatever machine it runs.
         self.prune_request = path / ".prune"
-        # The system lets go of it with the process, however that ends.
+        # The operating system releases the lock when the process ends, even if it is killed.
         self._lock = FileLock(path / ".lock")
 
     def check_pruned(self) -> None:
@@ -76,10 +76,10 @@ class RunDirectory:
             raise Pruned(signal.SIGTERM, at_safe_point=False)
 
     def check_sound(self) -> None:
-        """Raise RunError where what is here could do more than be read.
+        """Raise RunError if it is unsafe to work in this directory.
 
-        A link, or what is no plain file, through which what is written or removed would be
-        something else; or settings of SwanLab's (`check_settings`).
+        It is if it holds links or special files, because writing or removing them could change
+        files elsewhere, or if SwanLab would read its settings from it (`check_settings`).
         """
         self.check_settings()
         for folder, subfolders, files in os.walk(self.path):
@@ -89,9 +89,10 @@ class RunDirectory:
                     raise RunError(f"{path}: a link or no plain file, which no run writes")
 
     def check_settings(self) -> None:
-        """Raise RunError where SwanLab would take its server from a file of this run.
+        """Raise RunError if SwanLab would read the address of its server from a file of this run.
 
-        It reads such files in the working directory, so the user's key would go to that server.
+        SwanLab reads settings from the working directory, and sends the user's key to the server
+        that they name.
         """
         here = Path.cwd()
         if here.resolve().is_relative_to(self.path.resolve()):
@@ -103,18 +104,18 @@ class RunDirectory:
                     )
 
     def start(self, config: dict[str, Any]) -> None:
-        """Write the run's config.yaml, with which it begins."""
+        """Write config.yaml; from then on there is a run here."""
         write_whole(self.config, _yaml(config))
 
     def claim_new(self) -> None:
-        """Claim the directory for a new run; raises RunError where it holds one."""
+        """Claim the directory for a new run; raises RunError if it holds one already."""
         self.claim()
         if self.config.exists():
             self.close()
             raise RunError(f"{self.path}: holds a run already; choose another directory")
 
     def claim(self) -> None:
-        """Keep others from working here until `close`; raises RunError where one does."""
+        """Lock the directory until `close`; raises RunError if another process works in it."""
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=1.0)
@@ -122,16 +123,16 @@ class RunDirectory:
             raise RunError(f"{self.path}: another process is at work in it") from error
 
     def reopen(self, config: dict[str, Any]) -> None:
-        """Take up a run again, whose config.yaml may have changed: it is unfinished now."""
+        """Mark the run as unfinished, and write its config.yaml, which may have changed."""
         self.result.unlink(missing_ok=True)
         write_whole(self.config, _yaml(config))
 
     def close(self) -> None:
-        """Let others have the directory."""
+        """Release the lock."""
         self._lock.release()
 
     def forget_swanlab_run(self) -> str | None:
-        """Remove SwanLab's record of the training, if there is one; returns the id it had."""
+        """Remove SwanLab's record of the training, if there is one; returns its id."""
         if not self.swanlab_id.is_file():
             return None
         try:
@@ -146,7 +147,7 @@ class RunDirectory:
         return run_id
 
     def is_locked(self) -> bool:
-        """Whether a process is at work in the directory."""
+        """Whether a process works in the directory."""
         if not Path(self._lock.lock_file).exists():
             return False
         try:
@@ -154,7 +155,7 @@ class RunDirectory:
                 return False
         except Timeout:
             return True
-        except OSError:  # not ours to lock, as on a read-only copy
+        except OSError:  # cannot be locked, such as a read-only copy
             return False
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -163,24 +164,24 @@ class RunDirectory:
         self.ended.unlink(missing_ok=True)
 
     def end(self, end: End) -> None:
-        """Write ended.json, for those who look after the runs of a sweep."""
+        """Write ended.json, which tells a sweep how the run ended."""
         write_whole(self.ended, json.dumps(end._asdict(), indent=2) + "\n")
 
     def has_finished(self) -> bool:
-        """Whether the run has a result; one that cannot be read is made again."""
+        """Whether the run has a result that can be read; if it cannot, it is made again."""
         try:
             return self.read_result() is not None
         except ValueError:
             return False
 
     def has_ended(self) -> bool:
-        """Whether the run has finished, failed or been pruned; one that was stopped has not."""
+        """Whether the run has finished, failed or been pruned; a stopped run has not ended."""
         return self.has_finished() or self.ended.is_file()
 
     def read_end(self) -> End | None:
-        """What ended.json holds; None where the run did not end that way.
+        """What ended.json says; None if there is none.
 
-        Of a file that does not tell, a failure: nobody takes a run for pruned that may not be.
+        A damaged file counts as a failure, because nothing shows that the run was pruned.
         """
         if not self.ended.is_file():
             return None
@@ -190,9 +191,9 @@ class RunDirectory:
             return End("failed", f"{self.ended.name} is damaged, and does not tell how it ended")
 
     def read_result(self) -> dict[str, Any] | None:
-        """What result.json holds; None where the run has not finished.
+        """What result.json holds; None if the run has not finished.
 
-        Raises ValueError for a file that holds no result.
+        Raises ValueError if the file holds no result.
         """
         if not self.result.is_file():
             return None
@@ -210,14 +211,14 @@ def _yaml(config: dict[str, Any]) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write `text` to `path`: the whole file is replaced, or nothing changes."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A small file of settings; raises ConfigError where it is missing, malformed or too large."""
+    """Read a file of settings; raises ConfigError if it is missing, malformed or too large."""
     try:
         text = _read_text(path)
         _check_shape(text)
@@ -230,7 +231,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check_shape(text: str) -> None:
-    """Raise ValueError for YAML that would take much time or memory to read."""
+    """Raise ValueError if the YAML would take much time or memory to read."""
     depth = 0
     for event in yaml.parse(text, yaml.CSafeLoader):
         if isinstance(event, yaml.AliasEvent):
@@ -242,7 +243,7 @@ def _check_shape(text: str) -> None:
 
 
 def _read_text(path: Path) -> str:
-    """The text of a small file; raises ValueError for a large one."""
+    """The text of a file; raises ValueError if it is too large."""
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"larger than {LARGEST_FILE} bytes")
     return path.read_text(encoding="utf-8")

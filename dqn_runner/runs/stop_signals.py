@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests that a run answers where it can be stopped."""
+"""Ctrl-C and SIGTERM as requests, which a run answers at a point where it can be saved."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from dqn_runner.errors import Stopped
 
-# A terminal that goes away; Windows has none.
+# Sent when the terminal is closed; Windows has no such signal.
 HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 
 
 @contextmanager
 def caught(receive: Callable[[int], object]) -> Iterator[None]:
-    """Have `receive` called with the number of each stop signal that is not ignored."""
+    """Call `receive` with the number of each stop signal that arrives, unless it is ignored."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         receive(number)
@@ -24,7 +24,7 @@ def caught(receive: Callable[[int], object]) -> Iterator[None]:
     former = {
         number: signal.signal(number, handle)
         for number in (signal.SIGINT, signal.SIGTERM, *HANGUP)
-        if signal.getsignal(number) is not signal.SIG_IGN  # as nohup has it
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup ignores SIGHUP
     }
     try:
         yield
@@ -34,10 +34,10 @@ def caught(receive: Callable[[int], object]) -> Iterator[None]:
 
 
 class StopSignals:
-    """Turns Ctrl-C and SIGTERM into a request that the loop sees between two steps.
+    """Turns Ctrl-C and SIGTERM into a request, which the training loop sees between two steps.
 
-    A second Ctrl-C does not wait. A second signal of another kind does: who ends a job may send
-    several.
+    A second signal of the same kind stops the run at once, such as a second Ctrl-C. One of another
+    kind does not: a scheduler may send several to end a job.
     """
 
     def __init__(self) -> None:
@@ -57,6 +57,6 @@ class StopSignals:
         self._received.append(number)
 
     def check(self) -> None:
-        """Raise Stopped if a signal has come."""
+        """Raise Stopped if a signal has arrived."""
         if self._received:
             raise Stopped(self._received[0])

@@ -45,7 +45,7 @@ def test_sarsa_takes_the_action_taken_next():
 @pytest.mark.parametrize("rewards", [(1.0, 1.0), (-1.0, -1.0), (-100.0, 10.0), (0.0, 2.0)])
 def test_return_bounds_hold_for_every_sequence_of_such_rewards(gamma, rewards):
     """The extremes over episodes of any length, each reward at an end of its range."""
-    low, high = return_bounds(*rewards, gamma)
+    low, high = return_bounds(rewards[0], rewards[1], gamma)
     returns = [
         sum(reward * gamma**k for k in range(length))
         for reward in rewards

@@ -169,7 +169,7 @@ def test_few_seeds_have_their_lowest_and_highest_beside_them():
     scores = np.array([3.0, 1.0, np.nan, 8.0])
     assert interval_kind([scores]) == "min-max"
     assert aggregate([scores])["mean"] == (4.0, 1.0, 8.0)
-    kinds = {n: interval_kind([np.arange(n)]) for n in (0, 1, 2, 4, 5)}
+    kinds = {n: interval_kind([np.arange(float(n))]) for n in (0, 1, 2, 4, 5)}
     assert kinds == {0: "none", 1: "none", 2: "min-max", 4: "min-max", 5: "95 %"}
     assert interval_kind([np.arange(9.0), np.arange(3.0), np.array([np.nan])]) == "min-max"
 

@@ -1,5 +1,7 @@
 """Records of random environments, to assemble transitions from."""
 
+from typing import Any
+
 import numpy as np
 
 from dqn_runner.types import EnvStep
@@ -20,13 +22,23 @@ def random_rollout(rng, num_envs, length):
         next_obs = np.array([[i, t + 1, int(ended[i])] for i in range(num_envs)], np.float32)
         action = rng.integers(4, size=num_envs)
         reward = rng.normal(size=num_envs)
-        steps.append(EnvStep(obs, action, reward, terminated, truncated, next_obs, []))
+        steps.append(
+            EnvStep(
+                obs,
+                action.tolist(),
+                reward.tolist(),
+                terminated.tolist(),
+                truncated.tolist(),
+                next_obs,
+                [],
+            )
+        )
     return steps
 
 
 def episodes_of(steps, i):
     """The record of environment `i`, cut into episodes; the last may be unfinished."""
-    episodes = [[]]
+    episodes: list[list[list[Any]]] = [[]]
     for step in steps:
         one = [column[i] for column in step[:6]]
         episodes[-1].append(one)

@@ -48,10 +48,10 @@ def test_n_step_transitions_equal_those_of_the_complete_episodes(n_step, num_env
 def one_env_step(t, reward, terminated=False, truncated=False):
     return EnvStep(
         np.array([[t]]),
-        np.array([0]),
-        np.array([reward]),
-        np.array([terminated]),
-        np.array([truncated]),
+        [0],
+        [reward],
+        [terminated],
+        [truncated],
         np.array([[t + 1]]),
         [],
     )

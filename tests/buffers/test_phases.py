@@ -12,16 +12,17 @@ from building import learn, q_values
 
 from dqn_runner.buffers.rows import gather
 from dqn_runner.config.build import build
+from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import read_metrics
 from dqn_runner.training.loop import Training
-from dqn_runner.types import Progress
+from dqn_runner.types import EnvStep, Progress, Transition
 
 PHASE = ("learning_starts=0", "agent.n_step=1", "agent.double=false")
 SARSA = (*PHASE, "agent.td_target=sarsa", "agent.behaviour=softmax")
 
 
-class Rows(list):
+class Rows(list[dict[str, float]]):
     """A logger that keeps its rows."""
 
     log = list.append
@@ -30,10 +31,13 @@ class Rows(list):
 class Watched:
     """A run through the real loop, with a log of what it did in the order it did it."""
 
-    def __init__(self, config, path):
+    def __init__(self, config, path, monkeypatch):
         _, parts = build(config, RunDirectory(path))
         self.parts, self.rows, self.progress = parts, Rows(), Progress()
-        self.acts, self.steps, self.stored, self.updates = [], [], [], []
+        self.acts: list[tuple[np.ndarray, list[int]]] = []
+        self.steps: list[EnvStep] = []
+        self.stored: list[Transition] = []
+        self.updates: list[tuple[int, int, int]] = []
         act, step = parts.agent.act, parts.envs.step
         add, learn = parts.storage.add, parts.agent.learn
 
@@ -54,8 +58,13 @@ class Watched:
             self.updates.append((len(self.steps), len(parts.storage), int(indices.max())))
             return learn(storage, indices, weights)
 
-        parts.agent.act, parts.envs.step = log_act, log_step
-        parts.storage.add, parts.agent.learn = log_add, log_learn
+        for owner, name, logging in (
+            (parts.agent, "act", log_act),
+            (parts.envs, "step", log_step),
+            (parts.storage, "add", log_add),
+            (parts.agent, "learn", log_learn),
+        ):
+            monkeypatch.setattr(owner, name, logging)
         Training(config, parts, self.progress, [self.rows]).run()
         parts.envs.close()
         parts.evaluator.close()
@@ -71,13 +80,15 @@ class Watched:
     ],
 )
 def test_updates_of_each_phase_are_its_epochs_over_its_batches(
-    compose, tmp_path, target, budget, ends
+    compose, tmp_path, monkeypatch, target, budget, ends
 ):
     config = compose(*target, "phase.episodes=3", "phase.epochs=4", "batch_size=16", *budget)
-    run = Watched(config, tmp_path)
+    run = Watched(config, tmp_path, monkeypatch)
     # A step each: when an episode ended is how many steps had been taken.
     ended = {
-        row["episodes"]: row["env_steps"] for row in run.rows if "rollout/episode_length" in row
+        int(row["episodes"]): int(row["env_steps"])
+        for row in run.rows
+        if "rollout/episode_length" in row
     }
     expected = []
     for before, now in pairwise([0, *ends]):
@@ -89,13 +100,13 @@ def test_updates_of_each_phase_are_its_epochs_over_its_batches(
     assert len(run.stored) == run.progress.env_steps == ended[ends[-1]]
 
 
-def test_the_end_of_a_budget_in_env_steps_ends_the_last_phase(compose, tmp_path):
+def test_the_end_of_a_budget_in_env_steps_ends_the_last_phase(compose, tmp_path, monkeypatch):
     config = compose(*PHASE, "phase.episodes=1000", "phase.epochs=2", "total_timesteps=100")
-    run = Watched(config, tmp_path)
+    run = Watched(config, tmp_path, monkeypatch)
     assert [(steps, size) for steps, size, _ in run.updates] == [(100, 100)] * (2 * (100 // 16))
 
 
-def test_rows_of_a_phase_are_drawn_with_replacement(compose, tmp_path):
+def test_rows_of_a_phase_are_drawn_with_replacement(compose, tmp_path, monkeypatch):
     """An epoch is a number of updates: as many draws as rows leave about 1/e of them out."""
     config = compose(*PHASE, "phase.episodes=1000", "phase.epochs=1", "total_timesteps=800")
     _, parts = build(config, RunDirectory(tmp_path))
@@ -105,7 +116,7 @@ def test_rows_of_a_phase_are_drawn_with_replacement(compose, tmp_path):
         drawn.append(indices.numpy())
         return learn(storage, indices, weights)
 
-    parts.agent.learn = log_learn
+    monkeypatch.setattr(parts.agent, "learn", log_learn)
     Training(config, parts, Progress(), []).run()
     rows = np.concatenate(drawn)
     assert len(rows) == 800
@@ -129,7 +140,7 @@ def test_a_phase_that_does_not_fit_ends_the_run_in_a_line(command, quick):
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
-def test_what_sarsa_learns_from_is_what_was_done(compose, tmp_path, num_envs):
+def test_what_sarsa_learns_from_is_what_was_done(compose, tmp_path, monkeypatch, num_envs):
     """Each environment's record, rebuilt from its steps; its TD errors, from network values.
 
     Episodes end in both ways: poles fall, or the limit of 12 steps is reached.
@@ -138,7 +149,7 @@ def test_what_sarsa_learns_from_is_what_was_done(compose, tmp_path, num_envs):
         *SARSA, "+env.kwargs.max_episode_steps=12", f"num_envs={num_envs}", "agent.gamma=0.5",
         "epsilon=fixed", "epsilon.value=0.3", "target_update=hard", "total_timesteps=600",
     )  # fmt: skip
-    run = Watched(config, tmp_path)
+    run = Watched(config, tmp_path, monkeypatch)
     chosen_at_ends = iter([action for obs, action in run.acts if len(obs) != num_envs])
     if num_envs == 1:  # the choices at final observations are those that no step followed
         taken = [step.obs.tolist() for step in run.steps]
@@ -168,6 +179,7 @@ def test_what_sarsa_learns_from_is_what_was_done(compose, tmp_path, num_envs):
 
     learner, count = run.parts.agent.learner, len(expected)
     network, batch = learner.rule.network, gather(run.parts.storage.tensors, torch.arange(count))
+    assert isinstance(network, FlatNetwork)
     learner.state.target_params.mul_(0.5)  # so that it is not the online one
     online_q = q_values(network, learner.state.params, batch.obs).tolist()
     target_q = q_values(network, learner.state.target_params, batch.next_obs).tolist()

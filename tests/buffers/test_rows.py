@@ -29,7 +29,8 @@ def random_transition(rng, spec):
 def test_the_ring_holds_what_a_bounded_deque_holds(spec, capacity):
     """After each of several rounds the stored rows are the latest ones, byte for byte."""
     rng = np.random.default_rng(capacity)
-    storage, reference = RowStorage(capacity, spec, CPU), deque(maxlen=capacity)
+    storage = RowStorage(capacity, spec, CPU)
+    reference: deque[Transition] = deque(maxlen=capacity)
     for added in range(1, 4 * capacity + 3):
         transition = random_transition(rng, spec)
         storage.add(transition)

@@ -5,6 +5,7 @@ import pytest
 from rollouts import episodes_of, random_rollout
 
 from dqn_runner.buffers.sarsa import SarsaAssembler
+from dqn_runner.types import Transition
 
 
 @pytest.mark.parametrize("num_envs", [1, 2, 5])
@@ -18,10 +19,13 @@ def test_sarsa_transitions_equal_those_of_the_complete_episodes(num_envs):
     for seed in range(5):
         steps = random_rollout(np.random.default_rng([seed, 9]), num_envs, 80)
         assembler = SarsaAssembler(0.9, num_envs)
-        transitions = []
+        transitions: list[Transition] = []
         for step in steps:
-            ended = np.flatnonzero(step.truncated & ~step.terminated)
-            final_action = {i: chosen_at(step.next_obs[i]) for i in ended.tolist()}
+            final_action = {
+                i: chosen_at(step.next_obs[i])
+                for i in range(num_envs)
+                if step.truncated[i] and not step.terminated[i]
+            }
             transitions += assembler.transitions(step, final_action)
         for i in range(num_envs):
             expected = []

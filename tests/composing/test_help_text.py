@@ -28,8 +28,9 @@ def writer() -> dict[str, Any]:
     return runpy.run_path(str(DOCS / "settings.py"))
 
 
-def subclasses(cls: type) -> set[type]:
-    return {cls}.union(*(subclasses(below) for below in cls.__subclasses__()))
+def subclasses(cls: type[Spec]) -> set[type[Spec]]:
+    below = (subclasses(subclass) for subclass in cls.__subclasses__())
+    return {cls}.union(*below)
 
 
 @pytest.mark.usefixtures("writer")

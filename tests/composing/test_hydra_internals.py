@@ -18,7 +18,9 @@ from dqn_runner.composing.hydra_internals import ConfigLoader, conf_dir
 
 @pytest.fixture(scope="module")
 def loader() -> ConfigLoader:
-    return Command([])._hydra.config_loader
+    loader = Command([])._hydra.config_loader
+    assert isinstance(loader, ConfigLoader)
+    return loader
 
 
 JOBS = [
@@ -39,7 +41,7 @@ def test_the_same_as_hydra(loader, overrides):
     for _ in range(2):  # the second time from what the first one composed
         ours = loader.load_configuration("config", overrides, RunMode.RUN)
         expected = theirs.load_configuration("config", overrides, RunMode.RUN)
-        HydraConfig.instance().cfg = expected
+        HydraConfig.instance().set_config(expected)
         assert OmegaConf.to_container(ours) == OmegaConf.to_container(expected)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -40,7 +41,7 @@ def test_it_counts_what_is_built(compose, env):
 )
 def test_what_does_not_fit_is_named(compose, monkeypatch, overrides, free, line):
     config = compose(*overrides)
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     if line is None:
         memory.check_memory(config, make_env(config.env), CPU)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 import yaml
@@ -20,6 +20,7 @@ from dqn_runner.errors import ConfigError
 from dqn_runner.runs import lifecycle as run_module
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.spec import Spec
+from dqn_runner.tracking.tracker import SwanLabTracker
 
 CONF = Path(conf_dir())
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
@@ -34,7 +35,7 @@ INITS = {"uniform": ["low=-1", "high=1"], "normal": ["std=1"], "orthogonal": ["g
 ONE_STEP = ["agent.double=false", "agent.n_step=1"]
 
 
-def read_yaml(path: Path) -> dict:
+def read_yaml(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
@@ -115,7 +116,7 @@ def test_no_key_is_dead(compose, tmp_path, monkeypatch):
 
     for name in ("announce", "draw_curve", "report"):
         monkeypatch.setattr(run_module, name, lambda *_: None)
-    monkeypatch.setattr(run_module.SwanLabTracker, "log_media", lambda *_: None)
+    monkeypatch.setattr(SwanLabTracker, "log_media", lambda *_: None)
     with monkeypatch.context() as patch:
         patch.setattr(Spec, "__getattribute__", recorder, raising=False)
         for i, config in enumerate(configs):

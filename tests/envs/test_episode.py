@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
 
@@ -95,9 +96,8 @@ def test_an_observation_that_no_environment_may_return_is_named(space, obs, sayi
     with pytest.raises(EnvironmentFailedError, match="at step 0 of the episode with seed 3") as how:
         play(Scripted(space, obs))
     assert str(how.value).endswith(saying)
-    with pytest.raises(ValueError, match=r".") as how:
+    with pytest.raises(ValueError, match=f"^{re.escape(saying)}$"):
         ObsEncoder(space).batch([obs])
-    assert str(how.value) == saying
 
 
 @pytest.mark.filterwarnings("error")
@@ -124,14 +124,14 @@ class Odd(BaseException):
 
 @pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), Odd("odd"), StopIteration()])
 @pytest.mark.parametrize("call", ["step", "render", "reset"])
-def test_an_exit_is_a_failure_like_any_other(error, call):
+def test_an_exit_is_a_failure_like_any_other(error, call, monkeypatch):
     def act():
         raise error
 
     env = Scripted(VECTOR, FINE, act=act)
     player, row = EpisodePlayer(env, "environment 7"), np.zeros(2, np.float32)
     if call == "reset":
-        env.reset = lambda seed: act()
+        monkeypatch.setattr(env, "reset", lambda seed: act())
     else:
         player.reset(3, row)
     with pytest.raises(EnvironmentFailedError) as how:

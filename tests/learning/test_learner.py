@@ -75,6 +75,7 @@ class PlainLoop:
     def __init__(self, module, *, optimizer, double, loss, norm, value, tau):
         self.online, self.target = module, copy.deepcopy(module)
         self.online.requires_grad_(True)
+        self.optimizer: torch.optim.Optimizer
         if isinstance(optimizer, Adam):
             self.optimizer = torch.optim.Adam(self.online.parameters(), lr=LR)
         else:
@@ -288,10 +289,10 @@ def test_a_termination_does_not_bootstrap_and_a_truncation_does(n_step, ends, ta
         last = state == 2
         step = EnvStep(
             obs=identity[[state]],
-            action=np.array([state % 2]),
-            reward=np.array([reward]),
-            terminated=np.array([last and ends == "terminated"]),
-            truncated=np.array([last and ends == "truncated"]),
+            action=[state % 2],
+            reward=[reward],
+            terminated=[last and ends == "terminated"],
+            truncated=[last and ends == "truncated"],
             next_obs=identity[[state + 1]],
             episodes=[],
         )
@@ -337,7 +338,7 @@ def test_q_values_of_a_random_mdp_converge_to_value_iteration(double, loss):
         storage = storage._replace(reward=storage.reward / 20)
         q_star = q_star / 20
     learner = learner_for(network, optimizer=SGD(), lr=rate, double=double, loss=loss, tau=0.5)
-    for _ in range(600):
+    for _ in range(300):
         learn(learner, storage, torch.arange(48))
     identified = q_values(network, learner.state.params, identity).numpy()
     np.testing.assert_allclose(identified, q_star, atol=1e-3)
@@ -399,7 +400,7 @@ def test_sarsa_values_converge_to_those_of_the_policy_that_acts():
     )
     network = FlatNetwork(initialize(lambda: Table(5, 2), 0))
     learner = learner_for(network, optimizer=SGD(), lr=2.5, tau=0.5, sarsa=True)
-    for _ in range(600):
+    for _ in range(400):
         learn(learner, storage, torch.arange(40))
     learned = q_values(network, learner.state.params, identity).numpy()
     np.testing.assert_allclose(learned, q_policy, atol=1e-3)

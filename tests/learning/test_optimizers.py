@@ -1,5 +1,7 @@
 """Each optimiser against torch.optim's own, on one sequence of gradients."""
 
+from typing import Any
+
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -50,7 +52,7 @@ def torchs(optimizer_class, lr, settings, grads):
     return torch.stack(path)
 
 
-CASES = [
+CASES: list[tuple[type, type, dict[str, Any]]] = [
     (Adam, torch.optim.Adam, {}),
     (Adam, torch.optim.Adam, {"betas": (0.8, 0.95), "eps": 1e-3}),
     (Adam, torch.optim.Adam, {"weight_decay": 0.1}),

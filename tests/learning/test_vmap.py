@@ -103,7 +103,7 @@ def together(rule: UpdateRule, runs: list[Run]) -> tuple[LearnerState, list[Tens
     ],
     ids=["dqn", "double", "double-rmsprop", "sarsa", "sgd"],
 )
-def test_runs_trained_together_equal_each_run_alone(  # noqa: PLR0917
+def test_runs_trained_together_equal_each_run_alone(
     double, optimizer, loss, sarsa, target, dtype, tolerance
 ):
     """Runs that differ in lr, tau, gamma, clips, parameters, replay and copies of the target."""

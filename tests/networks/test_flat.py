@@ -208,7 +208,7 @@ class Counting(nn.Module):
         self.norm.register_buffer("seen", torch.zeros(()))
 
     def forward(self, obs):
-        self.norm.seen += 1
+        self.norm.get_buffer("seen").add_(1)
         return self.q(obs)
 
 

@@ -55,7 +55,7 @@ def test_weights_are_what_torchs_own_initialisation_draws_and_biases_stay(name):
 
 def large_weight(name):
     module = initialize(lambda: mlp((200,), 100, [300], "relu", init_of(name)), 0)
-    return module.torso.layers[0].weight.detach().double().numpy()  # [300, 200]
+    return module.get_parameter("torso.layers.0.weight").detach().double().numpy()  # [300, 200]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_weights_have_the_distribution_of_the_literature(name, distribution):
     """The formulas, with 200 inputs and 300 outputs."""
     if name == "torch":
         module = initialize(lambda: mlp((200,), 100, [300]), 0)
-        weight = module.torso.layers[0].weight.detach().numpy()
+        weight = module.get_parameter("torso.layers.0.weight").detach().numpy()
     else:
         weight = large_weight(name)
     assert stats.kstest(weight.flatten(), distribution.cdf).pvalue > 1e-3
@@ -88,13 +88,13 @@ def test_orthogonal_weights_are_orthogonal():
 def test_an_older_configuration_without_norm_has_none(compose):
     data = compose().plain()
     del data["network"]["norm"]
-    assert parse(data).network.norm == "none"
+    assert parse(data).network.model_dump()["norm"] == "none"
 
 
 def test_null_stands_for_torchs_own_initialisation(compose):
     data = compose().plain()
     data["network"]["init"] = None
-    assert parse(data).network.init == TorchInit()
+    assert parse(data).network.model_dump()["init"] == TorchInit().model_dump()
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,9 @@ def test_damage_is_told_by_its_line_and_nothing_is_cut(metrics, kind, number):
     with pytest.raises(RunError, match=line) as caught:
         cut(metrics, 120, 12)
     assert metrics.read_bytes() == b"".join(lines)
-    copy = metrics.with_name(re.search(line, str(caught.value))[1])
+    named = re.search(line, str(caught.value))
+    assert named
+    copy = metrics.with_name(named[1])
     assert copy.read_bytes() == b"".join(lines)
 
 
@@ -197,7 +199,8 @@ def test_a_growing_file_is_followed_wherever_its_lines_are_torn(metrics):
     """Each row arrives once, and only when it is whole."""
     rng, content = random.Random(3), b"".join(write(metrics, make_rows(400)))
     metrics.write_bytes(b"")
-    reader, read = MetricsReader(metrics), []
+    reader = MetricsReader(metrics)
+    read: list[dict[str, float]] = []
     with metrics.open("ab") as file:
         while content:
             size = rng.randint(1, 400)

@@ -6,7 +6,7 @@ import json
 import signal
 import sqlite3
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from scipy.stats import trim_mean
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:builtin type")  # of Box2D
 
 optuna = pytest.importorskip("optuna", reason="needs dqn_runner[optuna]")
 
-from dqn_runner.composing.command import Command  # noqa: E402
+from dqn_runner.composing.command import Command, Job  # noqa: E402
 from dqn_runner.errors import Stopped  # noqa: E402
 from dqn_runner.runs.directory import RunDirectory  # noqa: E402
 from dqn_runner.runs.metrics_file import EVALUATION  # noqa: E402
@@ -39,15 +39,17 @@ HOPELESS = (
 
 
 @pytest.fixture
-def searching(quick, monkeypatch):
+def searching(quick):
     """A search over short runs, in the folder `search`."""
-    monkeypatch.setattr("dqn_runner.runs.lifecycle.draw_curve", lambda *_: None)
-    short = ("total_timesteps=120", "eval.num_episodes=1", "eval.final_episodes=2")
+    short = (
+        "total_timesteps=120", "learning_starts=100", "eval.num_episodes=1",
+        "eval.final_episodes=2",
+    )  # fmt: skip
     kept = [o for o in quick if not o.startswith("batch_size")]
     return ("-m", "hydra/sweeper=optuna", *kept, *short, *SPACE, "hydra.sweep.dir=search")
 
 
-def study(storage: str = "sqlite:///search/study.db") -> optuna.Study:
+def study(storage: str = "sqlite:///search/study.db") -> Any:
     return optuna.load_study(study_name="dqn_runner", storage=storage)
 
 
@@ -61,14 +63,14 @@ def finished() -> dict[str, int]:
 
 
 def test_a_trial_is_worth_the_iqm_over_its_seeds(command, searching):
-    outcome = command(*searching, "hydra.sweeper.n_trials=2", "seed=range(3,8)")
+    outcome = command(*searching, "hydra.sweeper.n_trials=2", "seed=range(3,7)")
     assert outcome.code == 0, outcome.err
     trials = study().trials
     assert [trial.number for trial in trials] == [0, 1]
-    assert set(finished()) == {f"trial={n},seed={s}" for n in (0, 1) for s in range(3, 8)}
+    assert set(finished()) == {f"trial={n},seed={s}" for n in (0, 1) for s in range(3, 7)}
     for trial in trials:
         assert trial.value == pytest.approx(
-            trim_mean([score(trial.number, seed) for seed in range(3, 8)], 0.25)
+            trim_mean([score(trial.number, seed) for seed in range(3, 7)], 0.25)
         )
         assert 1e-4 <= trial.params["agent.lr"] <= 1e-1
         assert trial.params["batch_size"] in (16, 24, 32)
@@ -102,17 +104,17 @@ def test_the_same_command_again_goes_on(command, searching):
             "DELETE FROM trial_values WHERE trial_id=(SELECT trial_id FROM trials WHERE number=1)"
         )
     (Path("search") / "trial=1,seed=1" / "result.json").unlink()
-    outcome = command(*arguments, "hydra.sweeper.n_trials=4")
+    outcome = command(*arguments, "hydra.sweeper.n_trials=3")
     assert outcome.code == 0, outcome.err
     after = finished()
-    assert set(after) == {f"trial={n},seed={s}" for n in range(4) for s in (0, 1)}
+    assert set(after) == {f"trial={n},seed={s}" for n in range(3) for s in (0, 1)}
     assert {name for name in before if before[name] != after[name]} == {"trial=1,seed=1"}
     trials = study().trials
-    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+    assert [trial.number for trial in trials] == [0, 1, 2]
     assert all(trial.state.name == "COMPLETE" for trial in trials)
     assert trials[1].value == pytest.approx((score(1, 0) + score(1, 1)) / 2)
-    assert len({json.dumps(trial.params) for trial in trials}) == 4
-    assert command(*arguments, "hydra.sweeper.n_trials=4").code == 0
+    assert len({json.dumps(trial.params) for trial in trials}) == 3
+    assert command(*arguments, "hydra.sweeper.n_trials=3").code == 0
     assert finished() == after
 
 
@@ -215,7 +217,8 @@ def test_a_hopeless_trial_is_pruned_cleanly(command, searching):
     assert "trial=0  pruned at " in outcome.out
     for seed in (0, 1):
         run = RunDirectory(Path(f"search/trial=0,seed={seed}"))
-        assert run.read_end().status == "pruned"
+        assert (end := run.read_end()) is not None
+        assert end.status == "pruned"
         assert not run.result.exists()
         assert not run.is_locked()
     # What Optuna was told is what the run logged.
@@ -359,7 +362,7 @@ def test_evaluations_are_followed_not_read_anew(tmp_path, caplog):
     def row(env_steps: int, value: float) -> str:
         return json.dumps({"env_steps": env_steps, EVALUATION: value}) + "\n"
 
-    evaluations = Evaluations(SimpleNamespace(path=tmp_path, config={"eval": {"unit": "env_step"}}))
+    evaluations = Evaluations(Job({"eval": {"unit": "env_step"}}, [], tmp_path))
     evaluations.update()
     assert evaluations.values == {}
     file.write_text(row(10, 1.0) + row(20, 2.0))

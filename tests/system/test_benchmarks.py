@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_with_a_tiny_budget():
     finished = subprocess.run(
         [

@@ -64,4 +64,6 @@ def test_rows_on_the_device_are_those_that_were_added():
 
 def test_a_run_on_the_device_finishes(train):
     path = train("run", "device=cuda", "compile=always")
-    assert RunDirectory(path).read_result()["env_steps"] == 300
+    result = RunDirectory(path).read_result()
+    assert result is not None
+    assert result["env_steps"] == 300

@@ -70,7 +70,7 @@ class Trap:
     def __init__(self, trace: Path) -> None:
         self.trace = trace
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (self.trace,))
 
 
@@ -116,7 +116,7 @@ def test_a_checkpoint_executes_nothing(sent, tmp_path, capsys, name):
     ],
 )
 @pytest.mark.parametrize("program", ["dqn-eval", "resume"])
-def test_a_config_imports_nothing_without_trust(sent, command, program, section, named, capsys):  # noqa: PLR0917
+def test_a_config_imports_nothing_without_trust(sent, command, program, section, named, capsys):
     Path("trap_module.py").write_text("open('trace', 'w')\n")
     change_config(sent, **section)
     if program == "dqn-eval":
@@ -211,7 +211,7 @@ class Net(torch.nn.Sequential):
 
 @pytest.mark.parametrize("program", ["dqn-eval", "resume"])
 @pytest.mark.parametrize("inside", [".", "checkpoints", "../cwd"])
-def test_modules_are_found_where_the_user_is_but_not_in_the_run(  # noqa: PLR0917
+def test_modules_are_found_where_the_user_is_but_not_in_the_run(
     sent, command, capsys, monkeypatch, tmp_path, program, inside
 ):
     """Even with --trust, and where Python itself was told to look there."""
@@ -234,7 +234,7 @@ def test_modules_are_found_where_the_user_is_but_not_in_the_run(  # noqa: PLR091
 
 @pytest.mark.parametrize("name", [".env", "swanlab.yaml", ".swanlab/config.yml"])
 @pytest.mark.parametrize("program", ["resume", "dqn-eval", "load_policy", "upload"])
-def test_a_run_cannot_send_the_users_key_to_a_server_of_its_own(  # noqa: PLR0917
+def test_a_run_cannot_send_the_users_key_to_a_server_of_its_own(
     sent, command, program, name, capsys, monkeypatch
 ):
     """SwanLab believes such a file in the working directory; the user is in the run's videos/."""
@@ -419,7 +419,8 @@ def test_any_state_is_restored_or_refused(sent, value, key):
     config = read(sent / "config.yaml")
     try:
         _, parts = build(config, RunDirectory(sent))
-        restore(parts, Progress(), checkpoints.load_last())
+        if state := checkpoints.load_last():
+            restore(parts, Progress(), state)
     except DQNRunnerError:
         pass
     finally:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def called(*arguments: object, **options: object) -> str:
+def called(*arguments: object, **options: Any) -> str:
     done = subprocess.run(
         [str(argument) for argument in arguments],
         capture_output=True,

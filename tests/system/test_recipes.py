@@ -14,7 +14,7 @@ from dqn_runner.config.budget import expected_updates
 from dqn_runner.config.root import parse
 from dqn_runner.types import flatten
 
-COMMON = {
+COMMON: dict[str, object] = {
     "agent.n_step": 1,
     "agent.double": False,
     "agent.max_grad_norm": None,
@@ -27,7 +27,7 @@ COMMON = {
     "train_frequency": 1,
     "gradient_steps": 1,
 }
-PLAIN = {
+PLAIN: dict[str, object] = {
     "env.id": "CartPole-v1",
     "network.init": {"name": "torch"},
     "agent.td_target": "max",
@@ -41,7 +41,7 @@ ADAM = {
     "weight_decay": 0.0,
     "amsgrad": False,
 }
-TABLE = {
+TABLE: dict[str, dict[str, object]] = {
     "hands_on_rl": PLAIN
     | {
         "network.hidden_sizes": [128],
@@ -190,6 +190,11 @@ RUNS = {
         lambda _, sizes: sum(3 * (size // 128) for size in sizes),
     ),
 }
+
+
+@pytest.fixture
+def curves_for_swanlab():
+    """Each recipe draws its curve: it logs other rows than the others."""
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from resuming import COMMON, KINDS, assert_same_runs
 from rich.console import Console
 from watching import rows_without_clock
 
@@ -29,32 +29,6 @@ from dqn_runner.runs.lifecycle import resume, run
 from dqn_runner.runs.metrics_file import read_metrics
 from dqn_runner.training import checkpoint as checkpoint_module
 from dqn_runner.training.evaluation import Evaluator, never_stop
-
-# What the kills are tried on; each run has about 300 env steps and a checkpoint every 60.
-KINDS = {
-    "defaults": [],
-    "four environments": ["num_envs=4", "train_frequency=2"],
-    "small buffer": ["buffer.capacity=64", "agent.optimizer.name=rmsprop"],
-    "acrobot": ["env=acrobot", "+env.kwargs.max_episode_steps=50", "num_envs=4"],
-    "lunarlander": ["env=lunarlander", "total_timesteps=200"],
-    "frozen lake": ["env.id=FrozenLake-v1", "target_update=hard", "target_update.unit=update"],
-    "softmax": ["agent.behaviour=softmax", "num_envs=2", "eval.unit=episode", "eval.interval=2"],
-    "sarsa in phases": [
-        "agent.td_target=sarsa", "agent.double=false", "agent.n_step=1", "phase.episodes=3",
-        "phase.epochs=2", "learning_starts=0",
-    ],
-    "decaying learning rate": [
-        "agent.lr_schedule=cosine", "agent.clip_target=true", "network.norm=layer_norm",
-    ],
-    "mountaincar": ["env=mountaincar", "num_envs=4", "target_update=hard"],
-    "hands_on_rl": ["experiment=hands_on_rl"],
-    "joyrl": ["experiment=joyrl"],
-    "pytorch_tutorial": ["experiment=pytorch_tutorial"],
-    "lunarlander_sarsa": ["experiment=lunarlander_sarsa", "learning_starts=0", "phase.episodes=2"],
-    "swanlab_cartpole": ["experiment=swanlab_cartpole", "eval.interval=2"],
-    "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],
-}  # fmt: skip
-COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
 
 
 class Killed(BaseException):
@@ -76,6 +50,38 @@ def start(tmp_path, compose):
         return path
 
     return start
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, compose):
+    """A finished run that was never interrupted; made once for all tests, which only read it."""
+
+    @functools.cache
+    def reference(*overrides: str) -> Path:
+        path = tmp_path_factory.mktemp("reference") / "run"
+        run(compose(*COMMON, *overrides), path, Console(quiet=True))
+        return path
+
+    return reference
+
+
+@pytest.fixture
+def finished(tmp_path, reference) -> Path:
+    """A finished run of the test's own."""
+    return shutil.copytree(reference(), tmp_path / "finished")
+
+
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory, compose) -> Path:
+    path = tmp_path_factory.mktemp("killed") / "run"
+    killed_at_step(200, run, compose(*COMMON), path, Console(quiet=True))
+    return path
+
+
+@pytest.fixture
+def killed(tmp_path, killed_once) -> Path:
+    """A run of the test's own that was killed at env step 200."""
+    return shutil.copytree(killed_once, tmp_path / "killed")
 
 
 def go_on(path: Path, **budgets: int) -> None:
@@ -103,61 +109,20 @@ def killed_at_step(number: int, action: Callable[..., object], *arguments: objec
             action(*arguments)
 
 
-def assert_same(value: object, other: object) -> None:
-    if isinstance(value, torch.Tensor):
-        assert torch.equal(value, other)
-    elif isinstance(value, dict):
-        assert value.keys() == other.keys()
-        for key in value:
-            if key != "elapsed_seconds":
-                assert_same(value[key], other[key])
-    elif isinstance(value, list | tuple):
-        assert len(value) == len(other)
-        for pair in zip(value, other, strict=True):
-            assert_same(*pair)
-    else:
-        assert value == other
-
-
-def replay_of(path: Path) -> list[torch.Tensor]:
-    """The stored transitions in their order, put together from the chunks."""
-    replay = torch.load(path / "checkpoints" / "last.pt", weights_only=True)["replay"]
-    columns = []
-    for first, last, _ in replay["chunks"]:
-        content = torch.load(path / "checkpoints" / "replay" / f"{first}-{last}.pt")
-        skip = max(0, replay["num_added"] - replay["size"] - first)
-        columns.append([column[skip:] for column in content["columns"]])
-    return [torch.cat(pieces) for pieces in zip(*columns, strict=True)]
-
-
-def assert_same_runs(path: Path, other: Path) -> None:
-    assert rows_without_clock(path) == rows_without_clock(other)
-    for name in ("last.pt", "best.pt"):
-        states = [torch.load(p / "checkpoints" / name, weights_only=True) for p in (path, other)]
-        for state in states:
-            state.get("replay", {}).pop("chunks", None)  # how it is cut into files may differ
-        assert_same(*states)
-    assert_same(replay_of(path), replay_of(other))
-    results = [json.loads((p / "result.json").read_text()) for p in (path, other)]
-    assert results[0]["final"] == results[1]["final"]
-    assert results[0]["best"] == results[1]["best"]
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_twice_and_resumed_equals_uninterrupted(start, compose, kind):
-    reference = start("reference", *KINDS[kind])
-    env_steps = json.loads((reference / "result.json").read_text())["env_steps"]
+def test_killed_twice_and_resumed_equals_uninterrupted(start, reference, compose, tmp_path, kind):
+    uninterrupted = reference(*KINDS[kind])
+    env_steps = json.loads((uninterrupted / "result.json").read_text())["env_steps"]
     steps = env_steps // compose(*KINDS[kind]).num_envs
-    rng, killed = random.Random(kind), reference.parent / "killed"
+    rng, killed = random.Random(kind), tmp_path / "killed"
     killed_at_step(rng.randint(steps // 3, steps // 2), start, "killed", *KINDS[kind])
     assert (killed / "checkpoints" / "last.pt").exists()
     killed_at_step(rng.randint(2, steps // 3), go_on, killed)
     go_on(killed)
-    assert_same_runs(killed, reference)
+    assert_same_runs(killed, uninterrupted)
 
 
-def test_a_stop_between_checkpoints_loses_nothing(start, monkeypatch):
-    reference = start("reference")
+def test_a_stop_between_checkpoints_loses_nothing(start, reference, monkeypatch, tmp_path):
     real, steps = Environments.step, [0]
 
     def step(self, action):
@@ -170,11 +135,11 @@ def test_a_stop_between_checkpoints_loses_nothing(start, monkeypatch):
         patch.setattr(Environments, "step", step)
         with pytest.raises(Stopped):
             start("stopped")
-    stopped = reference.parent / "stopped"
+    stopped = tmp_path / "stopped"
     assert torch.load(stopped / "checkpoints" / "last.pt")["env_steps"] == 136
     assert not (stopped / "result.json").exists()
     go_on(stopped)
-    assert_same_runs(stopped, reference)
+    assert_same_runs(stopped, reference())
 
 
 def stop_in_evaluation(
@@ -225,11 +190,12 @@ def two_signals() -> None:
         ("per-episode epsilon", 3, one_signal),
     ],
 )
-def test_a_stop_in_an_evaluation_repeats_that_evaluation(start, kind, number, stop):
+def test_a_stop_in_an_evaluation_repeats_that_evaluation(
+    start, reference, tmp_path, kind, number, stop
+):
     """Twice in the same one: the seeds are drawn anew, and no training is lost."""
     settings = ["eval.interval=60", *KINDS[kind]]
-    reference = start("reference", *settings)
-    stopped = reference.parent / "stopped"
+    stopped = tmp_path / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         was_the_last = stop_in_evaluation(patch, number, stop)
         with pytest.raises(Stopped):
@@ -242,48 +208,48 @@ def test_a_stop_in_an_evaluation_repeats_that_evaluation(start, kind, number, st
             go_on(stopped)
         assert was_the_last()
     go_on(stopped)
-    assert_same_runs(stopped, reference)
+    assert_same_runs(stopped, reference(*settings))
 
 
 @pytest.mark.parametrize("number", [5, 6])
-def test_a_stop_in_the_closing_evaluation_ends_with_the_same_result(start, number):
+def test_a_stop_in_the_closing_evaluation_ends_with_the_same_result(
+    start, reference, tmp_path, number
+):
     """Of the final policy or of the best one, when four evaluations have been in training."""
-    reference = start("reference")
     with pytest.MonkeyPatch.context() as patch:
         was_the_last = stop_in_evaluation(patch, number, one_signal)
         with pytest.raises(Stopped):
             start("stopped")
         assert was_the_last()
-    stopped = reference.parent / "stopped"
+    stopped = tmp_path / "stopped"
     assert not (stopped / "result.json").exists()
     with pytest.MonkeyPatch.context() as patch:
         kill_at_step(patch, 1)  # no step of training is taken again
         go_on(stopped)
-    assert_same_runs(stopped, reference)
+    assert_same_runs(stopped, reference())
 
 
-def test_a_checkpoint_of_an_older_version_has_nothing_left_to_report(start):
-    reference = start("reference", "eval.interval=60")
+def test_a_checkpoint_of_an_older_version_has_nothing_left_to_report(start, reference, tmp_path):
     killed_at_step(200, start, "killed", "eval.interval=60")
-    path = reference.parent / "killed" / "checkpoints" / "last.pt"
+    killed = tmp_path / "killed"
+    path = killed / "checkpoints" / "last.pt"
     state = torch.load(path, weights_only=True)
     for name in ("reported_env_steps", "reported_episodes"):
         del state["progress"][name]
     checkpoint_module.save(state, path)
-    go_on(reference.parent / "killed")
-    assert_same_runs(reference.parent / "killed", reference)
+    go_on(killed)
+    assert_same_runs(killed, reference("eval.interval=60"))
 
 
-def test_a_kill_in_the_final_evaluation_loses_no_training(start, monkeypatch):
-    reference = start("reference")
+def test_a_kill_in_the_final_evaluation_loses_no_training(start, reference, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "score", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             start("killed")
-    killed = reference.parent / "killed"
+    killed = tmp_path / "killed"
     kill_at_step(monkeypatch, 1)  # no step of training is taken again
     go_on(killed)
-    assert_same_runs(killed, reference)
+    assert_same_runs(killed, reference())
 
 
 OPERATIONS = ("open", "write", "fsync", "replace", "unlink")
@@ -335,81 +301,72 @@ def kill_at_operation(patch, number: int) -> list[str]:
 
     patch.setattr(Path, "open", open_and_count)
     for name in ("fsync", "replace"):
-        patch.setattr(checkpoint_module.os, name, counted(name, getattr(os, name)))
+        patch.setattr(os, name, counted(name, getattr(os, name)))
     patch.setattr(Path, "unlink", counted("unlink", Path.unlink))
     return done
 
 
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_a_kill_at_any_operation_of_a_checkpoint(start, monkeypatch, tmp_path, every):
-    reference = start("reference", "total_timesteps=200", "buffer.capacity=64")
+    short = ("total_timesteps=200", "learning_starts=100", "buffer.capacity=64",
+             "eval.num_episodes=1", "eval.final_episodes=1")  # fmt: skip
+    reference = start("reference", *short)
     with monkeypatch.context() as patch:
         done = kill_at_operation(patch, 10**9)
-        start("counted", "total_timesteps=200", "buffer.capacity=64")
+        start("counted", *short)
     assert set(done) == set(OPERATIONS)
     for number in range(1, len(done) + 1, every):
         name = f"killed at {number}"
         with monkeypatch.context() as patch:
             kill_at_operation(patch, number)
             with pytest.raises(Killed):
-                start(name, "total_timesteps=200", "buffer.capacity=64")
+                start(name, *short)
         if not (tmp_path / name / "config.yaml").exists():  # killed before it began
-            start(name, "total_timesteps=200", "buffer.capacity=64")
+            start(name, *short)
         elif not (tmp_path / name / "result.json").exists():  # else killed when all was done
             go_on(tmp_path / name)
         assert_same_runs(tmp_path / name, reference)
 
 
-def test_a_damaged_last_checkpoint_is_passed_over(start, monkeypatch, caplog):
-    reference = start("reference")
-    killed_at_step(200, start, "killed")
-    killed = reference.parent / "killed"
+def test_a_damaged_last_checkpoint_is_passed_over(killed, reference, caplog):
     last = killed / "checkpoints" / "last.pt"
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
     go_on(killed)
     assert "last.pt: damaged" in caplog.text
-    assert_same_runs(killed, reference)
+    assert_same_runs(killed, reference())
 
 
-def test_a_damaged_replay_chunk_is_passed_over(start, monkeypatch, caplog):
-    reference = start("reference")
-    killed_at_step(200, start, "killed")
-    killed = reference.parent / "killed"
+def test_a_damaged_replay_chunk_is_passed_over(killed, reference, caplog):
     newest = max((killed / "checkpoints" / "replay").iterdir(), key=lambda p: p.stat().st_mtime_ns)
     newest.write_bytes(b"nothing")
     go_on(killed)
     assert f"{newest}: damaged" in caplog.text
-    assert_same_runs(killed, reference)
+    assert_same_runs(killed, reference())
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"", b"0123\n", bytes(130), b"x" * 10_000])
-def test_a_damaged_checksum_is_no_missing_one(start, caplog, content):
-    reference = start("reference")
-    killed_at_step(200, start, "killed")
-    killed = reference.parent / "killed"
+def test_a_damaged_checksum_is_no_missing_one(killed, reference, caplog, content):
     (killed / "checkpoints" / "last.pt.sha256").write_bytes(content)
     go_on(killed)
     (line,) = [r.getMessage() for r in caplog.records if r.name == checkpoint_module.__name__]
     assert line.startswith(f"{killed / 'checkpoints' / 'last.pt.sha256'}: damaged")
     assert line.endswith("going on from previous.pt")
-    assert_same_runs(killed, reference)
+    assert_same_runs(killed, reference())
 
 
-def test_a_checksum_that_is_gone_is_told_of(start, caplog, tmp_path):
-    killed_at_step(200, start, "killed")
-    (tmp_path / "killed" / "checkpoints" / "last.pt.sha256").unlink()
-    go_on(tmp_path / "killed")
+def test_a_checksum_that_is_gone_is_told_of(killed, caplog):
+    (killed / "checkpoints" / "last.pt.sha256").unlink()
+    go_on(killed)
     assert "last.pt: its checksum is gone" in caplog.text
 
 
-def test_both_checkpoints_damaged_is_an_error(start, monkeypatch, tmp_path):
-    killed_at_step(200, start, "killed")
+def test_both_checkpoints_damaged_is_an_error(killed):
     for name in ("last.pt", "previous.pt"):
-        (tmp_path / "killed" / "checkpoints" / name).write_bytes(b"nothing")
+        (killed / "checkpoints" / name).write_bytes(b"nothing")
     with pytest.raises(RunError, match=r"previous\.pt: damaged"):
-        go_on(tmp_path / "killed")
+        go_on(killed)
 
 
 def test_a_finished_run_can_be_extended(start):
@@ -481,13 +438,11 @@ def test_a_folder_of_runs_names_the_newest(command):
     )
 
 
-def test_torn_and_late_rows_are_cut(start, monkeypatch, tmp_path):
-    reference = start("reference")
-    killed_at_step(200, start, "killed")
-    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+def test_torn_and_late_rows_are_cut(killed, reference):
+    with (killed / "metrics.jsonl").open("a") as file:
         file.write('{"env_steps": 199, "train/')
-    go_on(tmp_path / "killed")
-    assert rows_without_clock(tmp_path / "killed") == rows_without_clock(reference)
+    go_on(killed)
+    assert rows_without_clock(killed) == rows_without_clock(reference())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -496,42 +451,38 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_one_bad_byte_in_metrics_stops_a_resume_and_loses_nothing(start, tmp_path):
-    reference = start("reference")
-    killed_at_step(200, start, "killed")
-    metrics = tmp_path / "killed" / "metrics.jsonl"
+def test_one_bad_byte_in_metrics_stops_a_resume_and_loses_nothing(killed, reference):
+    metrics = killed / "metrics.jsonl"
     whole = metrics.read_bytes()
     at = whole.index(b"\n") + 5  # in the second line
     metrics.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
-    before = contents(tmp_path / "killed")
+    before = contents(killed)
     with pytest.raises(RunError, match=r"metrics\.jsonl: line 2 is damaged .*mend or remove"):
-        go_on(tmp_path / "killed")
-    after = contents(tmp_path / "killed")
+        go_on(killed)
+    after = contents(killed)
     assert after.pop("metrics.jsonl.damaged-2") == before["metrics.jsonl"]
     assert after == before
     metrics.write_bytes(whole)
-    go_on(tmp_path / "killed")
-    assert_same_runs(tmp_path / "killed", reference)
+    go_on(killed)
+    assert_same_runs(killed, reference())
 
 
-def test_damage_to_a_finished_run_leaves_it_finished(start, tmp_path):
-    run_dir = start("finished")
-    result = (run_dir / "result.json").read_bytes()
-    metrics = run_dir / "metrics.jsonl"
+def test_damage_to_a_finished_run_leaves_it_finished(finished):
+    result = (finished / "result.json").read_bytes()
+    metrics = finished / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes().replace(b":", b";", 1))
     with pytest.raises(RunError, match="line 1 is damaged"):
-        go_on(run_dir, total_timesteps=480)
-    assert (run_dir / "result.json").read_bytes() == result
-    assert "total_timesteps: 300" in (run_dir / "config.yaml").read_text()
+        go_on(finished, total_timesteps=480)
+    assert (finished / "result.json").read_bytes() == result
+    assert "total_timesteps: 300" in (finished / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{}", b'{"env_steps": 1'])
-def test_a_result_that_cannot_be_read_is_made_again(start, caplog, content):
-    run_dir = start("finished")
-    result = json.loads((run_dir / "result.json").read_text())
-    (run_dir / "result.json").write_bytes(content)
-    go_on(run_dir)
-    again = json.loads((run_dir / "result.json").read_text())
+def test_a_result_that_cannot_be_read_is_made_again(finished, caplog, content):
+    result = json.loads((finished / "result.json").read_text())
+    (finished / "result.json").write_bytes(content)
+    go_on(finished)
+    again = json.loads((finished / "result.json").read_text())
     assert (again["final"], again["best"]) == (result["final"], result["best"])
     assert "result.json holds no result; it is made again" in caplog.text
 
@@ -570,14 +521,13 @@ def test_swanlab_shows_one_continuous_history(start, records, tmp_path):
     assert sorted(logged) == sorted(expected)
 
 
-def test_two_processes_on_one_run_directory(start, tmp_path, monkeypatch):
-    killed_at_step(200, start, "killed")
-    other = RunDirectory(tmp_path / "killed")
+def test_two_processes_on_one_run_directory(killed):
+    other = RunDirectory(killed)
     other.claim()
     with pytest.raises(RunError, match="another process is at work"):
-        go_on(tmp_path / "killed")
+        go_on(killed)
     other.close()
-    go_on(tmp_path / "killed")
+    go_on(killed)
 
 
 @pytest.mark.parametrize(
@@ -597,66 +547,3 @@ def test_bad_input_to_resume_is_a_line(command, arguments, line):
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"dqn-train: error: {line}")
     assert outcome.err.count("\n") == 1
-
-
-def command_of(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from dqn_runner.train import main; main()", *arguments]
-
-
-def killed_after(seconds: float, cwd: Path, *arguments: str) -> int:
-    """Run dqn-train, kill it after `seconds`; returns its exit code."""
-    child = subprocess.Popen(
-        command_of(*arguments), cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        return child.wait(seconds)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        return child.wait()
-
-
-def survive_kills(cwd: Path, settings: list[str], rng: random.Random, kills: int) -> None:
-    """Kill a run `kills` times at random moments, resuming it each time; compare its end."""
-    started = time.perf_counter()
-    code = killed_after(1000.0, cwd, *settings, "hydra.run.dir=reference")
-    seconds = time.perf_counter() - started
-    assert code == 0
-    arguments = [*settings, "hydra.run.dir=killed"]
-    for _ in range(kills):
-        code = killed_after(rng.uniform(0.3, 1.0) * seconds, cwd, *arguments)
-        assert code in (0, -signal.SIGKILL)
-        if (cwd / "killed" / "result.json").exists():
-            break
-        # Before its config.yaml is there a run has not begun, and is begun again.
-        if (cwd / "killed" / "config.yaml").exists():
-            arguments = ["resume=killed"]
-    else:
-        assert killed_after(1000.0, cwd, *arguments) == 0
-    assert_same_runs(cwd / "killed", cwd / "reference")
-
-
-def settings_of(kind: str, quick: tuple[str, ...]) -> list[str]:
-    budget = "total_episodes=150" if kind == "per-episode epsilon" else "total_timesteps=6000"
-    return [*quick, *COMMON, *KINDS[kind], budget, "tracker.mode=offline"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_kill_minus_nine_at_random_moments(tmp_path, quick, kind):
-    """Up to six kills of each kind of run."""
-    survive_kills(tmp_path, settings_of(kind, quick), random.Random(kind), kills=6)
-
-
-@pytest.mark.soak
-def test_kill_minus_nine_for_as_long_as_given(tmp_path, quick):
-    """For DQN_SOAK_MINUTES, an hour where that is not set."""
-    rng = random.Random()
-    end = time.monotonic() + 60 * float(os.environ.get("DQN_SOAK_MINUTES", "60"))
-    for round_number in itertools.count():
-        if time.monotonic() > end:
-            return
-        kind, seed = rng.choice(list(KINDS)), rng.randrange(1000)
-        print(f"round {round_number}: {kind}, seed {seed}")
-        (tmp_path / str(round_number)).mkdir()
-        settings = [*settings_of(kind, quick), f"seed={seed}"]
-        survive_kills(tmp_path / str(round_number), settings, rng, kills=10)

@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dqn_runner.runs import progress_bar as progress_module
 from dqn_runner.runs.metrics_file import MetricsFile, read_metrics
 from dqn_runner.runs.progress_bar import ProgressDisplay
 from dqn_runner.tracking.tracker import SwanLabSpec, SwanLabTracker, swanlab_config
@@ -47,17 +47,17 @@ def test_a_torn_last_line_is_skipped(tmp_path, torn):
 
 
 @pytest.fixture
-def stored(records) -> Callable[[Path], list]:
+def stored(records) -> Callable[[Path], list[Any]]:
     """The records of the one SwanLab run under a directory."""
 
-    def stored(log_dir: Path) -> list:
+    def stored(log_dir: Path) -> list[Any]:
         (path,) = log_dir.glob("run-*/*.swanlab")
         return records(path)
 
     return stored
 
 
-def scalars(records: list) -> dict[tuple[str, int], float]:
+def scalars(records: list[Any]) -> dict[tuple[str, int], float]:
     return {
         (r.scalar.key, r.scalar.step): r.scalar.value.number
         for r in records
@@ -65,7 +65,7 @@ def scalars(records: list) -> dict[tuple[str, int], float]:
     }
 
 
-def stored_config(log_dir: Path) -> dict:
+def stored_config(log_dir: Path) -> dict[str, Any]:
     import yaml
 
     (path,) = log_dir.glob("run-*/files/config.yaml")
@@ -73,7 +73,7 @@ def stored_config(log_dir: Path) -> dict:
 
 
 def spec(**changes: object) -> SwanLabSpec:
-    given = {
+    given: dict[str, Any] = {
         "mode": "offline",
         "project": "tests",
         "workspace": None,
@@ -143,7 +143,9 @@ def test_rows_of_episodes_reach_swanlab_with_those_of_intervals(tmp_path, monkey
     sent = []
     tracker = SwanLabTracker(spec(name="n"), tmp_path, {})
     monkeypatch.setattr(tracker._run, "log", lambda metrics, step: sent.append((step, metrics)))
-    episodes = [{"env_steps": i, "episodes": i, "rollout/episode_return": i} for i in range(250)]
+    episodes = [
+        {"env_steps": i, "episodes": i, "rollout/episode_return": 1.0 * i} for i in range(250)
+    ]
     expected = [(i, {"rollout/episode_return": i}) for i in range(250)]
     for row in episodes[:30]:
         tracker.log(row)
@@ -189,7 +191,7 @@ def test_disabled_never_imports_swanlab(quick, tmp_path):
 def clock(monkeypatch):
     """The display's clock, set by hand."""
     now = [0.0]
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
@@ -259,9 +261,10 @@ def shown_bar(width: int, **progress: Any) -> str:
     """The bar as a terminal of that width shows it, half a minute after it began to move."""
     done = Progress(episodes=1230, epsilon=0.05, td_loss=1.19, **progress)
     done.recent_returns.extend([-247.9])
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=True, color_system=None)
     now = [0.0]
-    console.get_time = lambda: now[0]  # type: ignore[method-assign]
+    console.get_time = lambda: now[0]
     display = ProgressDisplay(done, 200_000, None, console)
     for _ in range(3):
         display._render()
@@ -269,7 +272,7 @@ def shown_bar(width: int, **progress: Any) -> str:
         done.env_steps += 10_000 * (not done.to_score)
         done.scored += 10 * bool(done.to_score)
     console.print(display._render())
-    (line,) = console.file.getvalue().splitlines()
+    (line,) = out.getvalue().splitlines()
     assert len(line) <= width
     return line
 

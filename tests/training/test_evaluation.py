@@ -94,7 +94,7 @@ def test_check_stop_may_raise_and_the_next_evaluation_is_whole(plain_returns):
     class StopHere(BaseException):
         pass
 
-    calls = []
+    calls: list[None] = []
 
     def check_stop():
         calls.append(None)

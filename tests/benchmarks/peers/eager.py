@@ -4,6 +4,7 @@ import random
 import sys
 import time
 from collections import deque
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,12 +15,14 @@ env_id, warmup, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
 
 env = gym.make(env_id)
-num_actions = int(env.action_space.n)
+assert isinstance(env.action_space, gym.spaces.Discrete)
+assert env.observation_space.shape is not None
+obs_size, num_actions = env.observation_space.shape[0], int(env.action_space.n)
 
 
 def q_network() -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(env.observation_space.shape[0], 64),
+        nn.Linear(obs_size, 64),
         nn.ReLU(),
         nn.Linear(64, 64),
         nn.ReLU(),
@@ -30,7 +33,7 @@ def q_network() -> nn.Sequential:
 online, target = q_network(), q_network()
 target.load_state_dict(online.state_dict())
 optimizer = torch.optim.Adam(online.parameters(), lr=1e-3)
-memory = deque(maxlen=10_000)
+memory: deque[tuple[Any, ...]] = deque(maxlen=10_000)
 obs, _ = env.reset(seed=0)
 started = 0.0
 for t in range(warmup + steps):

@@ -12,7 +12,7 @@ env_id, warmup, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
 
 
-class Clock(BaseCallback):
+class Clock(BaseCallback):  # type: ignore[misc]
     """Notes when the warm-up is over."""
 
     started = 0.0

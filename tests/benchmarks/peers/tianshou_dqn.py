@@ -17,6 +17,7 @@ env_id, warmup, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
 
 env = gym.make(env_id)
+assert isinstance(env.action_space, gym.spaces.Discrete)
 net = Net(
     state_shape=env.observation_space.shape,
     action_shape=env.action_space.n,

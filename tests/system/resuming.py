@@ -1,0 +1,76 @@
+"""The runs that tests interrupt, and what must be the same of a resumed run and another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from watching import rows_without_clock
+
+# What the kills are tried on; each run has about 300 env steps and a checkpoint every 60.
+KINDS = {
+    "defaults": [],
+    "four environments": ["num_envs=4", "train_frequency=2"],
+    "small buffer": ["buffer.capacity=64", "agent.optimizer.name=rmsprop"],
+    "acrobot": ["env=acrobot", "+env.kwargs.max_episode_steps=50", "num_envs=4"],
+    "lunarlander": ["env=lunarlander", "total_timesteps=200"],
+    "frozen lake": ["env.id=FrozenLake-v1", "target_update=hard", "target_update.unit=update"],
+    "softmax": ["agent.behaviour=softmax", "num_envs=2", "eval.unit=episode", "eval.interval=2"],
+    "sarsa in phases": [
+        "agent.td_target=sarsa", "agent.double=false", "agent.n_step=1", "phase.episodes=3",
+        "phase.epochs=2", "learning_starts=0",
+    ],
+    "decaying learning rate": [
+        "agent.lr_schedule=cosine", "agent.clip_target=true", "network.norm=layer_norm",
+    ],
+    "mountaincar": ["env=mountaincar", "num_envs=4", "target_update=hard"],
+    "hands_on_rl": ["experiment=hands_on_rl"],
+    "joyrl": ["experiment=joyrl"],
+    "pytorch_tutorial": ["experiment=pytorch_tutorial"],
+    "lunarlander_sarsa": ["experiment=lunarlander_sarsa", "learning_starts=0", "phase.episodes=2"],
+    "swanlab_cartpole": ["experiment=swanlab_cartpole", "eval.interval=2"],
+    "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],
+}  # fmt: skip
+COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
+
+
+def assert_same(value: Any, other: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        assert torch.equal(value, other)
+    elif isinstance(value, dict):
+        assert value.keys() == other.keys()
+        for key in value:
+            if key != "elapsed_seconds":
+                assert_same(value[key], other[key])
+    elif isinstance(value, list | tuple):
+        assert len(value) == len(other)
+        for pair in zip(value, other, strict=True):
+            assert_same(*pair)
+    else:
+        assert value == other
+
+
+def replay_of(path: Path) -> list[torch.Tensor]:
+    """The stored transitions in their order, put together from the chunks."""
+    replay = torch.load(path / "checkpoints" / "last.pt", weights_only=True)["replay"]
+    columns = []
+    for first, last, _ in replay["chunks"]:
+        content = torch.load(path / "checkpoints" / "replay" / f"{first}-{last}.pt")
+        skip = max(0, replay["num_added"] - replay["size"] - first)
+        columns.append([column[skip:] for column in content["columns"]])
+    return [torch.cat(pieces) for pieces in zip(*columns, strict=True)]
+
+
+def assert_same_runs(path: Path, other: Path) -> None:
+    assert rows_without_clock(path) == rows_without_clock(other)
+    for name in ("last.pt", "best.pt"):
+        states = [torch.load(p / "checkpoints" / name, weights_only=True) for p in (path, other)]
+        for state in states:
+            state.get("replay", {}).pop("chunks", None)  # how it is cut into files may differ
+        assert_same(*states)
+    assert_same(replay_of(path), replay_of(other))
+    results = [json.loads((p / "result.json").read_text()) for p in (path, other)]
+    assert results[0]["final"] == results[1]["final"]
+    assert results[0]["best"] == results[1]["best"]
