@@ -45,8 +45,8 @@ def compose(
 
 
 def first_line(error: BaseException) -> str:
-    """The text of an error of OmegaConf's without the state of its objects."""
-    return str(error).strip().partition("\n")[0]
+    """The first line of an error or of its cause; the rest is for developers. May be empty."""
+    return str(error.__cause__ or error).strip().partition("\n")[0]
 
 
 def _unknown_option(
@@ -109,7 +109,7 @@ def _explain_one(
         return unknown_key(line, key, known, more=groups, found_in=_options_with(key, loader))
     if text.startswith("Could not append"):
         return f"{line}: {key} is there already{did_you_mean([line.lstrip('+')])}"
-    return f"{line}: {first_line(reason.__cause__ or reason) or 'cannot be set'}"
+    return f"{line}: {first_line(reason) or 'cannot be set'}"
 
 
 def _options_with(key: str, loader: ConfigLoader) -> list[str]:

@@ -87,7 +87,7 @@ def parse(data: Any) -> Config:
 def read(path: Path, *, trust: bool = False) -> Config:
     """Read and check a run's config.yaml.
 
-    Raises ConfigError if it cannot be used. Without `trust`, it may neither name code outside this
+    Raises ConfigError if it cannot be used. Without `trust`, it may name neither code outside this
     package, which would be imported, nor a server, which would be sent SwanLab's key.
     """
     config = parse(read_yaml(path))

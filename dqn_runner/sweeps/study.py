@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 
+from dqn_runner.composing.refusals import first_line
 from dqn_runner.errors import ConfigError
 from dqn_runner.types import flatten
 
@@ -47,7 +48,7 @@ def open_study(
     except ConfigError:
         raise
     except Exception as error:  # each database has its own
-        raise ConfigError(f"hydra.sweeper.storage={storage}: {_first_line(error)}") from error
+        raise ConfigError(f"hydra.sweeper.storage={storage}: {first_line(error)}") from error
     # With the same seed a new sampler would draw the same trials again.
     seed = sampler.get("seed")
     reseeded = {} if seed is None else {"seed": seed + len(study.trials)}
@@ -55,7 +56,7 @@ def open_study(
         study.sampler = instantiate({**sampler, **reseeded})
         study.pruner = instantiate(pruner)
     except Exception as error:  # raised by the class that was named
-        raise ConfigError(f"hydra.sweeper.sampler or pruner: {_first_line(error)}") from error
+        raise ConfigError(f"hydra.sweeper.sampler or pruner: {first_line(error)}") from error
     return study
 
 
@@ -70,7 +71,3 @@ def _claim(study: optuna.Study, storage: str, about: dict[str, Any], is_new: boo
                 f"hydra.sweeper.storage={storage}: holds another search, with {key} "
                 f"{held.get(key)}, not {wanted.get(key)}; choose another hydra.sweep.dir"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error.__cause__ or error).strip().splitlines()), repr(error))
