@@ -28,6 +28,7 @@ import psutil
 import pytest
 import yaml
 from rich.console import Console
+from watching import wait_for
 
 from dqn_runner.board.board import Board
 from dqn_runner.board.server import _app
@@ -73,11 +74,7 @@ class Dashboard:
         return [(point["index"], point["data"]) for point in answer["list"]]
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Until `condition` holds, which it must within ten seconds."""
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(condition, self.child, seconds=10)
 
 
 @contextlib.contextmanager

@@ -308,7 +308,8 @@ def test_another_search_in_the_same_folder_is_refused(command, searching):
     assert finished() == before
 
 
-def test_a_locked_storage_is_refused_in_a_line(command, searching):
+def test_a_locked_storage_is_refused_in_a_line(command, searching, monkeypatch):
+    monkeypatch.setattr("dqn_runner.sweeps.study.SECONDS_FOR_A_LOCK", 0.2)
     arguments = [*searching, "hydra.sweeper.n_trials=1", "seed=0"]
     assert command(*arguments).code == 0
     with sqlite3.connect("search/study.db", isolation_level=None) as database:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from swanlab_server import API_KEY, CloudRun, SwanLabServer
+from watching import wait_for
 
 from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import RunDirectory
@@ -108,13 +109,6 @@ def upload(
     return code, [(row[0], row[-1]) for row in table[1:]]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def test_an_online_run_is_in_the_cloud_as_it_is_in_the_record(server, process, quick, tmp_path):
     arguments = ["tracker.mode=online", f"tracker.host={server.url}", "hydra.run.dir=run"]
     with process(*quick, *arguments, "tracker.name=mine", "tracker.tags=[one]") as child:
@@ -143,12 +137,12 @@ def test_points_come_while_the_run_goes_on_and_all_after_it_was_killed(
 ):
     arguments = ["tracker.mode=online", f"tracker.host={server.url}", "hydra.run.dir=run"]
     with process(*quick, *arguments, "total_timesteps=10000000") as child:
-        wait_until(lambda: any(len(run.points) > 100 for run in server.runs.values()), 60)
+        wait_for(lambda: any(len(run.points) > 100 for run in server.runs.values()), seconds=60)
         assert child.poll() is None
         child.send_signal(signal.SIGKILL)
         child.wait()
     run = only_run(server)
-    wait_until(lambda: run.states[-1] != "RUNNING")
+    wait_for(lambda: run.states[-1] != "RUNNING")
     assert run.states[-1] == "CRASHED"
     assert run.training_points() == logged(tmp_path / "run")
 
@@ -163,7 +157,7 @@ def test_few_points_come_as_soon_as_many(server, tmp_path):
         tmp_path / "run",
         rows=3,
         pause=0.7,
-        before_close=lambda: wait_until(has_come, 10),
+        before_close=lambda: wait_for(has_come, seconds=10),
         **{"mode": "online", "host": server.url},
     )
 
@@ -216,7 +210,7 @@ def test_a_run_whose_server_fails_in_the_middle(server, tmp_path, warnings, fail
     limit = 1.0 if failure == "hang" else 20.0
     path = logged_run(
         tmp_path / "run",
-        before_close=lambda: wait_until(lambda: server.posts == 3),
+        before_close=lambda: wait_for(lambda: server.posts == 3),
         **{"mode": "online", "host": server.url, "time_limit": limit},
     )
     (warning,) = warnings()
@@ -265,7 +259,7 @@ def test_an_upload_that_was_killed_and_is_repeated_sends_each_point_once(server,
     (store,) = path.glob("swanlab/run-*/*.swanlab")
     server.fail("hang", at=3)
     sending = cloud.Sending(cloud.Task(str(store), "none", server.url, 20.0, follow=False))
-    wait_until(lambda: server.posts == 3)
+    wait_for(lambda: server.posts == 3)
     code, ((_, result),) = upload(path, host=server.url)
     assert (code, result) == (1, "failed: another process is sending this run")
     sending._process.kill()
