@@ -30,6 +30,7 @@ import yaml
 from rich.console import Console
 from watching import wait_for
 
+from dqn_runner.analysis.groups import group_color
 from dqn_runner.board.board import Board
 from dqn_runner.board.server import _app
 from dqn_runner.board.tables import SWANBOARD_VERSION
@@ -37,7 +38,6 @@ from dqn_runner.dashboard import command_line, open_browser, store_parent, updat
 from dqn_runner.program import guarded
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import MetricsFile, read_metrics
-from dqn_runner.tracking.tracker import group_color
 from dqn_runner.types import flatten
 
 needs_swanboard = pytest.mark.skipif(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dqn_runner.analysis.comparison import Comparison, GroupStatistics, Ranking, threshold_of
-from dqn_runner.analysis.groups import common_axis
+from dqn_runner.analysis.groups import COLORS, common_axis
 from dqn_runner.analysis.statistics import (
     AGGREGATES,
     Kind,
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008. Groups with the same color have different lines.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+# Groups with the same color have different lines.
 LINES = ("-", "--", ":", "-.")
 SHADE: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
 

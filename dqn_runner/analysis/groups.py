@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ _NAMES = ("seed", "tracker")
 _ASIDE = ("compile", "torch_threads", "device", "log", "checkpoint", "eval", "resume")
 
 RETURNS = ("final", "best")  # the scores in result.json
+
+# Colors that color-blind people can tell apart (Okabe and Ito 2008).
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 class Group(NamedTuple):
@@ -95,6 +99,11 @@ def same_work(run: Run) -> str:
 def environment(run: Run) -> str:
     """The id of the environment of `run`."""
     return str(run.config.get("env.id"))
+
+
+def group_color(group: str | None, name: str | None) -> str:
+    """The color of a group's runs (of the run `name` if it has no group); always the same."""
+    return COLORS[zlib.crc32((group or name or "").encode()) % len(COLORS)]
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:

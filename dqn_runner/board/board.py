@@ -20,11 +20,11 @@ from typing import Any
 
 import yaml
 
+from dqn_runner.analysis.groups import group_color
 from dqn_runner.analysis.runs import Run, find_runs, load_run
 from dqn_runner.board.tables import BoardTables
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import MetricsReader
-from dqn_runner.tracking.tracker import group_color
 from dqn_runner.types import Row
 
 POINTS_IN_A_FILE = 1000

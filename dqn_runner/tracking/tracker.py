@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,9 +17,6 @@ from dqn_runner.tracking.cloud import LiveSending
 from dqn_runner.types import Row, flatten
 
 logger = logging.getLogger(__name__)
-
-# Seven colors that color-blind people can tell apart (Okabe and Ito 2008).
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 # Rows are sent together: a single row, which wakes SwanLab's threads, costs up to five times more.
 MOST_ROWS_HELD = 100
@@ -102,6 +98,8 @@ class SwanLabTracker:
     ) -> Any:
         import swanlab
 
+        from dqn_runner.analysis.groups import group_color
+
         # SwanLab's output goes to the run's log, because it would break the progress bar. Its list
         # of installed packages takes a second, and its prompt for a key would wait forever.
         settings = swanlab.Settings(
@@ -182,11 +180,6 @@ class SwanLabTracker:
                 line = in_a_line(error) or type(error).__name__
                 logger.warning("SwanLab failed, metrics.jsonl has what it lacks: %s", line)
             self._has_warned = True
-
-
-def group_color(group: str | None, name: str | None) -> str:
-    """The color of a group's runs (of the run `name` if it has no group); always the same."""
-    return _COLORS[zlib.crc32((group or name or "").encode()) % len(_COLORS)]
 
 
 def swanlab_config(config: dict[str, Any]) -> dict[str, Any]:
