@@ -63,10 +63,10 @@ def page() -> str:
 def sections(key: str, about: str, kinds: list[type[Spec]]) -> Iterator[tuple[str, str, list[Row]]]:
     """Key, meaning and settings of the section `key`, which is one of `kinds`, and those in it."""
     yield key, about, rows(key, kinds)
-    for spec in kinds:
-        for name, field in spec.model_fields.items():
-            if inner := specs(field.annotation):
-                yield from sections(f"{key}.{name}".removeprefix("."), meaning(field), inner)
+    fields = {name: field for spec in kinds for name, field in spec.model_fields.items()}
+    for name, field in fields.items():  # of several kinds each may have the same section
+        if inner := specs(field.annotation):
+            yield from sections(f"{key}.{name}".removeprefix("."), meaning(field), inner)
 
 
 def rows(key: str, kinds: list[type[Spec]]) -> list[Row]:
