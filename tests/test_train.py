@@ -100,6 +100,8 @@ BAD_INPUT = [
     (["--cfg", "job", "lr=1e-4"], "lr=1e-4: no such key; the configuration has "),
 ]
 
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
 
 @pytest.mark.parametrize(("arguments", "line"), BAD_INPUT)
 def test_bad_input_is_refused_in_one_line_and_leaves_nothing(command, arguments, line):
@@ -431,8 +433,10 @@ def test_help_imports_nothing_heavy_and_shows_groups_options_and_examples(
     for text in (
         "dqn-train env=cartpole agent.lr=1e-4",
         "dqn-train -m ",
-        "env            acrobot cartpole lunarlander mountaincar",
-        "epsilon        exponential fixed linear multiplicative",
+        *(
+            f"{group:14} {' '.join(sorted(path.stem for path in (CONF / group).glob('*.yaml')))}"
+            for group in ("env", "epsilon", "agent", "network")
+        ),
         "experiment     hands_on_rl joyrl lunarlander_sarsa none plain_dqn pytorch_tutorial",
         "hydra/launcher basic joblib ray slurm slurm_gpu\n",
         "hydra/sweeper  basic optuna\n",
