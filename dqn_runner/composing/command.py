@@ -27,7 +27,15 @@ from dqn_runner.composing.hydra_internals import (
     parse_arguments,
     sweep_context,
 )
-from dqn_runner.composing.overrides import as_text, digest, parse_for, quoted, typed, unquoted
+from dqn_runner.composing.overrides import (
+    as_text,
+    assignment,
+    digest,
+    parse_for,
+    quoted,
+    typed,
+    unquoted,
+)
 from dqn_runner.composing.refusals import compose, first_line
 from dqn_runner.errors import ConfigError, in_a_line
 
@@ -65,7 +73,7 @@ class Command:
                 raise ConfigError(f"{lines}: several values; -m runs each of them")
             key = "hydra.sweep.dir" if self.is_sweep else "hydra.run.dir"
             self.directory = _directory(key, OmegaConf.select(base, key))
-            self._pinned = [_assignment(key, self.directory)]
+            self._pinned = [assignment(key, self.directory)]
             choices = base.hydra.runtime.choices
             for override in self.given:
                 self._check_name(override, choices)
@@ -221,11 +229,6 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     plain: dict[str, Any] = OmegaConf.to_container(task, resolve=True)  # type: ignore[assignment]
     return plain
-
-
-def _assignment(key: str, value: Path) -> str:
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
 
 
 def _mapping(key: str, config: DictConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -64,6 +65,12 @@ def quoted(line: str) -> str:
 def unquoted(text: str) -> str:
     """`text` without the quotes that `quoted` puts in."""
     return re.sub(r"'([^']*[^\x00-\x7f][^']*)'", r"\1", text)
+
+
+def assignment(key: str, path: Path) -> str:
+    """The override that sets `key` to `path`, whatever characters that has."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def as_text(line: str) -> str:

@@ -26,7 +26,7 @@ from dqn_runner.config.budget import (
 from dqn_runner.config.memory import check_memory
 from dqn_runner.config.root import Config, find_modules
 from dqn_runner.custom import Custom
-from dqn_runner.envs.encoding import Env, ObsEncoder
+from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
 from dqn_runner.envs.episode import close
 from dqn_runner.envs.make import make_env
 from dqn_runner.envs.vector import Environments
@@ -247,8 +247,3 @@ def build_learner(config: Config, network: FlatNetwork) -> Learner:
     }
     hyperparameters = {name: value for name, value in numbers.items() if value is not None}
     return Learner(rule, hyperparameters, network.initial_params, network.buffers)
-
-
-def num_actions(env: Env) -> int:
-    """How many actions `env` has."""
-    return int(env.action_space.n)  # type: ignore[attr-defined]  # make_env checks for Discrete

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from dqn_runner.buffers.rows import row_bytes
 from dqn_runner.config.root import Config
-from dqn_runner.envs.encoding import Env, ObsEncoder
+from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
 from dqn_runner.errors import ConfigError
 from dqn_runner.networks.torsos import MLPSpec
 
@@ -45,8 +45,7 @@ def needed_memory(config: Config, env: Env) -> dict[str, int]:
     obs, sarsa = ObsEncoder(env.observation_space).spec, config.agent.td_target == "sarsa"
     takes = {}
     if isinstance(config.network, MLPSpec):
-        num_actions = int(env.action_space.n)  # type: ignore[attr-defined]  # it is Discrete
-        widths = [math.prod(obs.shape), *config.network.hidden_sizes, num_actions]
+        widths = [math.prod(obs.shape), *config.network.hidden_sizes, num_actions(env)]
         num_params = sum((width + 1) * next_width for width, next_width in pairwise(widths))
         if config.network.norm == "layer_norm":
             num_params += 2 * sum(config.network.hidden_sizes)

@@ -69,6 +69,11 @@ def scalar(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+def num_actions(env: Env) -> int:
+    """How many actions `env` has."""
+    return int(env.action_space.n)  # type: ignore[attr-defined]  # make_env checks for Discrete
+
+
 def action_offset(env: Env) -> int:
     """What the environment calls our action 0: a Discrete space may start at another number."""
     assert isinstance(env.action_space, Discrete)

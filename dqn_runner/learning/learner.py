@@ -114,11 +114,11 @@ def update(  # noqa: PLR0917
 
 def clipped(rule: UpdateRule, grad: Tensor, hyper: Hyper) -> tuple[Tensor, Tensor]:
     """The gradient [P], clipped by value and then by norm, and its norm before that."""
-    grad_norm = norm = torch.linalg.vector_norm(grad)
+    grad_norm = torch.linalg.vector_norm(grad)
     if rule.clip_value:
         grad = grad.clamp(-hyper["max_grad_value"], hyper["max_grad_value"])
-        norm = torch.linalg.vector_norm(grad)
     if rule.clip_norm:
+        norm = torch.linalg.vector_norm(grad) if rule.clip_value else grad_norm
         grad = grad * (hyper["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0)
     return grad, grad_norm
 

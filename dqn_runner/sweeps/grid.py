@@ -17,6 +17,7 @@ from rich.console import Console
 
 from dqn_runner.composing.command import Command, Job
 from dqn_runner.composing.hydra_internals import JOB_FOLDER
+from dqn_runner.composing.overrides import assignment
 from dqn_runner.config import build, root
 from dqn_runner.config.budget import expected_updates, is_worth_compiling
 from dqn_runner.config.build import resolve_device
@@ -236,5 +237,4 @@ def every_second(looks: Sequence[Callable[[], None]]) -> Iterator[None]:
 
 
 def _overrides(job: Job, directory: Path) -> list[str]:
-    folder = str(job.path.relative_to(directory)).replace("\\", "\\\\").replace("'", "\\'")
-    return [*job.overrides, f"{JOB_FOLDER}='{folder}'"]
+    return [*job.overrides, assignment(JOB_FOLDER, job.path.relative_to(directory))]

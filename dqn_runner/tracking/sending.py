@@ -22,6 +22,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 from urllib3.util import Retry
 
+from dqn_runner.errors import in_a_line
 from dqn_runner.runs.metrics_file import MetricsReader
 from dqn_runner.tracking.cloud import Outcome, SentFile, Task
 from dqn_runner.tracking.swanlab_internals import (
@@ -62,7 +63,7 @@ def main() -> NoReturn:
     try:
         outcome = send(task, ended, report)
     except Exception as error:
-        outcome = Outcome(_in_one_line(error))
+        outcome = Outcome(in_a_line(error) or type(error).__name__)
     report(outcome)
 
 
@@ -94,10 +95,6 @@ def send(task: Task, ended: threading.Event, fail: Callable[[Outcome], NoReturn]
         outcome = Outcome(points=len(reader.points), url=url, remark=reader.damage)
         SentFile(store).write(settings.api_host, outcome)
     return outcome
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(f"{error}".split()) or type(error).__name__
 
 
 class StrictAdapter(HTTPAdapter):  # type: ignore[misc]
