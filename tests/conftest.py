@@ -160,3 +160,19 @@ def records() -> Callable[[Path], list[Any]]:
     from dqn_runner.tracking.swanlab_internals import read_records
 
     return read_records
+
+
+@pytest.fixture
+def cache_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what would be compiled; nothing is, and the cache is empty."""
+    from dqn_runner.learning import compilation
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    names: list[str] = []
+
+    def note(graph: object, example: object, library: Path) -> None:
+        names.append(library.name)
+        raise RuntimeError("not compiled in this test")
+
+    monkeypatch.setattr(compilation, "_compile", note)
+    return names

@@ -72,26 +72,16 @@ def test_a_network_with_buffers_trains_resumes_and_is_loaded(command, quick, com
 
 
 def test_runs_of_two_seeds_differ_in_their_buffers_and_share_a_compilation(
-    command, quick, tmp_path, monkeypatch
+    command, quick, cache_names
 ):
-    from dqn_runner.learning import compilation
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    names = []
-
-    def note(graph, example, library):
-        names.append(library.name)
-        raise RuntimeError("not compiled in this test")
-
-    monkeypatch.setattr(compilation, "_compile", note)
     for seed in (0, 1):
         settings = (*quick, *settings_of("Projected"), "compile=always", f"seed={seed}")
         assert command(*settings, f"hydra.run.dir=seed{seed}").code == 0
     states = [torch.load(f"seed{s}/checkpoints/last.pt", weights_only=True) for s in (0, 1)]
     first, second = (state["agent"]["buffers"][0] for state in states)
     assert not torch.equal(first, second)
-    assert len(names) == 2
-    assert len(set(names)) == 1
+    assert len(cache_names) == 2
+    assert len(set(cache_names)) == 1
 
 
 def test_a_network_that_an_update_cannot_use_is_refused_before_anything_is_made(command, quick):

@@ -111,16 +111,9 @@ def test_what_a_compilation_waits_for_is_shown(compose, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("changed", ["constant in the code", "shape", "dtype", "threads"])
-def test_another_computation_does_not_take_the_cached_one(tmp_path, monkeypatch, changed):
+def test_another_computation_does_not_take_the_cached_one(cache_names, changed):
     """Names in the cache differ; what would be compiled is noted instead."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    names = []
-
-    def note(graph, example, library):
-        names.append(library.name)
-        raise RuntimeError("not compiled in this test")
-
-    monkeypatch.setattr(compilation, "_compile", note)
+    names = cache_names
     before = torch.get_num_threads()
 
     def attempt(factor=2.0, example=None):
@@ -147,16 +140,9 @@ def test_another_computation_does_not_take_the_cached_one(tmp_path, monkeypatch,
     assert names[2] != names[0]
 
 
-def test_functions_that_differ_in_a_constant_tensor_are_told_apart(tmp_path, monkeypatch):
+def test_functions_that_differ_in_a_constant_tensor_are_told_apart(cache_names):
     """A network may make a tensor of its settings, such as a scale for each observation."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    names = []
-
-    def note(graph, example, library):
-        names.append(library.name)
-        raise RuntimeError("not compiled in this test")
-
-    monkeypatch.setattr(compilation, "_compile", note)
+    names = cache_names
 
     def scaled_by(scale):
         return lambda x: x * torch.tensor(scale)
