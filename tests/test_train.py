@@ -141,7 +141,7 @@ def test_a_run_directory_holds_what_the_design_says(finished):
     run, outcome = finished
     assert {path.name for path in run.iterdir()} == {
         ".hydra", ".lock", "config.yaml", "metrics.jsonl", "checkpoints", "curve.png", "swanlab",
-        "train.log", "result.json",
+        "train.log", "result.json", "started.jsonl",
     }  # fmt: skip
     # Every file that follows is there for a reader; what it holds is checked where it is made.
     checkpoints = {path.name for path in (run / "checkpoints").iterdir()}

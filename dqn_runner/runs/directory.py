@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
 import shutil
 import signal
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, FiniteFloat, TypeAdapter
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, TypeAdapter
 
 from dqn_runner.errors import ConfigError, Pruned, RunError, in_a_line
 
 logger = logging.getLogger(__name__)
 
 # Limits for config.yaml and result.json; those that a run writes have some thousand bytes and five
-# levels. The time to read YAML grows with the square of its depth.
+# levels. The time to read YAML grows with the square of its depth. Of started.jsonl, which has some
+# hundred bytes for each start, the last LARGEST_FILE bytes are read.
 LARGEST_FILE = 2**18  # bytes
 DEEPEST_NESTING = 32
 
@@ -44,6 +47,29 @@ class _Result(BaseModel):
     best: _Scores
 
 
+def _is_time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("no time zone")
+    return text
+
+
+class Start(BaseModel):
+    """A line of started.jsonl: when, how and where the run was started or resumed."""
+
+    time: Annotated[str, AfterValidator(_is_time)]  # ISO 8601, UTC
+    command: str
+    path: str  # of the run directory
+    working_directory: str
+    host: str
+    os: str
+    python: str
+    cpu: str
+    cores: Annotated[int, Field(ge=0, lt=2**53)]
+    memory_bytes: Annotated[int, Field(ge=0, lt=2**53)]
+    gpu: str | None  # the one that it uses
+    git_commit: str | None  # in the working directory
+
+
 class End(NamedTuple):
     """How a run ended that has no result: it failed, or a search pruned it."""
 
@@ -57,6 +83,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.started = path / "started.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.curve = path / "curve.png"
@@ -127,6 +154,10 @@ class RunDirectory:
         self.result.unlink(missing_ok=True)
         write_whole(self.config, _yaml(config))
 
+    def note_start(self, start: Start) -> None:
+        """Add a line to started.jsonl."""
+        _append_line(self.started, start.model_dump_json())
+
     def close(self) -> None:
         """Release the lock."""
         self._lock.release()
@@ -178,6 +209,21 @@ class RunDirectory:
         """Whether the run has finished, failed or been pruned; a stopped run has not ended."""
         return self.has_finished() or self.ended.is_file()
 
+    def read_starts(self) -> list[dict[str, Any]]:
+        """The lines of started.jsonl, from the first start on, each with the fields of `Start`.
+
+        Lines that are damaged are left out; older runs have no such file.
+        """
+        try:
+            lines = _read_end(self.started).splitlines()
+        except OSError:
+            return []
+        starts = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                starts.append(Start.model_validate_json(line, strict=True).model_dump())
+        return starts
+
     def read_end(self) -> End | None:
         """What ended.json says; None if there is none.
 
@@ -217,6 +263,15 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def _append_line(path: Path, line: str) -> None:
+    """Add `line` to a file in one piece; an incomplete last line stays a line of its own."""
+    with path.open("a+b", buffering=0) as file:
+        size = file.tell()
+        file.seek(max(0, size - 1))
+        is_torn = file.read(1) not in {b"", b"\n"}
+        file.write(b"\n" * is_torn + line.encode() + b"\n")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a file of settings; raises ConfigError if it is missing, malformed or too large."""
     try:
@@ -247,3 +302,12 @@ def _read_text(path: Path) -> str:
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"larger than {LARGEST_FILE} bytes")
     return path.read_text(encoding="utf-8")
+
+
+def _read_end(path: Path) -> bytes:
+    """The last LARGEST_FILE bytes of a file; raises OSError for what is no plain file."""
+    if not path.is_file():  # a pipe could make us wait forever
+        raise FileNotFoundError(path)
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LARGEST_FILE))
+        return file.read(LARGEST_FILE)

@@ -21,7 +21,7 @@ from dqn_runner.errors import ConfigError, RunError, Stopped
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import MetricsFile, MetricsReader, cut
 from dqn_runner.runs.progress_bar import ProgressDisplay
-from dqn_runner.runs.report import Scores, announce, report, report_stop, result
+from dqn_runner.runs.report import Scores, announce, report, report_stop, result, start_of
 from dqn_runner.runs.stop_signals import StopSignals
 from dqn_runner.seeding import draw_seed
 from dqn_runner.tracking.tracker import EndState, SwanLabTracker
@@ -149,6 +149,7 @@ def finish(  # noqa: PLR0917
     started: float,
 ) -> Scores:
     """Train on from `progress`, score, and write the result."""
+    run_dir.note_start(start_of(config, run_dir))
     announce(config, parts, console)
     before = progress.elapsed_seconds
     scores = train_and_score(config, parts, run_dir, progress, console)

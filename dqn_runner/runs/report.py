@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+import torch
 from rich.console import Console
 from rich.filesize import decimal
 
 from dqn_runner.config.root import Config, outside_code
-from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.runs.directory import RunDirectory, Start
 from dqn_runner.training.evaluation import Evaluation
 from dqn_runner.training.state import Parts
 from dqn_runner.types import Progress
@@ -41,13 +45,52 @@ def result(progress: Progress, scores: Scores, seconds: float) -> dict[str, Any]
         "wall_time_seconds": round(seconds, 3),
         "final": scores.final.summary(),
         "best": {**scores.best.summary(), "env_steps": scores.best_env_steps},
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in PACKAGES},
         },
         **({"git_commit": commit} if commit else {}),
     }
+
+
+def start_of(config: Config, run_dir: RunDirectory) -> Start:
+    """What started.jsonl holds of a start now, on this machine."""
+    uses_cuda = config.device.startswith("cuda")
+    return Start(
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=as_utf8(command_line()),
+        path=as_utf8(str(run_dir.path.resolve())),
+        working_directory=as_utf8(str(Path.cwd())),
+        host=as_utf8(platform.node()),
+        os=platform.platform(),
+        python=platform.python_version(),
+        cpu=cpu_model(),
+        cores=os.cpu_count() or 0,
+        memory_bytes=psutil.virtual_memory().total,
+        gpu=torch.cuda.get_device_name(config.device) if uses_cuda else None,
+        git_commit=git_commit() or None,
+    )
+
+
+def command_line() -> str:
+    """The command that was typed, which of a sweep is the same for all jobs."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def as_utf8(text: str) -> str:
+    """`text` from the system, with the bytes escaped that are not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def cpu_model() -> str:
+    """The name of the CPU; of its architecture where the system does not tell more."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # Linux alone has it
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def git_commit() -> str:

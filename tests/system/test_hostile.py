@@ -265,8 +265,9 @@ def test_the_working_directory_is_searched_only_where_something_is_named(sent, c
 
 
 @pytest.mark.parametrize(
-    "name", ["train.log", "metrics.jsonl", "config.yaml.partial", "checkpoints/replay",
-             "checkpoints/last.pt", "checkpoints/last.pt.partial", "swanlab", "videos"],
+    "name", ["train.log", "started.jsonl", "metrics.jsonl", "config.yaml.partial",
+             "checkpoints/replay", "checkpoints/last.pt", "checkpoints/last.pt.partial",
+             "swanlab", "videos"],
 )  # fmt: skip
 def test_nothing_is_written_or_removed_through_a_link(sent, tmp_path, command, capsys, name):
     outside = tmp_path / "outside"

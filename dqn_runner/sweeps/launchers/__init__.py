@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -52,6 +53,6 @@ def instantiate(name: str, context: Any, config: DictConfig) -> Launcher:
     settings = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     assert isinstance(settings, dict)
     del settings["name"]
-    shared = Shared(context, config, Singleton.get_state())
+    shared = Shared(context, config, Singleton.get_state(), sys.argv)
     ours: Launcher = getattr(importlib.import_module(module), class_name)(settings, shared)
     return ours

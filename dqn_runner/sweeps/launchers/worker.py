@@ -33,6 +33,7 @@ class Shared(NamedTuple):
     context: HydraContext
     config: DictConfig
     singletons: Any  # Hydra's global state in the process that launches
+    arguments: list[str]  # the command line of that process, which a run keeps
 
     def path(self, overrides: Sequence[str]) -> Path:
         """The run directory of the job with these overrides."""
@@ -65,6 +66,7 @@ def execute(shared: Shared, number: int, overrides: Sequence[str]) -> None:
         time.sleep(1)
     if run_dir.has_finished():
         return
+    sys.argv = shared.arguments
     utils.setup_globals()
     set_up_hydra()
     Singleton.set_state(shared.singletons)
