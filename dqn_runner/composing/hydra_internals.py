@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra import version
 from hydra._internal.callbacks import Callbacks
@@ -33,7 +34,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dqn_runner.composing.overrides import digest, parse, quoted, typed, unquoted
@@ -123,6 +124,16 @@ def subject(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
         return experiment
     ids = [override.split("=", 1)[1] for override in overrides if override.startswith("env.id=")]
     return re.sub(r"[^\w.\-]", "_", unquoted(ids[-1])) if ids else choices["env"]
+
+
+@functools.cache
+def default_settings() -> Any:
+    """The settings of conf/ as plain values, without any override."""
+    loader = ConfigLoader(create_config_search_path(conf_dir()))
+    config = loader.load_configuration("config", [], RunMode.RUN)
+    with open_dict(config):
+        del config["hydra"]
+    return OmegaConf.to_container(config, resolve=True)
 
 
 def conf_dir() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import signal
 import sys
 import traceback
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from dqn_runner.config.root import Config
     from dqn_runner.runs.report import Scores
+
+logger = logging.getLogger(__name__)
 
 # Overrides that are not part of a run's name in SwanLab: what its group says, and what does not
 # decide what it computes. A sweep adds `++compile=always` to jobs that repay compiling together.
@@ -47,6 +50,8 @@ def run_job(hydra_config: DictConfig, quiet: bool = False) -> float | None:
 
     def body() -> Scores:
         config = root.parse(OmegaConf.to_container(hydra_config, resolve=True))
+        differing = " ".join(differing_settings(config)) or "none"
+        logger.info("settings that differ from the defaults: %s", differing)
         config = with_tracker_names(config, hydra)
         if quiet and config.torch_threads == "auto":
             config = config.model_copy(update={"torch_threads": 1})
@@ -116,6 +121,21 @@ def guarded_run(
     return None
 
 
+def differing_settings(config: Config) -> list[str]:
+    """The settings that differ from the defaults, each as it would be typed."""
+    from dqn_runner.composing.help_text import as_value
+    from dqn_runner.composing.hydra_internals import default_settings
+    from dqn_runner.config import root
+    from dqn_runner.types import flatten
+
+    defaults = flatten(root.parse(default_settings()).plain())
+    return [
+        shlex.quote(" ".join(f"{key}={as_value(value)}".split()))
+        for key, value in flatten(config.plain()).items()
+        if key not in defaults or value != defaults[key]
+    ]
+
+
 def with_tracker_names(config: Config, hydra: HydraConf) -> Config:
     """Name the run in SwanLab by what differs from the defaults, its group by where it belongs."""
     from dqn_runner.composing.hydra_internals import subject
@@ -132,7 +152,7 @@ def with_tracker_names(config: Config, hydra: HydraConf) -> Config:
 
 def log_to(path: Path) -> None:
     """Log as conf/config.yaml tells Hydra to: everything to the file, warnings to stderr too."""
-    file = logging.FileHandler(path)
+    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[file])
     console = logging.StreamHandler()

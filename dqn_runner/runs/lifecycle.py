@@ -21,12 +21,21 @@ from dqn_runner.errors import ConfigError, RunError, Stopped
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import MetricsFile, MetricsReader, cut
 from dqn_runner.runs.progress_bar import ProgressDisplay
-from dqn_runner.runs.report import Scores, announce, report, report_stop, result, start_of
+from dqn_runner.runs.report import (
+    EvaluationLog,
+    Scores,
+    announce,
+    report,
+    report_stop,
+    result,
+    say,
+    start_of,
+)
 from dqn_runner.runs.stop_signals import StopSignals
 from dqn_runner.seeding import draw_seed
 from dqn_runner.tracking.tracker import EndState, SwanLabTracker
 from dqn_runner.training.evaluation import Evaluation
-from dqn_runner.training.loop import Training
+from dqn_runner.training.loop import Logger, Training
 from dqn_runner.training.state import Parts, restore, save, save_best
 from dqn_runner.types import Best, Progress
 
@@ -79,6 +88,7 @@ def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool
             restore_all(parts, progress, state)
             cut(run_dir.metrics, progress.env_steps, progress.episodes)
         run_dir.reopen(config.plain())
+        logger.info("goes on at env step %s", f"{progress.env_steps:,}")
         return finish(config, parts, run_dir, progress, console, started)
 
 
@@ -153,8 +163,10 @@ def finish(  # noqa: PLR0917
     announce(config, parts, console)
     before = progress.elapsed_seconds
     scores = train_and_score(config, parts, run_dir, progress, console)
-    run_dir.finish(result(progress, scores, before + time.perf_counter() - started))
+    ended = result(progress, scores, before + time.perf_counter() - started)
+    run_dir.finish(ended)
     report(config, run_dir, scores, console)
+    logger.info("finished, after %s s", f"{ended['wall_time_seconds']:,.1f}")
     return scores
 
 
@@ -173,8 +185,12 @@ def train_and_score(
             stack.callback(lambda: close_tracker(tracker, end, console))
         display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
         signals = StopSignals()
+        loggers: list[Logger] = [
+            metrics_file, display, EvaluationLog(config.eval.num_episodes),
+            *([tracker] if tracker else []),
+        ]  # fmt: skip
         training = Training(
-            config, parts, progress, [metrics_file, display, *([tracker] if tracker else [])],
+            config, parts, progress, loggers,
             check_stop=signals.check, check_pruned=run_dir.check_pruned,
         )  # fmt: skip
         try:
@@ -197,7 +213,7 @@ def close_tracker(tracker: SwanLabTracker, end: EndState, console: Console) -> N
     with console.status("closing SwanLab's side of the run"):
         tracker.close(end)
     if tracker.url:
-        console.print(f"cloud  {tracker.url}", highlight=False, markup=False)
+        say(f"cloud  {tracker.url}", console)
 
 
 def train_and_save(training: Training, parts: Parts, progress: Progress) -> None:

@@ -1,8 +1,9 @@
-"""What a run says: before it starts, when it stops, and in its result.json."""
+"""What a run tells: on the console, in its train.log, in its started.jsonl and result.json."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import shlex
@@ -17,12 +18,16 @@ import psutil
 import torch
 from rich.console import Console
 from rich.filesize import decimal
+from rich.text import Text
 
 from dqn_runner.config.root import Config, outside_code
 from dqn_runner.runs.directory import RunDirectory, Start
+from dqn_runner.runs.metrics_file import EVALUATION
 from dqn_runner.training.evaluation import Evaluation
 from dqn_runner.training.state import Parts
-from dqn_runner.types import Progress
+from dqn_runner.types import Progress, Row
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("dqn_runner", "torch", "gymnasium", "numpy", "hydra-core", "omegaconf", "swanlab")
 
@@ -101,6 +106,12 @@ def git_commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
+def say(text: Text | str, console: Console) -> None:
+    """Print a line, and log it."""
+    console.print(text, highlight=False, markup=False)
+    logger.info("%s", text)
+
+
 def announce(config: Config, parts: Parts, console: Console) -> None:
     """Say what was chosen, before training begins."""
     budgets = {"env steps": config.total_timesteps, "episodes": config.total_episodes}
@@ -108,12 +119,30 @@ def announce(config: Config, parts: Parts, console: Console) -> None:
     threads = f"{config.torch_threads} torch thread" + "s" * (config.torch_threads != 1)
     compiled = "compiled" if config.compile == "always" else "not compiled"
     grows = "at most " if config.phase.episodes else ""
-    console.print(
-        f"[bold]{config.env.id}[/bold], seed {config.seed}, {budget}; on {config.device} with "
+    line = (
+        f", seed {config.seed}, {budget}; on {config.device} with "
         f"{threads}, the update {compiled}; replay buffer of {parts.storage.capacity:,} "
-        f"transitions takes {grows}{decimal(parts.storage.num_bytes)}",
-        highlight=False,
+        f"transitions takes {grows}{decimal(parts.storage.num_bytes)}"
     )
+    say(Text.assemble((config.env.id, "bold"), line), console)
+
+
+class EvaluationLog:
+    """Logs a line for each evaluation among the rows that it is given."""
+
+    def __init__(self, num_episodes: int) -> None:
+        self._num_episodes = num_episodes
+
+    def log(self, row: Row) -> None:
+        """Log what an evaluation reached; the parameters of the best one are in best.pt."""
+        if EVALUATION in row:
+            logger.info(
+                "env step %s: evaluation return %.1f ± %.1f (min %.1f, max %.1f, %d episodes)%s",
+                f"{row['env_steps']:,}",
+                *(row[f"eval/episode_return_{name}"] for name in ("mean", "std", "min", "max")),
+                self._num_episodes,
+                ", the best so far" if row[EVALUATION] == row["eval/best_return_mean"] else "",
+            )
 
 
 def report(config: Config, run_dir: RunDirectory, scores: Scores, console: Console) -> None:
@@ -121,12 +150,12 @@ def report(config: Config, run_dir: RunDirectory, scores: Scores, console: Conso
     for name, evaluation in (("final", scores.final), ("best", scores.best)):
         numbers = evaluation.summary()
         at = f", from env step {scores.best_env_steps:,}" if name == "best" else ""
-        console.print(
-            f"{name:5} return [bold]{numbers['mean']:.1f}[/bold] ± {numbers['std']:.1f} "
-            f"(min {numbers['min']:.1f}, max {numbers['max']:.1f}, "
-            f"{numbers['episodes']} episodes{at})",
-            highlight=False,
+        spread = (
+            f" ± {numbers['std']:.1f} (min {numbers['min']:.1f}, max {numbers['max']:.1f}, "
+            f"{numbers['episodes']} episodes{at})"
         )
+        mean = (f"{numbers['mean']:.1f}", "bold")
+        say(Text.assemble(f"{name:5} return ", mean, spread), console)
     place = shown(run_dir.path)
     console.print(f"run    {place}", highlight=False, markup=False)
     replay = f"replay dqn-eval {shlex.quote(place)}{trusting(config)}"
@@ -139,11 +168,10 @@ def report_stop(
     """Say what was reached before a signal ended the run."""
     returns = progress.recent_returns
     mean = f", mean return {sum(returns) / len(returns):.1f}" if returns else ""
-    console.print(
+    say(
         f"stopped at env step {progress.env_steps:,}, episode {progress.episodes:,}{mean}; "
         f"dqn-train resume={shlex.quote(shown(run_dir.path))}{trusting(config)} goes on",
-        highlight=False,
-        markup=False,
+        console,
     )
 
 

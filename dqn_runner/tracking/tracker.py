@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 # Rows are sent together: a single row, which wakes SwanLab's threads, costs up to five times more.
 MOST_ROWS_HELD = 100
+
+# What SwanLab prints: color codes, and how information, warnings and errors begin.
+_COLOR = re.compile(r"\x1b\[[\d;]*m")
+_BEGINNING = re.compile(r"swanlab:|.*( \| (WARNING|ERROR) |(Warning|Error): )")
 
 EndState = Literal["success", "crashed", "aborted"]
 Label = Annotated[str, Field(min_length=1, max_length=512)]
@@ -189,10 +194,14 @@ def swanlab_config(config: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _captured_output() -> Iterator[None]:
-    output = io.StringIO()
+    """Log warnings and errors that SwanLab prints, and nothing else of what it prints."""
+    output, is_wanted = io.StringIO(), True
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             yield
     finally:
-        for line in filter(None, output.getvalue().splitlines()):
-            logger.info(line)
+        for line in _COLOR.sub("", output.getvalue()).splitlines():
+            if _BEGINNING.match(line):  # not of the rest of a text that was too long for a line
+                is_wanted = not line.startswith("swanlab:")
+            if is_wanted and line:
+                logger.info("%s", line)

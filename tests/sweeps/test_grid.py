@@ -360,6 +360,11 @@ def test_jobs_side_by_side_fail_alone(process, tiny, failing, tmp_path):
             for how in ("null", "raise", "die")
         )
         assert (done / "result.json").exists()
+        log = (done / "train.log").read_text()
+        assert f"Failing-v0, seed {seed}, " in log
+        assert log.count("final return") == 1
+        (start,) = RunDirectory(done).read_starts()
+        assert "seed=0,1" in start["command"]
         config = yaml.safe_load((done / "config.yaml").read_text())
         assert config["torch_threads"] == 1
         assert f"sweep/{raised.name}: " in err

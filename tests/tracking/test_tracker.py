@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -137,6 +138,31 @@ def test_swanlab_prints_nothing(tmp_path, capfd, stored):
     assert capfd.readouterr() == ("", "")
     # Counters are the axis, not metrics.
     assert scalars(stored(tmp_path)) == {("x/y", 10): 0.5}
+
+
+def test_of_what_swanlab_prints_warnings_and_errors_are_logged(tmp_path, monkeypatch, caplog):
+    import swanlab
+    from swanlab.sdk.internal.pkg import console
+
+    def talkative(**settings: object) -> None:
+        console.info("💾 Run data saved at " + "a-very-long-path/" * 20)
+        console.warning("the disk is " + "nearly " * 30 + "full")
+        console.info("🏠 View project at", "https://swanlab.cn/x")
+        console.error("\x1b[31mno key\x1b[0m")
+        print("x.py:3: UserWarning: an old protocol", file=sys.stderr)
+
+    monkeypatch.setattr(swanlab, "init", talkative)
+    with caplog.at_level("INFO", "dqn_runner.tracking.tracker"):
+        SwanLabTracker(spec(name="n"), tmp_path, {})
+    told = " ".join(r.getMessage() for r in caplog.records if r.levelname == "INFO")
+    assert "WARNING" in told
+    assert re.search(r"the disk is ( *nearly){30} +full", told)
+    assert re.search(r"ERROR +\|.* no key", told)
+    assert "UserWarning: an old protocol" in told
+    assert "Run data" not in told
+    assert "a-very-long-path" not in told
+    assert "View project" not in told
+    assert "\x1b" not in told
 
 
 def test_rows_of_episodes_reach_swanlab_with_those_of_intervals(tmp_path, monkeypatch):
