@@ -134,6 +134,7 @@ class Progress:
     # Up to here all that was due is done: evaluated, logged and saved.
     reported_env_steps: int = 0
     reported_episodes: int = 0
+    evaluated_env_steps: int = 0  # when the last evaluation was
     best: Best | None = None
 
     def get_state(self) -> dict[str, Any]:

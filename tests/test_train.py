@@ -66,6 +66,13 @@ BAD_INPUT = [
     (["agent.behaviour=softmax", "agent.temperature=0"], "agent.temperature=0: "),
     (["phase.episodes=10", "phase.epochs=3"], "learning_starts=1000: phase.episodes=10 needs "),
     (["phase.episodes=10"], "phase.epochs=null: "),
+    (["eval.video_interval=0"], "eval.video_interval=0: must be greater than 0"),
+    (["eval.video_interval=2.5"], "eval.video_interval=2.5: "),
+    (["eval.video_interval=often"], "eval.video_interval=often: "),
+    (
+        ["eval.video_interval=9", "eval.interval=null"],
+        "eval.video_interval=9: interval is null, so nothing is filmed",
+    ),
     # What would end in a crash, or in all memory being taken.
     (["torch_threads=1000000"], "torch_threads=1000000: must be less than or equal to 1024"),
     (["num_envs=1000000000"], "num_envs=1000000000: must be less than or equal to 10000"),

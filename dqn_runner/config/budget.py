@@ -54,6 +54,9 @@ def unreached(config: Config, episode_limit: int | None) -> Iterator[str]:
     if steps is None:
         return
     ends = f"the run ends after at most {steps:,} env steps"
+    last = _last_evaluation(config, steps)
+    if config.eval.video_interval is not None and config.eval.video_interval > last:
+        yield f"eval.video_interval={config.eval.video_interval}: {ends}, and films nothing"
     stored = min(steps, config.buffer.capacity)
     updates = _most_updates(config, steps)
     target = config.target_update
@@ -80,6 +83,13 @@ def _most_steps(config: Config, episode_limit: int | None) -> int | None:
         budgets.append((config.total_episodes + config.num_envs - 1) * episode_limit)
     steps = min((budget for budget in budgets if budget is not None), default=None)
     return steps and -(-steps // config.num_envs) * config.num_envs
+
+
+def _last_evaluation(config: Config, steps: int) -> int:
+    """The last of `steps` env steps after which an evaluation may be."""
+    if config.eval.unit == "episode" or config.eval.interval is None:
+        return steps
+    return steps - steps % config.eval.interval
 
 
 def _most_updates(config: Config, steps: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,8 +34,8 @@ def record_episode(  # noqa: PLR0917
     """Film one episode of `policy` as `target`.mp4 and `target`.gif.
 
     `policy` maps observations [1, *obs_shape] to actions [1]. `check_stop` is called between steps
-    and may raise; then, or if something fails, no film is left. Raises ConfigError if the
-    environment cannot draw itself into arrays.
+    and may raise; then, or if something fails, nothing is left. A film that is there is whole.
+    Raises ConfigError if the environment cannot draw itself into arrays.
     """
     # Drawing into arrays needs no screen, but SDL would look for one.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -47,23 +48,28 @@ def record_episode(  # noqa: PLR0917
     fps = int(env.metadata.get("render_fps", 30))
     target.parent.mkdir(parents=True, exist_ok=True)
     mp4, gif = target.with_suffix(".mp4"), target.with_suffix(".gif")
+    # ffmpeg wants a name that ends in mp4; that of the GIF looks like no film.
+    partial = (target.with_suffix(".partial.mp4"), target.with_suffix(".gif.partial"))
     every = max(1, round(fps / GIF_FRAMES_PER_SECOND))
     player = EpisodePlayer(env, "the filmed environment", spec.max_step_seconds, max_steps)
-    small: list[Any] = []
+    small: list[Frame] = []
     try:
         # imageio's default would scale the frames to sides that are multiples of 16.
-        writer: Any = imageio.get_writer(mp4, fps=fps, macro_block_size=1, pixelformat="yuv420p")
-        with writer as film:
+        writer: Any = imageio.get_writer(
+            partial[0], fps=fps, macro_block_size=1, pixelformat="yuv420p"
+        )
+        with contextlib.closing(writer) as film:  # it closes itself only if nothing is raised
             for i, frame in enumerate(_frames(player, policy, seed, check_stop)):
                 film.append_data(_even(frame))
                 if i % every == 0:
                     small.append(_shrunk(frame))
-        imageio.mimsave(gif, small, duration=1000 * every / fps, loop=0)
-    except BaseException:
-        mp4.unlink(missing_ok=True)
-        gif.unlink(missing_ok=True)
-        raise
-    player.close()
+        imageio.mimsave(partial[1], small, format="GIF", duration=1000 * every / fps, loop=0)
+        os.replace(partial[0], mp4)
+        os.replace(partial[1], gif)
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
+        player.close()
     return mp4, gif
 
 
@@ -92,4 +98,4 @@ def _even(frame: Frame) -> Frame:
 
 def _shrunk(frame: Frame) -> Frame:
     stride = max(1, frame.shape[1] // GIF_WIDTH)
-    return frame[::stride, ::stride]
+    return frame[::stride, ::stride].copy()  # not a view, which would keep the whole frame

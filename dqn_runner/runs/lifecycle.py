@@ -19,6 +19,7 @@ from dqn_runner.config.build import build
 from dqn_runner.config.root import Config, find_modules, read
 from dqn_runner.errors import ConfigError, RunError, Stopped
 from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.runs.films import Films
 from dqn_runner.runs.metrics_file import MetricsFile, MetricsReader, cut
 from dqn_runner.runs.progress_bar import ProgressDisplay
 from dqn_runner.runs.report import (
@@ -185,13 +186,15 @@ def train_and_score(
             stack.callback(lambda: close_tracker(tracker, end, console))
         display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
         signals = StopSignals()
+        films = Films(config, run_dir.videos, progress, tracker, signals.check)
+        films.log_former()
         loggers: list[Logger] = [
             metrics_file, display, EvaluationLog(config.eval.num_episodes),
             *([tracker] if tracker else []),
         ]  # fmt: skip
         training = Training(
             config, parts, progress, loggers,
-            check_stop=signals.check, check_pruned=run_dir.check_pruned,
+            check_stop=signals.check, check_pruned=run_dir.check_pruned, film=films.film,
         )  # fmt: skip
         try:
             with display, signals, flushed_denormals():

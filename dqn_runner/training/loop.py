@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from dqn_runner.agents.policies import LearnedPolicy
 from dqn_runner.errors import Stopped
 from dqn_runner.seeding import draw_seed, get_state, set_state
 from dqn_runner.training.evaluation import never_stop
@@ -21,11 +22,16 @@ class Logger(Protocol):
         """Take one row."""
 
 
+def never_film(policy: LearnedPolicy, seed: int) -> None:
+    """A `film` that does nothing."""
+
+
 class Training:
     """The training of one run, from where `progress` stands; each logger gets each row.
 
     `check_stop` is called between steps, also those of evaluations, and `check_pruned` after each
-    evaluation. Both may raise; everything is consistent at those moments.
+    evaluation. Both may raise; everything is consistent at those moments. `film` is called in each
+    evaluation, with the policy and the seed of its first episode, and may raise Stopped.
     """
 
     def __init__(
@@ -37,10 +43,11 @@ class Training:
         *,
         check_stop: Callable[[], None] = never_stop,
         check_pruned: Callable[[], None] = never_stop,
+        film: Callable[[LearnedPolicy, int], None] = never_film,
     ) -> None:
         self._spec, self._parts, self._progress = spec, parts, progress
         self._loggers = loggers
-        self._check_stop, self._check_pruned = check_stop, check_pruned
+        self._check_stop, self._check_pruned, self._film = check_stop, check_pruned, film
         self._meter = Meter(progress, parts.agent, parts.agent_spec)
 
     def run(self) -> None:
@@ -121,10 +128,12 @@ class Training:
         policy = parts.agent.policy.seeded(seeds)
         try:
             evaluation = parts.evaluator.evaluate(policy, seeds, self._check_stop)
+            self._film(policy, seeds[0])
         except Stopped as stop:
             stop.at_safe_point = True  # of training, wherever the evaluation was
             set_state(parts.evaluation_rng, before)
             raise
+        progress.evaluated_env_steps = progress.env_steps
         if progress.best is None or evaluation.mean >= progress.best.mean:
             params = parts.agent.learner.state.params.clone()
             progress.best = Best(evaluation.mean, progress.env_steps, params)

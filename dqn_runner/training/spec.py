@@ -11,6 +11,7 @@ from dqn_runner.types import Progress
 
 MOST_ENVIRONMENTS = 10_000  # of a run, all in one process
 MOST_EPISODES = 1_000_000  # of an evaluation; each has a seed that is drawn beforehand
+MOST_FILMED_STEPS = 1_000  # of an evaluation's episode
 
 
 class PhaseSpec(Spec):
@@ -48,6 +49,16 @@ class EvalSpec(Spec):
     """Episodes for the final and for the best policy, after training."""
     max_episode_steps: PositiveInt | None = None  # older runs lack it
     """Env steps after which an evaluation's episode is cut; null for no limit."""
+    video_interval: PositiveInt | None = None
+    """Env steps between films of an evaluation's first episode (1,000 steps); null for none."""
+
+    @model_validator(mode="after")
+    def _films_evaluations(self) -> EvalSpec:
+        if self.video_interval is not None and self.interval is None:
+            raise ValueError(
+                f"video_interval={self.video_interval}: interval is null, so nothing is filmed"
+            )
+        return self
 
 
 class LogSpec(Spec):

@@ -105,6 +105,7 @@ def test_watching_a_run_does_not_change_it(train):
         ["eval.num_episodes=7", "eval.interval=30"],
         ["eval.final_episodes=11", "eval.interval=3", "eval.unit=episode"],
         ["eval.interval=null", "checkpoint.interval=null"],
+        ["eval.video_interval=100"],
         ["log.interval=17"],
         ["tracker.mode=offline"],
     ):

@@ -21,6 +21,7 @@ from resuming import COMMON, KINDS, assert_same_runs
 from rich.console import Console
 from watching import rows_without_clock
 
+from dqn_runner.envs.episode import EpisodePlayer
 from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import ConfigError, RunError, Stopped
 from dqn_runner.runs import lifecycle as run_module
@@ -209,6 +210,50 @@ def test_a_stop_in_an_evaluation_repeats_that_evaluation(
         assert was_the_last()
     go_on(stopped)
     assert_same_runs(stopped, reference(*settings))
+
+
+def films(path: Path) -> dict[str, int]:
+    """The films of a run, and when they were made."""
+    return {film.name: film.stat().st_mtime_ns for film in (path / "videos").iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["defaults", "softmax", "four environments"])
+def test_films_are_made_once_and_change_nothing(start, reference, records, tmp_path, kind):
+    settings = [*KINDS[kind], "eval.unit=env_step", "eval.interval=70"]
+    filming = [*settings, "eval.video_interval=100", "tracker.mode=offline"]
+    killed = tmp_path / "killed"
+    step = 220 // {"defaults": 1, "softmax": 2, "four environments": 4}[kind]
+    killed_at_step(step, start, "killed", *filming)
+    before = films(killed)
+    go_on(killed)
+    at = [140, 210] if kind != "four environments" else [140, 212]
+    assert before.keys() == {f"eval_{n}.{ending}" for n in at for ending in ("gif", "mp4")}
+    assert films(killed) == before  # the second is later than the checkpoint
+    assert_same_runs(killed, reference(*settings))
+    (store,) = (killed / "swanlab").glob("run-*/run-*.swanlab")
+    media = [record.media for record in records(store) if record.HasField("media")]
+    assert [entry.step for entry in media if entry.key == "eval/video"] == at
+
+
+def test_a_stop_in_a_film_repeats_its_evaluation(start, reference, monkeypatch, tmp_path):
+    real, pictures = EpisodePlayer.render, itertools.count(1)
+
+    def render(self):
+        if next(pictures) == 5:
+            one_signal()
+        return real(self)
+
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodePlayer, "render", render)
+        with pytest.raises(Stopped):
+            start("stopped", "eval.video_interval=70")
+    assert films(stopped) == {}
+    assert torch.load(stopped / "checkpoints" / "last.pt")["env_steps"] == 70
+    assert not any("eval/" in name for row in rows_without_clock(stopped) for name in row)
+    go_on(stopped)
+    assert {"eval_70.gif", "eval_280.gif"} <= films(stopped).keys()
+    assert_same_runs(stopped, reference())
 
 
 @pytest.mark.parametrize("number", [5, 6])
