@@ -9,6 +9,8 @@ import imageio.v2 as imageio
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 
+from dqn_runner.envs import video
+from dqn_runner.errors import Stopped
 from dqn_runner.runs import films
 from dqn_runner.training.evaluation import Evaluator
 from dqn_runner.types import Progress
@@ -125,6 +127,24 @@ def test_the_display_says_what_takes_time(compose, tmp_path):
     films.Films(config, tmp_path, progress, None, look).film(policy, 0)  # type: ignore[arg-type]
     assert set(seen) == {"filming"}
     assert progress.activity == "evaluating"
+
+
+def test_a_signal_that_also_ends_ffmpeg_is_a_stop(compose, tmp_path, monkeypatch, caplog):
+    received = []
+
+    def record(*_):
+        received.append(15)
+        raise OSError("broken pipe")
+
+    def check_stop():
+        if received:
+            raise Stopped(15)
+
+    monkeypatch.setattr(video, "record_episode", record)
+    config, progress = compose("eval.video_interval=10"), Progress(env_steps=10)
+    with pytest.raises(Stopped):
+        films.Films(config, tmp_path, progress, None, check_stop).film(_Right(), 0)  # type: ignore[arg-type]
+    assert caplog.messages == []
 
 
 class _Right:

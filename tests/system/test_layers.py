@@ -20,6 +20,8 @@ def test_imports_keep_the_contracts(monkeypatch, capsys):
     from importlinter.cli import lint_imports
 
     monkeypatch.chdir(REPOSITORY)
+    # It would silence every logger that exists, for the tests that follow.
+    monkeypatch.setattr("logging.config.dictConfig", lambda _: None)
     code = lint_imports(config_filename=str(REPOSITORY / "pyproject.toml"), no_cache=True)
     output = capsys.readouterr().out
     assert code == 0, output
