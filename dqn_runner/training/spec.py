@@ -50,7 +50,7 @@ class EvalSpec(Spec):
     max_episode_steps: PositiveInt | None = None  # older runs lack it
     """Env steps after which an evaluation's episode is cut; null for no limit."""
     video_interval: PositiveInt | None = None
-    """Env steps between films of an evaluation's first episode (1,000 steps); null for none."""
+    """Env steps between films of an evaluation's first episode, of 1,000 steps or less; or null."""
 
     @model_validator(mode="after")
     def _films_evaluations(self) -> EvalSpec:
