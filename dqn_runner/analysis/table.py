@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from dqn_runner.analysis.comparison import Comparison, GroupStatistics, Ranking
 from dqn_runner.analysis.groups import RETURNS
 from dqn_runner.analysis.runs import load_runs
-from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, Estimate, Kind
+from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, with_interval
 from dqn_runner.runs.directory import RunDirectory
 
 NARROWEST_NAME = 20
@@ -155,7 +155,10 @@ def scores_table(ranking: Ranking, style: box.Box | None) -> Table:
                 escape(group.group.name) if i == 0 else "",
                 str(group.num_scores()) if i == 0 else "",
                 metric,
-                *(with_interval(e, kind, ranking.score_format(metric)) for e in estimates.values()),
+                *(
+                    escape(with_interval(e, kind, ranking.score_format(metric)))
+                    for e in estimates.values()
+                ),
             )
     return table
 
@@ -181,7 +184,7 @@ def improvements_table(ranking: Ranking, style: box.Box | None) -> Table:
     groups = _names("of this group", ranking), _names("over this one", ranking)
     table = _table(style, *groups, title)
     for above, below, estimate in ranking.improvements:
-        table.add_row(escape(above), escape(below), with_interval(estimate, "95 %", ".2f"))
+        table.add_row(escape(above), escape(below), escape(with_interval(estimate, "95 %", ".2f")))
     return table
 
 
@@ -194,16 +197,6 @@ def _names(header: str, ranking: Ranking) -> Column:
     """A column of group names; long ones are wrapped, never cut."""
     longest = max(len(group.group.name) for group in ranking.groups)
     return Column(header, overflow="fold", min_width=min(longest, NARROWEST_NAME))
-
-
-def with_interval(estimate: Estimate, kind: Kind, style: str) -> str:
-    """`value [low, high]`, for few seeds `value (lowest to highest)`, for one seed `value`."""
-    value, low, high = (f"{number:{style}}" for number in estimate)
-    if math.isnan(estimate.value):
-        return "–"
-    if math.isnan(estimate.low):
-        return value
-    return f"{value} ({low} to {high})" if kind == "min-max" else escape(f"{value} [{low}, {high}]")
 
 
 def steps_text(group: GroupStatistics) -> str:
