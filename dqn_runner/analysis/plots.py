@@ -21,6 +21,7 @@ from dqn_runner.analysis.statistics import (
     band_over_tasks,
     interval_kind,
     iqm,
+    kind_of,
     performance_profile,
     share_reached,
     with_scores,
@@ -50,7 +51,7 @@ def learning_curves(ranking: Ranking) -> Picture | None:
             continue
         middle, low, high = band_over_tasks(tasks, iqm if ranking.is_across else np.mean)
         counts += [len(task) for task in tasks]
-        kind = interval_kind([task[:, 0] for task in tasks])
+        kind = kind_of(min(map(len, tasks)))
         style = _style(i)
         label = _label(group, sum(len(task) for task in tasks))
         axes.plot(steps, middle, label=label, **style)
@@ -113,7 +114,7 @@ def sample_efficiency(ranking: Ranking) -> Picture | None:
             axes.plot(at[-1], share[-1], "x", color=style["color"])
             stopped = True
         counts.append(len(steps))
-        kinds.add(interval_kind([steps]))
+        kinds.add(kind_of(len(steps)))
     if not counts:
         return None
     _over_env_steps(axes, "share of seeds")
@@ -235,8 +236,9 @@ def _draw_threshold(axes: Axes, level: float) -> None:
         f"threshold {level:g}",
         (0.0, level),
         xycoords=("axes fraction", "data"),
-        xytext=(3, 2),
+        xytext=(3, 1),
         textcoords="offset points",
+        verticalalignment="bottom",
         color="0.3",
     )
 
