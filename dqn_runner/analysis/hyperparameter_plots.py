@@ -102,7 +102,7 @@ def parallel(ranking: Ranking, parameters: Sequence[str]) -> Picture:
     axes = picture.subplots()
     iqms = np.array([group.estimates[metric]["IQM"].value for group in shown])
     norm, colormap = Normalize(iqms.min(), iqms.max()), colormaps["cividis"]
-    inside = (picture.get_figwidth() - 10 * em()) / len(parameters) - em()
+    inside = 0.7 * picture.get_figwidth() / len(parameters) - 1.5 * em()  # between two axes
     name = f"IQM of {ranking.score_name(metric)}"
     every = [_axis([group.group.settings[key] for group in shown]) for key in parameters]
     height = max([1.2 * column()[1], *(_high(axis, inside) for axis in every)])

@@ -209,7 +209,7 @@ def title_of(ranking: Ranking, counts: Iterable[int]) -> str:
     amount = f"{fewest}" if fewest == most else f"{fewest}–{most}"
     seeds = f"n = {amount} seed{'s' * (most != 1)}"
     if ranking.is_across:
-        return f"{', '.join(ranking.environments)}, {seeds} in each"
+        return f"{', '.join(ranking.environments)}, {seeds} each"
     return f"{ranking.name}, {seeds}"
 
 

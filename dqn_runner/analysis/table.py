@@ -43,7 +43,8 @@ def as_text(comparison: Comparison, style: str) -> str:
         writer.writeheader()
         writer.writerows(records)
         return file.getvalue().rstrip("\n")
-    console = Console(file=io.StringIO(), width=10_000, color_system=None)
+    # In a notebook rich would show the table itself and leave the file empty.
+    console = Console(file=io.StringIO(), width=10_000, color_system=None, force_jupyter=False)
     console.print(renderable(comparison, box.MARKDOWN if style == "markdown" else None))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     lines = text.splitlines()

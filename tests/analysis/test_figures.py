@@ -317,7 +317,7 @@ def test_several_environments_have_the_normalized_curve_over_the_share_of_the_bu
     drawn = figures(compare(load_runs([tmp_path]), options))
     figure = drawn["all_environments/learning_curves"]
     assert figure.get_suptitle().splitlines() == [
-        "Acrobot-v1, CartPole-v1, n = 5 seeds in each", "shaded: 95 % interval",
+        "Acrobot-v1, CartPole-v1, n = 5 seeds each", "shaded: 95 % interval",
     ]  # fmt: skip
     (axes,) = figure.axes
     assert (axes.get_xlabel(), axes.get_ylabel().replace("\n", " ")) == (
@@ -450,7 +450,8 @@ def iqm_text(comparison, i):
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def test_a_notebook_shows_a_comparison_as_its_table(sweep):
+def test_a_notebook_shows_a_comparison_as_its_table(sweep, monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     html = compare(load_runs([sweep]))._repr_html_()
     assert "agent.lr=0.001" in html
     assert "probability that a run of the first has the higher final return" in html
