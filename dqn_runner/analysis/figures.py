@@ -59,7 +59,7 @@ class Figures(dict[str, "Picture"]):
     def _repr_html_(self) -> str:
         return "".join(
             f"<h4>{escape(name)}</h4>"
-            f'<img alt="{escape(name)}" src="data:image/png;base64,'
+            f'<img style="max-width: 100%" alt="{escape(name)}" src="data:image/png;base64,'
             f'{base64.b64encode(picture._repr_png_()).decode()}">'
             for name, picture in self.items()
         )
