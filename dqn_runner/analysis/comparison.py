@@ -31,7 +31,6 @@ from dqn_runner.analysis.statistics import (
     interval_kind,
     probability_of_improvement,
     steps_to,
-    with_interval,
     with_scores,
 )
 from dqn_runner.runs.metrics_file import is_number
@@ -39,10 +38,6 @@ from dqn_runner.types import Row
 
 # If there are more groups, only the best one is compared with the others.
 MOST_GROUPS_PAIRWISE = 5
-
-# A comparison's repr fits on a screen.
-LINES = 20
-LONGEST_NAME = 50
 
 Bounds = dict[str, tuple[float, float]]
 Improvement = tuple[str, str, Estimate]  # P(a run of the first scores above one of the second)
@@ -138,22 +133,9 @@ class Ranking:
         return ",.3f" if self._is_normalized(metric) else ",.1f"
 
     def __repr__(self) -> str:
-        return "\n".join(self.lines(LINES - 2))
+        from dqn_runner.analysis.table import in_brief
 
-    def lines(self, most: int) -> list[str]:
-        """The groups and the IQM of their first metric, at most `most` of them, as text."""
-        metric = self.options.metrics[0]
-        shown = self.groups[:most]
-        names = [_shortened(group.group.name) for group in shown]
-        rows = [
-            f"  {name:{max(map(len, names))}}  n={group.num_scores()}  "
-            + with_interval(
-                group.estimates[metric]["IQM"], group.interval_kind(), self.score_format(metric)
-            )
-            for name, group in zip(names, shown, strict=True)
-        ]
-        more = [f"  and {len(self.groups) - most} more groups"] if len(self.groups) > most else []
-        return [f"{self.name}: IQM of {self.score_name(metric)}", *rows, *more]
+        return in_brief([self])
 
     def _is_normalized(self, metric: str) -> bool:
         return _is_return(metric) and self.options.bounds_of(self.environments[0]) is not None
@@ -172,11 +154,9 @@ class Comparison:
     remarks: list[str]
 
     def __repr__(self) -> str:
-        each = max(1, (LINES - 1) // max(len(self.rankings), 1) - 2)
-        lines = [line for ranking in self.rankings for line in ranking.lines(each)]
-        if len(lines) >= LINES:
-            lines = [*lines[: LINES - 2], "…"]
-        return "\n".join([*lines, f"remarks: {len(self.remarks)}"])
+        from dqn_runner.analysis.table import in_brief
+
+        return in_brief(self.rankings, self.remarks)
 
     def _repr_html_(self) -> str:
         from dqn_runner.analysis.table import as_text
@@ -314,12 +294,6 @@ def threshold_of(run: Run, options: Options) -> float:
     spec = gymnasium.registry.get(environment(run))
     known = None if spec is None else spec.reward_threshold
     return math.nan if known is None else known
-
-
-def _shortened(name: str) -> str:
-    """`name` without its middle if it is too long; names often differ at their ends."""
-    half = (LONGEST_NAME - 3) // 2
-    return name if len(name) <= LONGEST_NAME else f"{name[:half]} … {name[-half:]}"
 
 
 def _is_return(metric: str) -> bool:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from rich.table import Column, Table
 from dqn_runner.analysis.comparison import Comparison, GroupStatistics, Ranking
 from dqn_runner.analysis.groups import RETURNS
 from dqn_runner.analysis.runs import load_runs
-from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, with_interval
+from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, Estimate, Kind
 from dqn_runner.runs.directory import RunDirectory
 
 NARROWEST_NAME = 20
+# What a comparison is in a line of Python's own, so that it fits on a screen.
+MOST_LINES = 20
+LONGEST_NAME = 60
 
 
 def as_text(comparison: Comparison, style: str) -> str:
@@ -49,6 +53,36 @@ def as_text(comparison: Comparison, style: str) -> str:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     lines = text.splitlines()
     return "\n".join(line.rstrip() for line in lines)
+
+
+def in_brief(rankings: Sequence[Ranking], remarks: Sequence[str] = ()) -> str:
+    """The groups of each ranking and the IQM of their first metric, as at most 20 lines."""
+    each = max(1, (MOST_LINES - 1) // max(len(rankings), 1) - 2)
+    lines = [line for ranking in rankings for line in _best(ranking, each)]
+    lines += [f"remarks: {len(remarks)}"] if remarks else []
+    return "\n".join(lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], "…"])
+
+
+def _best(ranking: Ranking, most: int) -> list[str]:
+    metric, more = ranking.options.metrics[0], len(ranking.groups) - most
+    shown = ranking.groups[:most]
+    names = [_without_middle(group.group.name) for group in shown]
+    style = ranking.score_format(metric)
+    return [
+        f"{ranking.name}: IQM of {ranking.score_name(metric)}",
+        *(
+            f"  {name:{max(map(len, names))}}  n={group.num_scores()}  "
+            + with_interval(group.estimates[metric]["IQM"], group.interval_kind(), style)
+            for name, group in zip(names, shown, strict=True)
+        ),
+        *([f"  and {more} more group{'s' * (more > 1)}"] if more > 0 else []),
+    ]
+
+
+def _without_middle(name: str) -> str:
+    # Long names begin alike, and often differ at their ends.
+    half = (LONGEST_NAME - 3) // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[:half]} … {name[-half:]}"
 
 
 def as_records(comparison: Comparison) -> list[dict[str, Any]]:
@@ -198,6 +232,16 @@ def _names(header: str, ranking: Ranking) -> Column:
     """A column of group names; long ones are wrapped, never cut."""
     longest = max(len(group.group.name) for group in ranking.groups)
     return Column(header, overflow="fold", min_width=min(longest, NARROWEST_NAME))
+
+
+def with_interval(estimate: Estimate, kind: Kind, style: str) -> str:
+    """`value [low, high]`, for few seeds `value (lowest to highest)`, for one seed `value`."""
+    value, low, high = (f"{number:{style}}" for number in estimate)
+    if math.isnan(estimate.value):
+        return "–"
+    if math.isnan(estimate.low):
+        return value
+    return f"{value} ({low} to {high})" if kind == "min-max" else f"{value} [{low}, {high}]"
 
 
 def steps_text(group: GroupStatistics) -> str:
