@@ -449,7 +449,7 @@ def test_groups_whose_shortened_names_are_equal_are_all_there(tmp_path):
     for i, inside in enumerate((1, 2)):
         name = "x" * 50 + str(inside) + "x" * 50
         write_run(tmp_path / str(i), [1.0], 1.0 + i, network={"name": name})
-    first, *groups = repr(compare(load_runs([tmp_path])).rankings[0]).splitlines()
+    _, *groups = repr(compare(load_runs([tmp_path])).rankings[0]).splitlines()
     assert [line.split()[-1] for line in groups] == ["2.0", "1.0"]
 
 
