@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dqn_runner.analysis import Run
     from dqn_runner.analysis.comparison import Comparison, Options
+    from dqn_runner.analysis.figures import Style
 
 SECONDS_BETWEEN_LOOKS = 5.0
 LOOKS_WITHOUT_A_RUN = 3  # after so many looks without a running run, --follow ends
@@ -67,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--threshold",
         type=float,
-        help="return that counts as solved; default: the environment's own",
+        help="return that counts as solved; default: the environment's own; without one, sample "
+        "efficiency is not drawn",
     )
     add(
         "--group-by",
@@ -84,6 +86,12 @@ def parser() -> argparse.ArgumentParser:
     add("--format", choices=["table", "markdown", "csv", "json"], default="table")
     add("--output", type=path, metavar="FILE", help="write to FILE instead of printing")
     add("--figures", type=path, metavar="FOLDER", help="default: compare/ in the first DIR")
+    add(
+        "--style",
+        choices=["screen", "paper"],
+        default="screen",
+        help="of the figures; paper: as wide as a column or two, 8 pt text, PDF too",
+    )
     add("--no-figures", action="store_true", help="draw nothing")
     add(
         "--follow", action="store_true", help="update the table and figures until no run is running"
@@ -115,7 +123,14 @@ def command_line(arguments: list[str]) -> int:
     if options.follow:
         if options.swanlab or (options.format != "table" and not options.output):
             raise ConfigError("--follow: --format needs --output, and --swanlab cannot be used")
-        follow(options.directories, wanted, folder, options.output, options.format)
+        follow(
+            options.directories,
+            wanted,
+            folder=folder,
+            output=options.output,
+            text_format=options.format,
+            style=options.style,
+        )
         return 0
     console = Console(stderr=True, soft_wrap=True)  # only results go to stdout
     with console.status("reading runs") as status:
@@ -123,7 +138,7 @@ def command_line(arguments: list[str]) -> int:
         publish(comparison, options.format, options.output)
         if folder:
             status.update("drawing")
-            draw(comparison, folder)
+            draw(comparison, folder, options.style)
     if folder:
         console.print(f"figures {folder}", highlight=False, markup=False)
     if options.swanlab:
@@ -241,17 +256,23 @@ def writing(what: str, instead: str = "") -> Iterator[None]:
         raise ConfigError(f"{what}: {error.strerror or in_a_line(error)}{instead}") from error
 
 
-def draw(comparison: Comparison, folder: Path) -> None:
+def draw(comparison: Comparison, folder: Path, style: Style) -> None:
     """Save every figure for which there is data."""
-    from dqn_runner.analysis.figures import figures, save
+    from dqn_runner.analysis.figures import FORMATS, figures, save
 
-    drawn = figures(comparison)
+    drawn = figures(comparison, style)
     with writing(f"--figures={folder}", "; use another folder, or --no-figures"):
-        save(drawn, folder)
+        save(drawn, folder, FORMATS[style])
 
 
 def follow(
-    directories: list[Path], options: Options, folder: Path | None, output: Path | None, style: str
+    directories: list[Path],
+    options: Options,
+    *,
+    folder: Path | None,
+    output: Path | None,
+    text_format: str,
+    style: Style,
 ) -> None:
     """Update table, figures and each running run's curve.png until no run is running."""
     from rich.console import Console
@@ -273,9 +294,9 @@ def follow(
                 comparison = look(runs, options)
                 live.update(renderable(comparison), refresh=True)
                 if output:
-                    publish(comparison, style, output)
+                    publish(comparison, text_format, output)
                 if folder:
-                    draw(comparison, folder)
+                    draw(comparison, folder, style)
             for run_dir in (RunDirectory(run.path) for run in running if folder):
                 if run_dir.metrics.exists():
                     with writing(str(run_dir.curve), "; use --no-figures"):

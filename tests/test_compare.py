@@ -14,54 +14,14 @@ import numpy as np
 import pytest
 import yaml
 from filelock import FileLock
+from run_dirs import write_run, write_sweep, write_two_environments
 
 from dqn_runner.analysis import Options, as_records, compare, curve, figures, group_runs, load_runs
 from dqn_runner.analysis import comparison as comparison_module
-from dqn_runner.analysis.figures import save, varied_parameters
 from dqn_runner.analysis.statistics import probability_of_improvement
 from dqn_runner.compare import command_line, read
 from dqn_runner.program import guarded
 from dqn_runner.tracking.summary import spec_of
-
-DEFAULTS = {
-    "seed": 0,
-    "env": {"id": "CartPole-v1"},
-    "agent": {"lr": 0.001, "n_step": 1},
-    "epsilon": {"name": "fixed", "value": 0.1},
-    "tracker": {"mode": "disabled", "project": "p", "workspace": None, "name": "n"},
-}
-
-
-def write_run(path: Path, evaluations: list[float], final: float | None = None, **settings) -> Path:
-    """A run directory as training leaves it; without `final`, as it is found half-way."""
-    config = json.loads(json.dumps(DEFAULTS))
-    config["tracker"]["name"] = path.name
-    for key, value in settings.items():
-        *parents, name = key.split("__")
-        section = config
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[name] = value
-    path.mkdir(parents=True)
-    (path / ".hydra").mkdir()
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
-    rows = [
-        {"env_steps": 100 * (i + 1), "episodes": i, "eval/episode_return_mean": value,
-         "eval/episode_return_std": 0.5, "time/elapsed_seconds": 0.5 * (i + 1)}
-        for i, value in enumerate(evaluations)
-    ]  # fmt: skip
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if final is not None:
-        numbers = {"mean": final, "std": 0.0, "min": final, "max": final, "episodes": 10}
-        result = {
-            "status": "finished",
-            "env_steps": 100 * len(evaluations),
-            "wall_time_seconds": 2.0,
-            "final": numbers,
-            "best": numbers | {"mean": final + 1.0},
-        }
-        (path / "result.json").write_text(json.dumps(result))
-    return path
 
 
 def run_compare(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -72,17 +32,12 @@ def run_compare(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Two learning rates, six seeds each; the larger is better by 100."""
-    for lr, offset in ((0.01, 300.0), (0.001, 200.0)):
-        for seed in range(6):
-            write_run(
-                tmp_path / "sweep" / f"lr={lr},seed={seed}",
-                [10.0, offset + seed, offset - seed],
-                offset + 10 * seed,
-                seed=seed,
-                agent__lr=lr,
-            )
-    return tmp_path / "sweep"
+    return write_sweep(tmp_path / "sweep")
+
+
+@pytest.fixture
+def two_environments(tmp_path: Path) -> Path:
+    return write_two_environments(tmp_path / "two")
 
 
 def test_groups_are_runs_that_differ_in_their_seed_alone(sweep):
@@ -215,24 +170,6 @@ def test_runs_in_every_state_are_named(tmp_path, capsys):
     assert f"{broken}: " in remarks
 
 
-@pytest.fixture
-def two_environments(tmp_path: Path) -> Path:
-    """Two learning rates in two environments, the better one another in each; five seeds."""
-    for env, offset in (("CartPole-v1", 400.0), ("Acrobot-v1", -100.0)):
-        for i, lr in enumerate((0.01, 0.001)):
-            for seed in range(5):
-                score = offset + seed + (50.0 * i if env == "CartPole-v1" else -50.0 * i)
-                write_run(
-                    tmp_path / "two" / f"{env},lr={lr},seed={seed}",
-                    [10.0, score],
-                    score,
-                    seed=seed,
-                    agent__lr=lr,
-                    env__id=env,
-                )
-    return tmp_path / "two"
-
-
 def test_environments_are_never_ranked_together(two_environments, capsys):
     comparison = compare(load_runs([two_environments]))
     shown = [(r.name, [group.group.name for group in r.groups]) for r in comparison.rankings]
@@ -255,20 +192,6 @@ def test_environments_are_never_ranked_together(two_environments, capsys):
     assert pairs == [("Acrobot-v1", "agent.lr=0.01", 1.0), ("CartPole-v1", "agent.lr=0.001", 1.0)]
 
 
-def test_each_environment_has_figures_of_its_own(two_environments):
-    drawn = figures(compare(load_runs([two_environments])))
-    stems = {"learning_curves", "aggregates", "performance_profile", "sample_efficiency",
-             "parameters"}  # fmt: skip
-    assert set(drawn) == {
-        f"{env}/{stem}" for env in ("Acrobot-v1", "CartPole-v1") for stem in stems
-    }
-    labels = {line.get_label() for line in drawn["Acrobot-v1/learning_curves"].axes[0].get_lines()}
-    assert {"agent.lr=0.01 (n=5)", "agent.lr=0.001 (n=5)"} < labels
-    paths = save(drawn, two_environments / "compare")
-    assert two_environments / "compare" / "CartPole-v1" / "aggregates.png" in paths
-    assert all(path.is_file() for path in paths)
-
-
 def test_normalized_environments_are_also_compared_together(two_environments, capsys):
     bounds = ("--normalize=CartPole-v1=0:500", "--normalize=Acrobot-v1=-500:0")
     _, text, _ = run_compare(capsys, two_environments, "--no-figures", "--format=csv", *bounds)
@@ -284,10 +207,6 @@ def test_normalized_environments_are_also_compared_together(two_environments, ca
     _, table, _ = run_compare(capsys, two_environments, "--no-figures", *bounds)
     assert "all environments: groups with normalized scores in each of Acrobot-v1, " in table
     assert "0.804 [" in table
-    drawn = figures(compare(load_runs([two_environments]), Options(bounds={"*": (0.0, 1.0)})))
-    assert {name for name in drawn if name.startswith("all")} == {
-        f"all_environments/{stem}" for stem in ("aggregates", "performance_profile", "parameters")
-    }
 
 
 def test_a_group_that_lacks_an_environment_is_not_compared_across_them(two_environments):
@@ -400,9 +319,9 @@ def test_few_seeds_have_their_lowest_and_highest_and_no_interval(tmp_path, capsy
     record = as_records(comparison)[0]
     assert (record["interval"], record["IQM_low"], record["IQM_high"]) == ("min-max", 105.0, 139.0)
     assert np.isnan(comparison.improvements[0][2].low)
-    axes = figures(comparison)["learning_curves"].axes[0]
-    assert not axes.collections  # nothing is shaded
-    assert "lowest and highest seed" in axes.get_title()
+    drawn = figures(comparison)["learning_curves"]
+    assert not drawn.axes[0].collections  # nothing is shaded
+    assert "lowest and highest seed" in drawn.get_suptitle()
     best = spec_of(comparison.groups[0])
     assert best.name == "CartPole-v1 agent.lr=0.001 (3 seeds)"
     assert "lowest and the highest seed" in str(best.description)
@@ -412,9 +331,9 @@ def test_enough_seeds_have_an_interval(sweep, capsys):
     assert "In brackets: 95 % interval." in run_compare(capsys, sweep, "--no-figures")[1]
     comparison = compare(load_runs([sweep]))
     assert {record["interval"] for record in as_records(comparison)} == {"95 %"}
-    axes = figures(comparison)["learning_curves"].axes[0]
-    assert len(axes.collections) == 2
-    assert "95 % interval" in axes.get_title()
+    drawn = figures(comparison)["learning_curves"]
+    assert len(drawn.axes[0].collections) == 2
+    assert "95 % interval" in drawn.get_suptitle()
     assert "95 % intervals" in str(spec_of(comparison.groups[0]).description)
 
 
@@ -444,39 +363,21 @@ def test_curves_meet_on_a_common_axis(tmp_path):
     )
 
 
-def test_figures_are_written_as_png_and_svg(sweep, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("chosen", "suffixes"),
+    [((), ("png", "svg")), (("--style", "paper"), ("png", "svg", "pdf"))],
+    ids=["screen", "paper"],
+)
+def test_figures_are_written_in_the_formats_of_their_style(sweep, capsys, chosen, suffixes):
     for seed in range(2):
         write_run(sweep / f"n{seed}", [1.0], 5.0, seed=seed, agent__n_step=5)
-    assert run_compare(capsys, sweep)[0] == 0
+    assert run_compare(capsys, sweep, *chosen)[0] == 0
     names = {path.name for path in (sweep / "compare").iterdir()}
     stems = {"learning_curves", "aggregates", "performance_profile", "sample_efficiency",
              "parameters", "parallel_coordinates"}  # fmt: skip
-    assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")}
+    assert names == {f"{stem}.{suffix}" for stem in stems for suffix in suffixes}
     for path in (sweep / "compare").glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_learning_curve_shows_the_mean_of_each_group(sweep):
-    axes = figures(compare(load_runs([sweep])))["learning_curves"].axes[0]
-    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.get_lines()}
-    np.testing.assert_allclose(lines["agent.lr=0.01 (n=6)"], [10.0, 302.5, 297.5])
-    np.testing.assert_allclose(lines["agent.lr=0.001 (n=6)"], [10.0, 202.5, 197.5])
-
-
-def test_one_run_has_figures_but_no_parameters(tmp_path):
-    comparison = compare(load_runs([write_run(tmp_path / "a", [1.0, 2.0], 5.0)]))
-    assert varied_parameters(comparison) == []
-    assert set(figures(comparison)) == {
-        "learning_curves", "aggregates", "performance_profile", "sample_efficiency",
-    }  # fmt: skip
-
-
-def test_the_same_runs_draw_the_same_files(sweep, tmp_path):
-    contents = []
-    for i in range(2):
-        paths = save(figures(compare(load_runs([sweep]))), tmp_path / str(i))
-        contents.append({path.name: path.read_bytes() for path in paths if path.suffix == ".png"})
-    assert contents[0] == contents[1]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from statistics import fmean
 
@@ -91,6 +92,9 @@ class GroupStatistics:
             return math.nan
         return float(np.nanmedian(self.steps_to_threshold))
 
+    def __repr__(self) -> str:
+        return f"GroupStatistics({self.group!r}, {', '.join(self.scores)})"
+
     def _scores(self, metric: str | None) -> list[Floats]:
         return self.scores[metric or next(iter(self.scores))]
 
@@ -128,6 +132,11 @@ class Ranking:
             return ",.3g"
         return ",.3f" if self._is_normalized(metric) else ",.1f"
 
+    def __repr__(self) -> str:
+        from dqn_runner.analysis.table import in_brief
+
+        return in_brief([self])
+
     def _is_normalized(self, metric: str) -> bool:
         return _is_return(metric) and self.options.bounds_of(self.environments[0]) is not None
 
@@ -143,6 +152,16 @@ class Comparison:
     options: Options
     rankings: list[Ranking]
     remarks: list[str]
+
+    def __repr__(self) -> str:
+        from dqn_runner.analysis.table import in_brief
+
+        return in_brief(self.rankings, self.remarks)
+
+    def _repr_html_(self) -> str:
+        from dqn_runner.analysis.table import as_text
+
+        return f"<pre>{escape(as_text(self, 'table'))}</pre>"
 
     @property
     def groups(self) -> list[GroupStatistics]:

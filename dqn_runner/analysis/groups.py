@@ -17,6 +17,10 @@ _NAMES = ("seed", "tracker")
 # These say how and where a run computes, and how often it is evaluated and saved.
 _ASIDE = ("compile", "torch_threads", "device", "log", "checkpoint", "eval", "resume")
 
+# These say what is learned, and how long: they make groups, and are no hyperparameters.
+_TASK = ("env", "total_timesteps", "total_episodes")
+_DECAY = "agent.lr_decay_steps"  # follows from the budget, unless it is given
+
 RETURNS = ("final", "best")  # the scores in result.json
 
 # Colors that color-blind people can tell apart (Okabe and Ito 2008).
@@ -30,12 +34,19 @@ class Group(NamedTuple):
     settings: dict[str, Any]
     runs: list[Run]
 
+    def __repr__(self) -> str:
+        return f"Group({self.name!r}, {len(self.runs)} run{'s' * (len(self.runs) != 1)})"
+
 
 class Curve(NamedTuple):
     """A metric over env steps, as one run logged it."""
 
     env_steps: Integers  # [T]
     values: Floats  # [T]
+
+    def __repr__(self) -> str:
+        steps = [f"{at:,}" for at in self.env_steps[[0, -1]]] if len(self.env_steps) else []
+        return f"Curve({len(self.values)} points{', env steps ' * bool(steps)}{' to '.join(steps)})"
 
     def at(self, env_steps: Integers) -> Floats:
         """The values at `env_steps`, by linear interpolation; NaN outside the logged range."""
@@ -79,6 +90,30 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
         if _num_groups(runs, fewer) == _num_groups(runs, keys):
             keys = fewer
     return keys
+
+
+def hyperparameters(groups: Sequence[Group]) -> list[str]:
+    """The settings of `groups`, all of one environment, in which their agents differ.
+
+    Neither the environment nor the budget is one, nor what `differing_aside` lists, even if it
+    makes groups; nor `agent.lr_decay_steps` where it differs only because the budget does.
+    """
+    keys = [key for key in (groups[0].settings if groups else ()) if _is_of_agent(key)]
+    runs = [run for group in groups for run in group.runs]
+    budgets = ["total_timesteps", "total_episodes", "agent.lr_schedule"]
+    if _num_groups(runs, budgets) == _num_groups(runs, [*budgets, _DECAY]):
+        keys = [key for key in keys if key != _DECAY]
+    return [key for key in keys if _differing_in(key, runs)]
+
+
+def _is_of_agent(key: str) -> bool:
+    return _section(key) not in (*_NAMES, *_ASIDE, *_TASK)
+
+
+def budget(run: Run) -> float:
+    """How many env steps `run` may take; NaN if it has not ended and counts episodes alone."""
+    steps = run.config.get("total_timesteps") or (run.result or {}).get("env_steps")
+    return float(steps) if is_number(steps) else float("nan")
 
 
 def differing_aside(runs: Sequence[Run]) -> list[str]:

@@ -40,10 +40,10 @@ class Run:
 
     path: Path
     status: Status
-    config: dict[str, Any]
-    result: dict[str, Any] | None
+    config: dict[str, Any] = field(repr=False)
+    result: dict[str, Any] | None = field(repr=False)
     problem: str = ""
-    damage: set[str] = field(default_factory=set, compare=False)
+    damage: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def series(self, name: str) -> tuple[Integers, Floats]:
         """Env steps [T] and values [T] of the metric `name`, in the order they were logged."""

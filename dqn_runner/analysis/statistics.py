@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dqn_runner.analysis.runs import Floats, Integers
 
@@ -70,10 +71,18 @@ def band(values: Floats, statistic: Callable[..., Floats] = iqm) -> tuple[Floats
 
     NaN at points where a curve has no value.
     """
-    whole = np.isfinite(values).all(axis=0)
-    numbers = np.full((3, values.shape[1]), np.nan)
-    if whole.any() and len(values):
-        numbers[:, whole] = _with_interval([values[:, whole].T], statistic)
+    return band_over_tasks([values], statistic)
+
+
+def band_over_tasks(
+    tasks: Sequence[Floats], statistic: Callable[..., Floats] = iqm
+) -> tuple[Floats, Floats, Floats]:
+    """As `band`, over all seeds of several tasks, each with its curves [seeds, T]."""
+    together = np.concatenate(tasks)
+    whole = np.isfinite(together).all(axis=0)
+    numbers = np.full((3, together.shape[1]), np.nan)
+    if whole.any() and len(together):
+        numbers[:, whole] = _with_interval([task[:, whole].T for task in tasks], statistic)
     return numbers[0], numbers[1], numbers[2]
 
 
@@ -126,13 +135,33 @@ def performance_profile(scores: Sequence[Floats], levels: Floats) -> tuple[Float
     Wilson's interval (1927), which has a width at 0 and 1 too; NaN with fewer than 5 seeds.
     """
     runs = np.concatenate([*with_scores(scores), np.empty(0)])
-    nothing = np.full(levels.shape, np.nan)
-    if len(runs) == 0:
+    return _share(runs > levels[:, None], interval_kind(scores))
+
+
+def share_reached(steps: Floats, lasts: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """The share of runs that have reached a threshold: env steps, share and interval, four [L].
+
+    `steps` [runs] is when each run reached it (infinite if it did not), and `lasts` [runs] the env
+    step of its last evaluation. What a run would have reached after that is not known, so the share
+    ends where the first run ended that had not reached the threshold. Wilson's interval, as in
+    `performance_profile`.
+    """
+    unreached = lasts[~np.isfinite(steps)]
+    end = unreached.min() if len(unreached) else lasts.max()
+    at = np.unique(np.concatenate([[0.0], steps[steps <= end], [end]]))
+    return at, *_share(steps <= at[:, None], kind_of(len(steps)))
+
+
+def _share(are: npt.NDArray[np.bool_], kind: Kind) -> tuple[Floats, Floats, Floats]:
+    """The share of runs [L, runs] that `are` something, with Wilson's interval: three [L]."""
+    num_runs = are.shape[-1]
+    nothing = np.full(len(are), np.nan)
+    if num_runs == 0:
         return nothing, nothing, nothing
-    share: Floats = (runs > levels[:, None]).mean(axis=-1)
-    if interval_kind(scores) != "95 %":
+    share: Floats = are.mean(axis=-1)
+    if kind != "95 %":
         return share, nothing, nothing
-    extra = _normal_quantile() ** 2 / len(runs)
+    extra = _normal_quantile() ** 2 / num_runs
     middle = (share + extra / 2) / (1 + extra)
     half = np.sqrt(extra * share * (1 - share) + extra**2 / 4) / (1 + extra)
     return share, middle - half, middle + half

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, Estimate, K
 from dqn_runner.runs.directory import RunDirectory
 
 NARROWEST_NAME = 20
+# What a comparison is in a line of Python's own, so that it fits on a screen.
+MOST_LINES = 20
+LONGEST_NAME = 60
 
 
 def as_text(comparison: Comparison, style: str) -> str:
@@ -43,11 +47,42 @@ def as_text(comparison: Comparison, style: str) -> str:
         writer.writeheader()
         writer.writerows(records)
         return file.getvalue().rstrip("\n")
-    console = Console(file=io.StringIO(), width=10_000, color_system=None)
+    # In a notebook rich would show the table itself and leave the file empty.
+    console = Console(file=io.StringIO(), width=10_000, color_system=None, force_jupyter=False)
     console.print(renderable(comparison, box.MARKDOWN if style == "markdown" else None))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     lines = text.splitlines()
     return "\n".join(line.rstrip() for line in lines)
+
+
+def in_brief(rankings: Sequence[Ranking], remarks: Sequence[str] = ()) -> str:
+    """The groups of each ranking and the IQM of their first metric, as at most 20 lines."""
+    each = max(1, (MOST_LINES - 1) // max(len(rankings), 1) - 2)
+    lines = [line for ranking in rankings for line in _best(ranking, each)]
+    lines += [f"remarks: {len(remarks)}"] if remarks else []
+    return "\n".join(lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], "…"])
+
+
+def _best(ranking: Ranking, most: int) -> list[str]:
+    metric, more = ranking.options.metrics[0], len(ranking.groups) - most
+    shown = ranking.groups[:most]
+    names = [_without_middle(group.group.name) for group in shown]
+    style = ranking.score_format(metric)
+    return [
+        f"{ranking.name}: IQM of {ranking.score_name(metric)}",
+        *(
+            f"  {name:{max(map(len, names))}}  n={group.num_scores()}  "
+            + with_interval(group.estimates[metric]["IQM"], group.interval_kind(), style)
+            for name, group in zip(names, shown, strict=True)
+        ),
+        *([f"  and {more} more group{'s' * (more > 1)}"] if more > 0 else []),
+    ]
+
+
+def _without_middle(name: str) -> str:
+    # Long names begin alike, and often differ at their ends.
+    half = (LONGEST_NAME - 3) // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[:half]} … {name[-half:]}"
 
 
 def as_records(comparison: Comparison) -> list[dict[str, Any]]:
@@ -155,7 +190,10 @@ def scores_table(ranking: Ranking, style: box.Box | None) -> Table:
                 escape(group.group.name) if i == 0 else "",
                 str(group.num_scores()) if i == 0 else "",
                 metric,
-                *(with_interval(e, kind, ranking.score_format(metric)) for e in estimates.values()),
+                *(
+                    escape(with_interval(e, kind, ranking.score_format(metric)))
+                    for e in estimates.values()
+                ),
             )
     return table
 
@@ -181,7 +219,7 @@ def improvements_table(ranking: Ranking, style: box.Box | None) -> Table:
     groups = _names("of this group", ranking), _names("over this one", ranking)
     table = _table(style, *groups, title)
     for above, below, estimate in ranking.improvements:
-        table.add_row(escape(above), escape(below), with_interval(estimate, "95 %", ".2f"))
+        table.add_row(escape(above), escape(below), escape(with_interval(estimate, "95 %", ".2f")))
     return table
 
 
@@ -203,7 +241,7 @@ def with_interval(estimate: Estimate, kind: Kind, style: str) -> str:
         return "–"
     if math.isnan(estimate.low):
         return value
-    return f"{value} ({low} to {high})" if kind == "min-max" else escape(f"{value} [{low}, {high}]")
+    return f"{value} ({low} to {high})" if kind == "min-max" else f"{value} [{low}, {high}]"
 
 
 def steps_text(group: GroupStatistics) -> str:
