@@ -86,7 +86,18 @@ def parser() -> argparse.ArgumentParser:
     add("--figures", type=path, metavar="FOLDER", help="default: compare/ in the first DIR")
     add("--no-figures", action="store_true", help="draw nothing")
     add(
-        "--follow", action="store_true", help="update the table and figures until no run is running"
+        "--report",
+        metavar="FILE",
+        type=page_path,
+        nargs="?",
+        const=True,
+        help="also write one HTML page with tables, figures, settings and commands, to read, send "
+        "or print without a network; default: compare/report.html in the first DIR",
+    )
+    add(
+        "--follow",
+        action="store_true",
+        help="update the table, figures and report until no run is running",
     )
     add(
         "--swanlab",
@@ -95,6 +106,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--version", action="version", version=f"dqn-compare {__version__}")
     return parser
+
+
+def page_path(text: str) -> Path:
+    """The file that `--report` names; refuses a folder, which is one to compare."""
+    file = path(text)
+    if file.is_dir():
+        raise argparse.ArgumentTypeError(f"{file} is a folder; write it before --report")
+    return file
 
 
 def command_line(arguments: list[str]) -> int:
@@ -111,23 +130,32 @@ def command_line(arguments: list[str]) -> int:
         group_by=tuple(options.group_by.split(",")) if options.group_by else None,
         bounds=parse_bounds(options.normalize),
     )
-    folder = None if options.no_figures else options.figures or options.directories[0] / "compare"
+    beside = options.directories[0] / "compare"
+    folder = None if options.no_figures else options.figures or beside
+    page = beside / "report.html" if options.report is True else options.report
     if options.follow:
         if options.swanlab or (options.format != "table" and not options.output):
             raise ConfigError("--follow: --format needs --output, and --swanlab cannot be used")
-        follow(options.directories, wanted, folder, options.output, options.format)
+        follow(
+            options.directories,
+            wanted,
+            folder=folder,
+            page=page,
+            output=options.output,
+            style=options.format,
+        )
         return 0
     console = Console(stderr=True, soft_wrap=True)  # only results go to stdout
     with console.status("reading runs") as status:
         comparison = look(read(options.directories), wanted)
         publish(comparison, options.format, options.output)
-        if folder:
-            status.update("drawing")
-            draw(comparison, folder)
-    if folder:
-        console.print(f"figures {folder}", highlight=False, markup=False)
+        status.update("drawing")
+        draw(comparison, folder, page)
+    for name, place in (("figures", folder), ("report", page)):
+        if place:
+            console.print(f"{name:7} {place}", highlight=False, markup=False)
     if options.swanlab:
-        log_summaries(comparison, options.directories[0] / "compare", console)
+        log_summaries(comparison, beside, console)
     return 0
 
 
@@ -241,19 +269,33 @@ def writing(what: str, instead: str = "") -> Iterator[None]:
         raise ConfigError(f"{what}: {error.strerror or in_a_line(error)}{instead}") from error
 
 
-def draw(comparison: Comparison, folder: Path) -> None:
-    """Save every figure for which there is data."""
+def draw(comparison: Comparison, folder: Path | None, page: Path | None) -> None:
+    """Save every figure for which there is data, and the report `page` that shows them."""
     from dqn_runner.analysis.figures import figures, save
+    from dqn_runner.analysis.report import report
+    from dqn_runner.runs.directory import write_whole
 
-    drawn = figures(comparison)
-    with writing(f"--figures={folder}", "; use another folder, or --no-figures"):
-        save(drawn, folder)
+    drawn = figures(comparison) if folder else {}
+    if folder:
+        with writing(f"--figures={folder}", "; use another folder, or --no-figures"):
+            save(drawn, folder)
+    if page:
+        text = report(comparison, drawn)
+        with writing(f"--report={page}"):
+            page.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(page, text)
 
 
 def follow(
-    directories: list[Path], options: Options, folder: Path | None, output: Path | None, style: str
+    directories: list[Path],
+    options: Options,
+    *,
+    folder: Path | None,
+    page: Path | None,
+    output: Path | None,
+    style: str,
 ) -> None:
-    """Update table, figures and each running run's curve.png until no run is running."""
+    """Update table, figures, report and each running run's curve.png until no run is running."""
     from rich.console import Console
     from rich.live import Live
 
@@ -274,8 +316,7 @@ def follow(
                 live.update(renderable(comparison), refresh=True)
                 if output:
                     publish(comparison, style, output)
-                if folder:
-                    draw(comparison, folder)
+                draw(comparison, folder, page)
             for run_dir in (RunDirectory(run.path) for run in running if folder):
                 if run_dir.metrics.exists():
                     with writing(str(run_dir.curve), "; use --no-figures"):

@@ -10,6 +10,7 @@ from dqn_runner.analysis.comparison import Comparison, Options, compare
 from dqn_runner.analysis.curve import draw_curve, show_live
 from dqn_runner.analysis.figures import figures
 from dqn_runner.analysis.groups import Curve, Group, curve, group_runs
+from dqn_runner.analysis.report import report
 from dqn_runner.analysis.runs import Run, load_runs
 from dqn_runner.analysis.statistics import (
     Estimate,
@@ -38,5 +39,6 @@ __all__ = [
     "load_runs",
     "performance_profile",
     "probability_of_improvement",
+    "report",
     "show_live",
 ]
