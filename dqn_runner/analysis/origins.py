@@ -53,7 +53,7 @@ def seeds_table(comparison: Comparison) -> Content:
             seeds = [run.config.get("seed") for run in group.group.runs]
             amount = Cell(str(len(seeds)), len(seeds))
             rows.append([Cell(ranking.name), Cell(group.group.name), amount, Cell(ranges(seeds))])
-    return Content("Seeds", ("environment", "group", "runs", "seeds"), rows)
+    return _shown(Content("Seeds", ("environment", "group", "runs", "seeds"), rows))
 
 
 def ranges(seeds: Sequence[object]) -> str:
@@ -79,7 +79,17 @@ def runs_table(comparison: Comparison) -> Content:
     ]
     metrics = comparison.options.metrics
     headers = ("run", "environment", "group", "seed", "status", *metrics, "env steps", "wall time")
-    return Content("Runs", headers, sorted(rows, key=lambda row: row[0].text))
+    return _shown(Content("Runs", headers, sorted(rows, key=lambda row: row[0].text)))
+
+
+def _shown(content: Content) -> Content:
+    """`content` without its column of environments, if there is only one environment."""
+    column = content.headers.index("environment")
+    if len({row[column].text for row in content.rows}) > 1:
+        return content
+    rows = [[*row[:column], *row[column + 1 :]] for row in content.rows]
+    headers = tuple(header for header in content.headers if header != "environment")
+    return content._replace(headers=headers, rows=rows)
 
 
 def _reached(ranking: Ranking, group: GroupStatistics, i: int) -> list[Cell]:

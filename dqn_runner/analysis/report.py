@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 MOST_IN_TITLE = 3  # settings
+PIXELS_PER_INCH = 96  # of CSS
 
 # What the labels of a figure do not say. Other figures are described by their labels.
 CAPTIONS = {
@@ -42,6 +43,8 @@ class Picture(NamedTuple):
     caption: str
     alt: str
     source: str
+    width: int  # pixels
+    height: int
 
 
 def report(comparison: Comparison, drawn: Mapping[str, Figure] | None = None) -> str:
@@ -122,24 +125,28 @@ def picture(name: str, figure: Figure) -> Picture:
     """A figure as an SVG image, with texts for those who cannot see it."""
     import matplotlib as mpl
 
-    title = name.replace("/", ": ").replace("_", " ")
-    caption = CAPTIONS.get(name.rpartition("/")[2], "")
+    environment, _, kind = name.rpartition("/")
+    title = kind.replace("_", " ").capitalize() + (f", {environment}" if environment else "")
     buffer = io.BytesIO()
     # With a fixed salt and without a date, the same figure gives the same bytes.
     with mpl.rc_context({"svg.hashsalt": "dqn_runner"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    source = f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return Picture(title, caption or labels(figure), f"{title}. {labels(figure)}", source)
+    said = labels(figure)
+    groups = (text.get_text() for legend in figure.legends for text in legend.get_texts())
+    return Picture(
+        title,
+        caption=CAPTIONS.get(kind, said),
+        alt=". ".join(filter(None, [title, said, ", ".join(groups)])),
+        source=f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        width=round(PIXELS_PER_INCH * figure.get_figwidth()),
+        height=round(PIXELS_PER_INCH * figure.get_figheight()),
+    )
 
 
 def labels(figure: Figure) -> str:
-    """What the titles, axes and legends of a figure say."""
+    """What the titles and axes of a figure say."""
     titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
     names = [(axes.get_ylabel(), axes.get_xlabel()) for axes in figure.axes]
-    legends = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    texts = [
-        *(title.replace("\n", "; ") for title in titles),
-        *(" over ".join(filter(None, pair)) for pair in names),
-        ", ".join(legends),
-    ]
-    return ". ".join(filter(None, dict.fromkeys(texts)))
+    over = (" over ".join(filter(None, pair)) for pair in names)
+    texts = (text.replace("\n", "; ") for text in (*titles, *over) if text)
+    return ". ".join(dict.fromkeys(texts))
