@@ -15,8 +15,7 @@ from pathlib import Path
 from dqn_runner.analysis.comparison import Comparison, GroupStatistics, Ranking
 from dqn_runner.analysis.groups import value_text
 from dqn_runner.analysis.runs import Run
-from dqn_runner.analysis.table import Cell, Content
-from dqn_runner.runs.metrics_file import is_number
+from dqn_runner.analysis.table import Cell, Content, numeric
 
 MISSING = "–"
 
@@ -96,24 +95,19 @@ def _reached(ranking: Ranking, group: GroupStatistics, i: int) -> list[Cell]:
     """Group, seed, state, scores, env steps and time of the group's run `i`."""
     run = group.group.runs[i]
     scores = {metric: float(tasks[0][i]) for metric, tasks in group.scores.items()}
-    last = {"env_steps": math.nan} | run.last_row()
-    result = run.result or {}
-    steps = result.get("env_steps", last["env_steps"])
-    seconds = result.get("wall_time_seconds", last.get("time/elapsed_seconds", math.nan))
+    if run.result:
+        steps, seconds = run.result["env_steps"], run.result["wall_time_seconds"]
+    else:
+        last = run.last_row()
+        steps, seconds = last.get("env_steps"), last.get("time/elapsed_seconds")
     return [
         Cell(group.group.name),
-        _cell(run.config.get("seed"), "", value_text(run, "seed")),
+        Cell(value_text(run, "seed"), numeric(run.config.get("seed")).number),
         Cell(run.status),
-        *(_cell(score, ranking.score_format(metric)) for metric, score in scores.items()),
-        _cell(steps, ",.0f"),
-        _cell(seconds, ",.0f", unit=" s"),
+        *(numeric(score, ranking.score_format(metric)) for metric, score in scores.items()),
+        numeric(steps),
+        numeric(seconds, unit=" s"),
     ]
-
-
-def _cell(value: object, style: str, otherwise: str = MISSING, unit: str = "") -> Cell:
-    if not is_number(value):
-        return Cell(otherwise, math.nan)
-    return Cell(f"{value:{style}}{unit}", float(value))
 
 
 def differing_settings(comparison: Comparison) -> Content:

@@ -20,6 +20,7 @@ from dqn_runner.analysis.groups import RETURNS
 from dqn_runner.analysis.runs import load_runs
 from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, Estimate, Kind
 from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.runs.metrics_file import is_number
 
 NARROWEST_NAME = 20
 
@@ -172,7 +173,7 @@ def _scores(ranking: Ranking) -> Content:
     rows = [
         [
             Cell(group.group.name),
-            Cell(str(group.num_scores()), group.num_scores()),
+            Cell(str(group.num_scores(metric)), group.num_scores(metric)),
             Cell(metric),
             *(
                 Cell(with_interval(e, group.interval_kind(metric), style), e.value)
@@ -193,8 +194,8 @@ def _cost(ranking: Ranking) -> Content:
         [
             Cell(group.group.name),
             Cell(steps_text(group), group.median_steps()),
-            Cell(f"{_number(group.wall_time_seconds)} s", group.wall_time_seconds),
-            Cell(_number(group.env_steps_per_second), group.env_steps_per_second),
+            numeric(group.wall_time_seconds, unit=" s"),
+            numeric(group.env_steps_per_second),
         ]
         for group in ranking.groups
     ]
@@ -255,8 +256,11 @@ def steps_text(group: GroupStatistics) -> str:
     return f"{amount} ({int(np.isfinite(steps).sum())} of {tried})"
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else "–"
+def numeric(value: object, style: str = ",.0f", unit: str = "") -> Cell:
+    """A number in the format `style`; a dash for what is not a finite number."""
+    if not is_number(value):
+        return Cell("–", math.nan)
+    return Cell(f"{value:{style}}{unit}", float(value))
 
 
 def print_results(sweep: Path) -> None:
