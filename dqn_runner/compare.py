@@ -29,6 +29,7 @@ EPILOG = """examples:
   dqn-compare outputs --group-by agent.lr --threshold 475
   dqn-compare outputs --metric best --format markdown --output results.md
   dqn-compare outputs/sweeps/2026-01-31_12-00-00 --follow
+  dqn-compare outputs/sweeps/2026-01-31_12-00-00 --report
 
 A group holds the runs of one environment that differ only in their seed, or that have equal
 --group-by settings. compile, torch_threads, device, log, checkpoint, eval and tracker make no

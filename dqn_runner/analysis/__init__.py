@@ -1,9 +1,10 @@
 """Statistics and figures made from run directories alone; for notebooks too.
 
-from dqn_runner.analysis import compare, figures, load_runs
+from dqn_runner.analysis import compare, figures, load_runs, report
 
 comparison = compare(load_runs(["outputs/sweeps/2026-01-31_12-00-00"]))
 figures(comparison)["learning_curves"]
+pathlib.Path("report.html").write_text(report(comparison))
 """
 
 from dqn_runner.analysis.comparison import Comparison, Options, compare

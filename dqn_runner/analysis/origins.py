@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -40,8 +41,8 @@ def common_folder(comparison: Comparison) -> Path:
 
 
 def within(folder: Path, text: str) -> str:
-    """`text`, which may begin with a path, without the part of the path up to `folder`."""
-    return text.removeprefix(f"{folder}{os.sep}")
+    """`text` with the paths in it as they are named within `folder`."""
+    return re.sub(rf"(?<!\S){re.escape(f'{folder}{os.sep}')}", "", text)
 
 
 def seeds_table(comparison: Comparison) -> Content:

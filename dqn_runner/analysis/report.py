@@ -135,7 +135,7 @@ def picture(name: str, figure: Figure) -> Picture:
     groups = (text.get_text() for legend in figure.legends for text in legend.get_texts())
     return Picture(
         title,
-        caption=CAPTIONS.get(kind, said),
+        caption=CAPTIONS.get(kind, f"{said}."),
         alt=". ".join(filter(None, [title, said, ", ".join(groups)])),
         source=f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}",
         width=round(PIXELS_PER_INCH * figure.get_figwidth()),

@@ -203,9 +203,11 @@ def test_commands_versions_and_commits(sweep):
     ]
 
 
-def test_nothing_of_the_tracker_is_in_the_page(sweep):
+def test_nothing_of_the_tracker_and_no_path_of_the_machine_is_in_the_page(sweep):
+    (write_run(sweep / "damaged", [1.0]) / "config.yaml").write_text("- 1")
     text = report(compare(load_runs([sweep])))
     assert "secret" not in text
+    assert "damaged: damaged/config.yaml: holds no settings; left out" in text
     assert str(sweep.parent) not in text  # nor where the runs are on this machine
 
 
@@ -404,15 +406,15 @@ def seen_in_a_browser(page: Path, script: str) -> Page:
 def test_a_click_on_a_header_sorts_in_a_real_browser(tmp_path):
     """Numbers as numbers, names by the numbers in them, what has no number always at the end."""
     for lr, evaluations, final in (
-        (2.0, [9.0], 9.0), (10.0, [1.0], 1.0), (1e-4, [100.0, 600.0], 100.0), (0.5, [], None),
+        (2.0, [9.0], 9.0), (10.0, [1.0], 1.0), (1e-4, [100.0, 600.0], 1234.0), (0.5, [], None),
     ):  # fmt: skip
         write_run(tmp_path / "runs" / f"{lr}", evaluations, final, agent__lr=lr)
     page = tmp_path / "report.html"
     page.write_text(report(compare(load_runs([tmp_path / "runs"]), Options(metrics=("final",)))))
     clicks = {  # of the table of scores
         "start": [],
-        "mean up": ["mean"],
-        "mean down": ["mean", "mean"],
+        "mean up": ["group", "mean"],
+        "mean down": ["group", "mean", "mean"],
         "group up": ["group"],
         "group down": ["IQM", "group", "group"],
     }
