@@ -143,7 +143,7 @@ def command_line(arguments: list[str]) -> int:
             folder=folder,
             page=page,
             output=options.output,
-            style=options.format,
+            text_format=options.format,
         )
         return 0
     console = Console(stderr=True, soft_wrap=True)  # only results go to stdout
@@ -294,7 +294,7 @@ def follow(
     folder: Path | None,
     page: Path | None,
     output: Path | None,
-    style: str,
+    text_format: str,
 ) -> None:
     """Update table, figures, report and each running run's curve.png until no run is running."""
     from rich.console import Console
@@ -316,7 +316,7 @@ def follow(
                 comparison = look(runs, options)
                 live.update(renderable(comparison), refresh=True)
                 if output:
-                    publish(comparison, style, output)
+                    publish(comparison, text_format, output)
                 draw(comparison, folder, page)
             for run_dir in (RunDirectory(run.path) for run in running if folder):
                 if run_dir.metrics.exists():

@@ -36,7 +36,7 @@ CAPTIONS = {
 }
 
 
-class Picture(NamedTuple):
+class Embedded(NamedTuple):
     """A figure as the page shows it; `source` is an address that holds the whole picture."""
 
     title: str
@@ -75,7 +75,7 @@ def report(comparison: Comparison, drawn: Mapping[str, Figure] | None = None) ->
         remarks=[origins.within(folder, remark) for remark in comparison.remarks],
         legend=legend(comparison),
         enough_seeds=ENOUGH_SEEDS,
-        pictures=[picture(name, figure) for name, figure in drawn.items()],
+        pictures=[embedded(name, figure) for name, figure in drawn.items()],
         runs=[origins.seeds_table(comparison), origins.runs_table(comparison)],
         differing=origins.differing_settings(comparison),
         shared=origins.shared_settings(comparison),
@@ -121,7 +121,7 @@ def _by_name(texts: Mapping[str, str]) -> str:
     return ", ".join(f"{text} ({name})" for name, text in texts.items())
 
 
-def picture(name: str, figure: Figure) -> Picture:
+def embedded(name: str, figure: Figure) -> Embedded:
     """A figure as an SVG image, with texts for those who cannot see it."""
     import matplotlib as mpl
 
@@ -133,7 +133,7 @@ def picture(name: str, figure: Figure) -> Picture:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     said = labels(figure)
     groups = (text.get_text() for legend in figure.legends for text in legend.get_texts())
-    return Picture(
+    return Embedded(
         title,
         caption=CAPTIONS.get(kind, f"{said}."),
         alt=". ".join(filter(None, [title, said, ", ".join(groups)])),

@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from dqn_runner.analysis.comparison import Comparison, GroupStatistics, Ranking
 from dqn_runner.analysis.groups import RETURNS
 from dqn_runner.analysis.runs import load_runs
-from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, Estimate, Kind
+from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, with_interval
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import is_number
 
@@ -233,16 +233,6 @@ def _names(header: str, ranking: Ranking) -> Column:
     """A column of group names; long ones are wrapped, never cut."""
     longest = max(len(group.group.name) for group in ranking.groups)
     return Column(header, overflow="fold", min_width=min(longest, NARROWEST_NAME))
-
-
-def with_interval(estimate: Estimate, kind: Kind, style: str) -> str:
-    """`value [low, high]`, for few seeds `value (lowest to highest)`, for one seed `value`."""
-    value, low, high = (f"{number:{style}}" for number in estimate)
-    if math.isnan(estimate.value):
-        return "–"
-    if math.isnan(estimate.low):
-        return value
-    return f"{value} ({low} to {high})" if kind == "min-max" else f"{value} [{low}, {high}]"
 
 
 def steps_text(group: GroupStatistics) -> str:
