@@ -26,11 +26,11 @@ PIXELS_PER_INCH = 96  # of CSS
 
 # What the labels of a figure do not say. Other figures are described by their labels.
 CAPTIONS = {
-    "learning_curves": "The return in evaluations during training, over env steps: the mean over "
-    "the seeds of each group.",
+    "learning_curves": "Returns of the policy in evaluations during training, over the seeds of "
+    "each group.",
     "aggregates": "The score of each group: IQM, mean and median over its seeds.",
     "performance_profile": "The share of the runs of each group that score above each level.",
-    "parameters": "The score of each run over each setting that differs. Bars: the mean at each "
+    "parameters": "The score of each run over each setting that differs, and the mean at each "
     "value.",
     "parallel_coordinates": "A line for each group, through its settings to the IQM of its score.",
 }

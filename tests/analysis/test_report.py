@@ -244,8 +244,8 @@ def test_figures_are_in_the_page_with_texts(sweep):
         assert b"<svg" in base64.b64decode(source.partition("base64,")[2])
     alts = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
     assert len(alts) == len(sources) == page.tags["figcaption"]
-    assert alts[0].startswith("Learning curves. CartPole-v1; ")
-    assert "over env steps" in alts[0]
+    assert alts[0].startswith("Learning curves. CartPole-v1")
+    assert "evaluation return over env steps" in alts[0]
 
 
 def test_names_and_settings_are_escaped(tmp_path):
