@@ -30,6 +30,7 @@ EPILOG = """examples:
   dqn-compare outputs --group-by agent.lr --threshold 475
   dqn-compare outputs --metric best --format markdown --output results.md
   dqn-compare outputs/sweeps/2026-01-31_12-00-00 --follow
+  dqn-compare outputs/sweeps/2026-01-31_12-00-00 --report
 
 A group holds the runs of one environment that differ only in their seed, or that have equal
 --group-by settings. compile, torch_threads, device, log, checkpoint, eval and tracker make no
@@ -94,7 +95,18 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--no-figures", action="store_true", help="draw nothing")
     add(
-        "--follow", action="store_true", help="update the table and figures until no run is running"
+        "--report",
+        metavar="FILE",
+        type=page_path,
+        nargs="?",
+        const=True,
+        help="also write one HTML page with tables, figures, settings and commands, to read, send "
+        "or print without a network; default: compare/report.html in the first DIR",
+    )
+    add(
+        "--follow",
+        action="store_true",
+        help="update the table, figures and report until no run is running",
     )
     add(
         "--swanlab",
@@ -103,6 +115,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--version", action="version", version=f"dqn-compare {__version__}")
     return parser
+
+
+def page_path(text: str) -> Path:
+    """The file that `--report` names; refuses a folder, which is one to compare."""
+    file = path(text)
+    if file.is_dir():
+        raise argparse.ArgumentTypeError(f"{file} is a folder; write it before --report")
+    return file
 
 
 def command_line(arguments: list[str]) -> int:
@@ -119,7 +139,9 @@ def command_line(arguments: list[str]) -> int:
         group_by=tuple(options.group_by.split(",")) if options.group_by else None,
         bounds=parse_bounds(options.normalize),
     )
-    folder = None if options.no_figures else options.figures or options.directories[0] / "compare"
+    beside = options.directories[0] / "compare"
+    folder = None if options.no_figures else options.figures or beside
+    page = beside / "report.html" if options.report is True else options.report
     if options.follow:
         if options.swanlab or (options.format != "table" and not options.output):
             raise ConfigError("--follow: --format needs --output, and --swanlab cannot be used")
@@ -127,6 +149,7 @@ def command_line(arguments: list[str]) -> int:
             options.directories,
             wanted,
             folder=folder,
+            page=page,
             output=options.output,
             text_format=options.format,
             style=options.style,
@@ -136,13 +159,13 @@ def command_line(arguments: list[str]) -> int:
     with console.status("reading runs") as status:
         comparison = look(read(options.directories), wanted)
         publish(comparison, options.format, options.output)
-        if folder:
-            status.update("drawing")
-            draw(comparison, folder, options.style)
-    if folder:
-        console.print(f"figures {folder}", highlight=False, markup=False)
+        status.update("drawing")
+        draw(comparison, folder, page, options.style)
+    for name, place in (("figures", folder), ("report", page)):
+        if place:
+            console.print(f"{name:7} {place}", highlight=False, markup=False)
     if options.swanlab:
-        log_summaries(comparison, options.directories[0] / "compare", console)
+        log_summaries(comparison, beside, console)
     return 0
 
 
@@ -256,13 +279,21 @@ def writing(what: str, instead: str = "") -> Iterator[None]:
         raise ConfigError(f"{what}: {error.strerror or in_a_line(error)}{instead}") from error
 
 
-def draw(comparison: Comparison, folder: Path, style: Style) -> None:
-    """Save every figure for which there is data."""
+def draw(comparison: Comparison, folder: Path | None, page: Path | None, style: Style) -> None:
+    """Save every figure for which there is data, and the report `page` that shows them."""
     from dqn_runner.analysis.figures import FORMATS, figures, save
+    from dqn_runner.analysis.report import report
+    from dqn_runner.runs.directory import write_whole
 
-    drawn = figures(comparison, style)
-    with writing(f"--figures={folder}", "; use another folder, or --no-figures"):
-        save(drawn, folder, FORMATS[style])
+    drawn = figures(comparison, style) if folder else {}
+    if folder:
+        with writing(f"--figures={folder}", "; use another folder, or --no-figures"):
+            save(drawn, folder, FORMATS[style])
+    if page:
+        text = report(comparison, drawn)
+        with writing(f"--report={page}"):
+            page.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(page, text)
 
 
 def follow(
@@ -270,11 +301,12 @@ def follow(
     options: Options,
     *,
     folder: Path | None,
+    page: Path | None,
     output: Path | None,
     text_format: str,
     style: Style,
 ) -> None:
-    """Update table, figures and each running run's curve.png until no run is running."""
+    """Update table, figures, report and each running run's curve.png until no run is running."""
     from rich.console import Console
     from rich.live import Live
 
@@ -295,8 +327,7 @@ def follow(
                 live.update(renderable(comparison), refresh=True)
                 if output:
                     publish(comparison, text_format, output)
-                if folder:
-                    draw(comparison, folder, style)
+                draw(comparison, folder, page, style)
             for run_dir in (RunDirectory(run.path) for run in running if folder):
                 if run_dir.metrics.exists():
                     with writing(str(run_dir.curve), "; use --no-figures"):

@@ -178,6 +178,16 @@ def steps_to(env_steps: Integers, values: Floats, threshold: float) -> float:
     return float(env_steps[reached[0]]) if len(reached) else float("inf")
 
 
+def with_interval(estimate: Estimate, kind: Kind, style: str) -> str:
+    """`value [low, high]`, for few seeds `value (lowest to highest)`, for one seed `value`."""
+    value, low, high = (f"{number:{style}}" for number in estimate)
+    if np.isnan(estimate.value):
+        return "–"
+    if np.isnan(estimate.low):
+        return value
+    return f"{value} ({low} to {high})" if kind == "min-max" else f"{value} [{low}, {high}]"
+
+
 def with_scores(scores: Sequence[Floats]) -> list[Floats]:
     """The tasks that have scores, with only the finite ones."""
     return [task for task in map(_finite, scores) if len(task)]

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich import box
@@ -19,13 +19,35 @@ from rich.table import Column, Table
 from dqn_runner.analysis.comparison import Comparison, GroupStatistics, Ranking
 from dqn_runner.analysis.groups import RETURNS
 from dqn_runner.analysis.runs import load_runs
-from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, Estimate, Kind
+from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, with_interval
 from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.runs.metrics_file import is_number
 
 NARROWEST_NAME = 20
 # What a comparison is in a line of Python's own, so that it fits on a screen.
 MOST_LINES = 20
 LONGEST_NAME = 60
+
+
+class Cell(NamedTuple):
+    """What a table shows in one place, and the number by which it is sorted, if not by its text."""
+
+    text: str
+    number: float | None = None
+
+
+class Content(NamedTuple):
+    """A table, before it is drawn.
+
+    Its first `names` columns hold names of groups. On a terminal its first `merged` columns are
+    empty where the name is that of the row above.
+    """
+
+    title: str
+    headers: tuple[str, ...]
+    rows: list[list[Cell]]
+    names: int = 1
+    merged: int = 0
 
 
 def as_text(comparison: Comparison, style: str) -> str:
@@ -141,25 +163,20 @@ def renderable(comparison: Comparison, style: box.Box | None = box.SIMPLE_HEAD) 
     parts: list[Any] = []
     for ranking in comparison.rankings:
         if len(comparison.rankings) > 1:
-            parts.append(heading(ranking, style))
-        parts.append(scores_table(ranking, style))
-        if not ranking.is_across:
-            parts.append(cost_table(ranking, style))
-        if ranking.improvements:
-            parts.append(improvements_table(ranking, style))
+            name = escape(heading(ranking))
+            parts.append(f"### {name}" if style is box.MARKDOWN else f"[bold]{name}[/bold]")
+        parts += [_drawn(table, ranking, style) for table in tables(ranking)]
     parts += map(escape, [*legend(comparison), *comparison.remarks])
     separated = [piece for part in parts for piece in (part, "")]
     return Group(*separated[:-1])
 
 
-def heading(ranking: Ranking, style: box.Box | None) -> str:
+def heading(ranking: Ranking) -> str:
     """The line above the tables of an environment."""
-    name = escape(ranking.name)
     if ranking.is_across:
-        name += (
-            f": groups with normalized scores in each of {escape(', '.join(ranking.environments))}"
-        )
-    return f"### {name}" if style is box.MARKDOWN else f"[bold]{name}[/bold]"
+        names = ", ".join(ranking.environments)
+        return f"{ranking.name}: groups with normalized scores in each of {names}"
+    return ranking.name
 
 
 def legend(comparison: Comparison) -> list[str]:
@@ -179,69 +196,78 @@ def legend(comparison: Comparison) -> list[str]:
     return [line] if line else []
 
 
-def scores_table(ranking: Ranking, style: box.Box | None) -> Table:
+def tables(ranking: Ranking) -> list[Content]:
+    """What is known of the groups of `ranking`, as tables."""
+    cost = [] if ranking.is_across else [_cost(ranking)]
+    return [_scores(ranking), *cost, *([_improvements(ranking)] if ranking.improvements else [])]
+
+
+def _scores(ranking: Ranking) -> Content:
     """IQM, mean and median of each metric, with their intervals."""
     amount = "runs" if ranking.is_across else "seeds"
-    table = _table(style, _names("group", ranking), amount, "return", *AGGREGATES)
-    for group in ranking.groups:
-        for i, (metric, estimates) in enumerate(group.estimates.items()):
-            kind = group.interval_kind(metric)
-            table.add_row(
-                escape(group.group.name) if i == 0 else "",
-                str(group.num_scores()) if i == 0 else "",
-                metric,
-                *(
-                    escape(with_interval(e, kind, ranking.score_format(metric)))
-                    for e in estimates.values()
-                ),
-            )
-    return table
+    rows = [
+        [
+            Cell(group.group.name),
+            Cell(str(group.num_scores(metric)), group.num_scores(metric)),
+            Cell(metric),
+            *(
+                Cell(with_interval(e, group.interval_kind(metric), style), e.value)
+                for e in estimates.values()
+            ),
+        ]
+        for group in ranking.groups
+        for metric, estimates in group.estimates.items()
+        for style in [ranking.score_format(metric)]
+    ]
+    return Content("Scores", ("group", amount, "return", *AGGREGATES), rows, merged=2)
 
 
-def cost_table(ranking: Ranking, style: box.Box | None) -> Table:
+def _cost(ranking: Ranking) -> Content:
     """How many env steps and how much time each group needed."""
     reached = "median env steps to the threshold (seeds that reached it)"
-    table = _table(style, _names("group", ranking), reached, "wall time", "env steps/s")
-    for group in ranking.groups:
-        table.add_row(
-            escape(group.group.name),
-            steps_text(group),
-            f"{_number(group.wall_time_seconds)} s",
-            _number(group.env_steps_per_second),
-        )
-    return table
+    rows = [
+        [
+            Cell(group.group.name),
+            Cell(steps_text(group), group.median_steps()),
+            numeric(group.wall_time_seconds, unit=" s"),
+            numeric(group.env_steps_per_second),
+        ]
+        for group in ranking.groups
+    ]
+    return Content("Cost", ("group", reached, "wall time", "env steps/s"), rows)
 
 
-def improvements_table(ranking: Ranking, style: box.Box | None) -> Table:
+def _improvements(ranking: Ranking) -> Content:
     """How likely a run of one group scores above a run of another."""
-    metric = ranking.options.metrics[0]
-    title = f"probability that a run of the first has the higher {ranking.score_name(metric)}"
-    groups = _names("of this group", ranking), _names("over this one", ranking)
-    table = _table(style, *groups, title)
-    for above, below, estimate in ranking.improvements:
-        table.add_row(escape(above), escape(below), escape(with_interval(estimate, "95 %", ".2f")))
-    return table
+    score = ranking.score_name(ranking.options.metrics[0])
+    likely = f"probability that a run of the first has the higher {score}"
+    rows = [
+        [Cell(above), Cell(below), Cell(with_interval(estimate, "95 %", ".2f"), estimate.value)]
+        for above, below, estimate in ranking.improvements
+    ]
+    headers = ("of this group", "over this one", likely)
+    return Content("Probability of improvement", headers, rows, names=2)
 
 
-def _table(style: box.Box | None, *columns: Column | str) -> Table:
+def _drawn(content: Content, ranking: Ranking, style: box.Box | None) -> Table:
     on_screen = style is box.SIMPLE_HEAD  # which may have only 80 columns
-    return Table(*columns, box=style, collapse_padding=on_screen, pad_edge=not on_screen)
+    names = (_names(header, ranking) for header in content.headers[: content.names])
+    columns: list[Column | str] = [*names, *map(escape, content.headers[content.names :])]
+    table = Table(*columns, box=style, collapse_padding=on_screen, pad_edge=not on_screen)
+    last = None
+    for row in content.rows:
+        texts = [escape(cell.text) for cell in row]
+        if row[0] == last:
+            texts[: content.merged] = [""] * content.merged
+        table.add_row(*texts)
+        last = row[0]
+    return table
 
 
 def _names(header: str, ranking: Ranking) -> Column:
     """A column of group names; long ones are wrapped, never cut."""
     longest = max(len(group.group.name) for group in ranking.groups)
     return Column(header, overflow="fold", min_width=min(longest, NARROWEST_NAME))
-
-
-def with_interval(estimate: Estimate, kind: Kind, style: str) -> str:
-    """`value [low, high]`, for few seeds `value (lowest to highest)`, for one seed `value`."""
-    value, low, high = (f"{number:{style}}" for number in estimate)
-    if math.isnan(estimate.value):
-        return "–"
-    if math.isnan(estimate.low):
-        return value
-    return f"{value} ({low} to {high})" if kind == "min-max" else f"{value} [{low}, {high}]"
 
 
 def steps_text(group: GroupStatistics) -> str:
@@ -255,8 +281,11 @@ def steps_text(group: GroupStatistics) -> str:
     return f"{amount} ({int(np.isfinite(steps).sum())} of {tried})"
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else "–"
+def numeric(value: object, style: str = ",.0f", unit: str = "") -> Cell:
+    """A number in the format `style`; a dash for what is not a finite number."""
+    if not is_number(value):
+        return Cell("–", math.nan)
+    return Cell(f"{value:{style}}{unit}", float(value))
 
 
 def print_results(sweep: Path) -> None:

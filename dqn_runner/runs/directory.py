@@ -278,7 +278,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = _read_text(path)
         _check_shape(text)
         settings = yaml.load(text, Loader=yaml.CSafeLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        json.dumps(settings)  # YAML knows dates, sets and bytes, which are no settings
+    except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {in_a_line(error)}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: holds no settings")
