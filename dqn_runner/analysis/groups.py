@@ -22,6 +22,10 @@ RETURNS = ("final", "best")  # the scores in result.json
 # Colors that color-blind people can tell apart (Okabe and Ito 2008).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
+_SHADING = 0.45  # how far the darkest shade of a color goes to black, and the lightest to white
+_LUMA = np.array([0.2126, 0.7152, 0.0722])  # how bright red, green and blue are (Rec. 709)
+_LIGHTEST = 0.7
+
 
 class Group(NamedTuple):
     """Runs that differ only in their seed; `settings` distinguish the group from the others."""
@@ -104,6 +108,20 @@ def environment(run: Run) -> str:
 def group_color(group: str | None, name: str | None) -> str:
     """The color of a group's runs (of the run `name` if it has no group); always the same."""
     return COLORS[zlib.crc32((group or name or "").encode()) % len(COLORS)]
+
+
+def shade(color: str, i: int, of: int) -> str:
+    """The `i`-th of `of` variants of `color` (#rrggbb), from dark to light; the only one is itself.
+
+    The lightest can still be seen as a line on white.
+    """
+    if of < 2:
+        return color
+    base = np.array([int(color[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+    luma = base @ _LUMA
+    dark = base * (1 - _SHADING)
+    light = base + (1 - base) * np.clip((_LIGHTEST - luma) / (1 - luma), 0, _SHADING)
+    return "#" + "".join(f"{round(255 * x):02x}" for x in dark + (light - dark) * i / (of - 1))
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
