@@ -121,13 +121,14 @@ def command_line(arguments: list[str]) -> int:
     with console.status("reading runs") as status:
         comparison = look(read(options.directories), wanted)
         publish(comparison, options.format, options.output)
+        pictures = {}
         if folder:
             status.update("drawing")
-            draw(comparison, folder)
+            pictures = draw(comparison, folder)
     if folder:
         console.print(f"figures {folder}", highlight=False, markup=False)
     if options.swanlab:
-        log_summaries(comparison, options.directories[0] / "compare", console)
+        log_to_swanlab(comparison, options.directories[0] / "compare", pictures, console)
     return 0
 
 
@@ -241,13 +242,14 @@ def writing(what: str, instead: str = "") -> Iterator[None]:
         raise ConfigError(f"{what}: {error.strerror or in_a_line(error)}{instead}") from error
 
 
-def draw(comparison: Comparison, folder: Path) -> None:
-    """Save every figure for which there is data."""
+def draw(comparison: Comparison, folder: Path) -> dict[str, Path]:
+    """Save every figure for which there is data; returns the PNG of each."""
     from dqn_runner.analysis.figures import figures, save
 
     drawn = figures(comparison)
     with writing(f"--figures={folder}", "; use another folder, or --no-figures"):
         save(drawn, folder)
+    return {name: folder / f"{name}.png" for name in drawn}
 
 
 def follow(
@@ -284,12 +286,14 @@ def follow(
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def log_summaries(comparison: Comparison, folder: Path, console: Console) -> None:
+def log_to_swanlab(
+    comparison: Comparison, folder: Path, pictures: dict[str, Path], console: Console
+) -> None:
     """Log each group's mean and IQM over env steps as a SwanLab run."""
-    from dqn_runner.tracking.summary import log_summary
+    from dqn_runner.tracking.summary import log_summaries
 
     with console.status("logging to SwanLab"), writing(f"--swanlab in {folder / 'swanlab'}"):
-        for statistics in comparison.groups:
-            log_summary(statistics, folder / "swanlab")
+        log_summaries(comparison, folder / "swanlab", pictures)
     amount = len(comparison.groups)
-    console.print(f"SwanLab {folder / 'swanlab'}: {amount} summaries", highlight=False)
+    summaries = "1 summary" if amount == 1 else f"{amount} summaries"
+    console.print(f"SwanLab {folder / 'swanlab'}: {summaries}", highlight=False)

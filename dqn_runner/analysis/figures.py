@@ -45,10 +45,14 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
     """
     drawn: dict[str, Figure | None] = {}
     for ranking in comparison.rankings:
-        environment = re.sub(r"[^\w.\-]", "_", ranking.name)
-        folder = f"{environment}/" if len(comparison.rankings) > 1 else ""
+        folder = f"{folder_of(ranking)}/" if len(comparison.rankings) > 1 else ""
         drawn |= {folder + name: figure for name, figure in _figures(ranking).items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def folder_of(ranking: Ranking) -> str:
+    """The first part of the names of a ranking's figures, if there are several rankings."""
+    return re.sub(r"[^\w.\-]", "_", ranking.name)
 
 
 def _figures(ranking: Ranking) -> dict[str, Figure | None]:

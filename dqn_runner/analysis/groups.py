@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,6 +108,25 @@ def environment(run: Run) -> str:
 def group_color(group: str | None, name: str | None) -> str:
     """The color of a group's runs (of the run `name` if it has no group); always the same."""
     return COLORS[zlib.crc32((group or name or "").encode()) % len(COLORS)]
+
+
+def settings_color(settings: Mapping[str, Any]) -> str:
+    """The color of all runs with these settings (dotted keys), whatever their seed.
+
+    It is always the same, so that runs need not know each other; two groups can have the same.
+    """
+    about = {k: v for k, v in settings.items() if _section(k) not in (*_NAMES, *_ASIDE)}
+    text = json.dumps(about, sort_keys=True, default=str)
+    return COLORS[zlib.crc32(text.encode()) % len(COLORS)]
+
+
+def run_color(settings: Mapping[str, Any]) -> str:
+    """The color of the run with these settings: a shade of `settings_color`, by its seed."""
+    seed = settings.get("seed", 0)
+    if not is_number(seed):  # a config.yaml can be anything
+        return settings_color(settings)
+    # 0, 7, 4, 1, ...: seeds that follow each other have shades far apart.
+    return shade(settings_color(settings), int(7 * seed % 10), 10)
 
 
 def shade(color: str, i: int, of: int) -> str:

@@ -18,6 +18,7 @@ from swanlab.proto.swanlab.metric.column.v1.column_pb2 import COLUMN_TYPE_SCALAR
 from swanlab.proto.swanlab.metric.data.v1.data_pb2 import ScalarRecord, ScalarValue
 from swanlab.proto.swanlab.record.v1.record_pb2 import Record
 from swanlab.proto.swanlab.run.v1.run_pb2 import RUN_STATE_CRASHED, FinishRecord
+from swanlab.sdk.internal.core_python import sync
 from swanlab.sdk.internal.core_python.heartbeat import Heartbeat
 from swanlab.sdk.internal.core_python.store import DataStoreReader
 from swanlab.sdk.internal.core_python.sync import CoreSyncPython
@@ -124,18 +125,36 @@ def send_records(reader: Any, store: Path, settings: Any, is_running: bool) -> s
     `is_running` the server is told that the run is alive. Raises RuntimeError if SwanLab fails.
     """
     first = StoreReader(store)
-    run_id = parse(first.next_record()).start.id
+    start = parse(first.next_record()).start
     first.close()
+    run_id = start.id
     core = CoreSyncPython()
     core._reader = reader
     core_settings = settings.to_core_proto(run_id, store.parent)
     request = DeliverSyncStartRequest(core_settings=core_settings, id=run_id)
     _check(core.deliver_sync_start(request))
-    started = _check(core.deliver_sync_flush())
+    with _color_sent(start.color):
+        started = _check(core.deliver_sync_flush())
     if is_running:
         Heartbeat(core._ctx.experiment_id).start()
     _check(core.confirm_sync_finish())
     return str(fmt_run_path(started.path))
+
+
+@contextlib.contextmanager
+def _color_sent(color: str) -> Iterator[None]:
+    """Create the run with its own color: SwanLab empties that of a run that is sent later."""
+    prepare = sync.prepare_experiment_start
+
+    def prepare_with_color(record: Any) -> Any:
+        record.color = color
+        return prepare(record)
+
+    sync.prepare_experiment_start = prepare_with_color
+    try:
+        yield
+    finally:
+        sync.prepare_experiment_start = prepare
 
 
 def _check(response: Any) -> Any:
