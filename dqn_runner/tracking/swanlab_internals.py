@@ -6,13 +6,16 @@ SwanLab may change any of this without notice, so pyproject.toml allows only one
 from __future__ import annotations
 
 import contextlib
+import html
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from requests.adapters import BaseAdapter
 from swanlab.exceptions import DataStoreError
+from swanlab.plugin import notification
 from swanlab.proto.swanlab.grpc.core.v1.sync_pb2 import DeliverSyncStartRequest
 from swanlab.proto.swanlab.metric.column.v1.column_pb2 import COLUMN_TYPE_SCALAR
 from swanlab.proto.swanlab.metric.data.v1.data_pb2 import ScalarRecord, ScalarValue
@@ -139,6 +142,44 @@ def send_records(reader: Any, store: Path, settings: Any, is_running: bool) -> s
         Heartbeat(core._ctx.experiment_id).start()
     _check(core.confirm_sync_finish())
     return str(fmt_run_path(started.path))
+
+
+class Refused(Exception):  # noqa: N818
+    """A service answered that it does not take a message; the text is its own."""
+
+
+def send_notification(class_name: str, arguments: dict[str, str], headline: str, text: str) -> None:
+    """Send `text` with a class of swanlab.plugin.notification.
+
+    The classes can only tell of SwanLab's own runs when these end, with a text of their own, and
+    hide what fails or print it with the address. Raises whatever goes wrong, and Refused.
+    """
+    port = {"port": int(arguments["port"])} if "port" in arguments else {}
+    plugin = getattr(notification, class_name)(**{**arguments, **port})
+    markup = f"<pre>{html.escape(text)}</pre>"
+    for name, content in (("content", text), ("subject", headline), ("html", markup)):
+        setattr(plugin, f"_build_{name}", lambda *_, content=content: content)
+    module = sys.modules[type(plugin).__module__]
+    # Each class is alone in its module, so what is replaced here is used by no other.
+    former = module.safe, module.console
+    module.safe = module.console = _Raising()  # type: ignore[attr-defined]
+    try:
+        plugin._send_notification("", None)
+    finally:
+        module.safe, module.console = former  # type: ignore[attr-defined]
+
+
+class _Raising:
+    """In place of what hides and prints errors in SwanLab."""
+
+    def block(self, *_: Any, **__: Any) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def warning(self, text: str) -> None:
+        raise Refused(text.partition(": ")[2])
+
+    def info(self, text: str) -> None:
+        """Say nothing of what went well."""
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from dqn_runner.errors import in_a_line
 from dqn_runner.runs.metrics_file import is_number
 from dqn_runner.spec import Seconds, Spec
 from dqn_runner.tracking.cloud import LiveSending
+from dqn_runner.tracking.notify import Channel
 from dqn_runner.types import Row, flatten
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class SwanLabSpec(Spec):
     """Address of your own server; null for the one you are logged in to."""
     time_limit: Seconds = 60.0
     """Seconds that the end of an online run waits for the rest to be sent."""
+    notify: list[Channel] = Field(default=[], exclude=True)  # never in config.yaml
+    """Channels that are told when the run or the sweep ends; only the command line counts."""
 
 
 class SwanLabTracker:
