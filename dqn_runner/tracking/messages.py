@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dqn_runner.runs.directory import RunDirectory
 
 MOST_FAILURES = 5  # that are named
 LONGEST_LINE = 300
+ROOM_FOR_MARKS = 50  # bytes for what is said of lines that are left out, and for the fence
 
 
 class Message(NamedTuple):
@@ -23,17 +25,19 @@ class Message(NamedTuple):
 
     def cut(self, most_bytes: int, escapes: Mapping[str, str]) -> str:
         """The text in at most so many bytes of UTF-8; with `escapes`, marked as preformatted."""
-        whole = [line[:LONGEST_LINE] for line in (self.headline, *self.lines)]
-        for amount in range(len(whole), 0, -1):
-            left_out = len(whole) - amount
-            more = [f"… {left_out} more line{'s' * (left_out != 1)}"] if left_out else []
-            text = "\n".join(whole[:amount] + more)
-            for sign, name in escapes.items():
-                text = text.replace(sign, name)
-            text = f"```\n{text}\n```" if escapes else text
-            if len(text.encode()) <= most_bytes:
+        fence = ["```"] if escapes else []
+        room = most_bytes - ROOM_FOR_MARKS
+        kept: list[str] = []
+        lines = [line[:LONGEST_LINE] for line in (self.headline, *self.lines)]
+        for line in lines:
+            shown = functools.reduce(lambda text, item: text.replace(*item), escapes.items(), line)
+            room -= len(shown.encode()) + 1
+            if room < 0:
+                left_out = len(lines) - len(kept)
+                kept.append(f"… {left_out} more line{'s' * (left_out != 1)}")
                 break
-        return text
+            kept.append(shown)
+        return "\n".join([*fence, *kept, *fence])
 
 
 def about_run(path: Path, interruption: str) -> Message:

@@ -100,7 +100,7 @@ def channels_in(text: str) -> list[Channel]:
         named = yaml.safe_load(text)
     except yaml.YAMLError:
         named = None
-    if not isinstance(named, list) or not all(name in PLUGINS for name in named):
+    if not isinstance(named, list) or not all(name in list(PLUGINS) for name in named):
         allowed = ", ".join(PLUGINS)
         raise ConfigError(f"tracker.notify={text}: must be a list, such as [slack], of {allowed}")
     return named

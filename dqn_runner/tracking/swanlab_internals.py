@@ -155,10 +155,10 @@ def send_notification(class_name: str, arguments: dict[str, str], headline: str,
     hide what fails or print it with the address. Raises whatever goes wrong, and Refused.
     """
     port = {"port": int(arguments["port"])} if "port" in arguments else {}
-    plugin = getattr(notification, class_name)(**{**arguments, **port})
-    markup = f"<pre>{html.escape(text)}</pre>"
-    for name, content in (("content", text), ("subject", headline), ("html", markup)):
-        setattr(plugin, f"_build_{name}", lambda *_, content=content: content)
+    plugin = vars(notification)[class_name](**{**arguments, **port})
+    plugin._build_content = lambda *_: text
+    plugin._build_subject = lambda *_: headline
+    plugin._build_html = lambda *_: f"<pre>{html.escape(text)}</pre>"
     module = sys.modules[type(plugin).__module__]
     # Each class is alone in its module, so what is replaced here is used by no other.
     former = module.safe, module.console
