@@ -243,13 +243,13 @@ def writing(what: str, instead: str = "") -> Iterator[None]:
 
 
 def draw(comparison: Comparison, folder: Path) -> dict[str, Path]:
-    """Save every figure for which there is data; returns the PNG of each."""
+    """Save every figure for which there is data; returns the PNG of each, by its name."""
     from dqn_runner.analysis.figures import figures, save
 
     drawn = figures(comparison)
     with writing(f"--figures={folder}", "; use another folder, or --no-figures"):
-        save(drawn, folder)
-    return {name: folder / f"{name}.png" for name in drawn}
+        paths = save(drawn, folder)
+    return {str(p.relative_to(folder).with_suffix("")): p for p in paths if p.suffix == ".png"}
 
 
 def follow(
