@@ -160,12 +160,12 @@ def command_line(arguments: list[str]) -> int:
         comparison = look(read(options.directories), wanted)
         publish(comparison, options.format, options.output)
         status.update("drawing")
-        draw(comparison, folder, page, options.style)
+        pictures = draw(comparison, folder, page, options.style)
     for name, place in (("figures", folder), ("report", page)):
         if place:
             console.print(f"{name:7} {place}", highlight=False, markup=False)
     if options.swanlab:
-        log_summaries(comparison, beside, console)
+        log_to_swanlab(comparison, beside, pictures, console)
     return 0
 
 
@@ -279,21 +279,31 @@ def writing(what: str, instead: str = "") -> Iterator[None]:
         raise ConfigError(f"{what}: {error.strerror or in_a_line(error)}{instead}") from error
 
 
-def draw(comparison: Comparison, folder: Path | None, page: Path | None, style: Style) -> None:
-    """Save every figure for which there is data, and the report `page` that shows them."""
+def draw(
+    comparison: Comparison, folder: Path | None, page: Path | None, style: Style
+) -> dict[str, Path]:
+    """Save every figure for which there is data, and the report `page` that shows them.
+
+    Returns the PNG of each figure, by its name.
+    """
     from dqn_runner.analysis.figures import FORMATS, figures, save
     from dqn_runner.analysis.report import report
     from dqn_runner.runs.directory import write_whole
 
-    drawn = figures(comparison, style) if folder else {}
+    drawn, paths = figures(comparison, style) if folder else {}, []
     if folder:
         with writing(f"--figures={folder}", "; use another folder, or --no-figures"):
-            save(drawn, folder, FORMATS[style])
+            paths = save(drawn, folder, FORMATS[style])
     if page:
         text = report(comparison, drawn)
         with writing(f"--report={page}"):
             page.parent.mkdir(parents=True, exist_ok=True)
             write_whole(page, text)
+    return {
+        str(path.relative_to(folder).with_suffix("")): path
+        for path in paths
+        if folder and path.suffix == ".png"
+    }
 
 
 def follow(
@@ -336,12 +346,14 @@ def follow(
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def log_summaries(comparison: Comparison, folder: Path, console: Console) -> None:
+def log_to_swanlab(
+    comparison: Comparison, folder: Path, pictures: dict[str, Path], console: Console
+) -> None:
     """Log each group's mean and IQM over env steps as a SwanLab run."""
-    from dqn_runner.tracking.summary import log_summary
+    from dqn_runner.tracking.summary import log_summaries
 
     with console.status("logging to SwanLab"), writing(f"--swanlab in {folder / 'swanlab'}"):
-        for statistics in comparison.groups:
-            log_summary(statistics, folder / "swanlab")
+        log_summaries(comparison, folder / "swanlab", pictures)
     amount = len(comparison.groups)
-    console.print(f"SwanLab {folder / 'swanlab'}: {amount} summaries", highlight=False)
+    summaries = "1 summary" if amount == 1 else f"{amount} summaries"
+    console.print(f"SwanLab {folder / 'swanlab'}: {summaries}", highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from dqn_runner.composing.command import Command
 
+NOTIFY = "tracker.notify="
 INFORMATIONAL = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -61,11 +63,15 @@ def run_one(command: Command) -> int:
     from dqn_runner.config import build, root
     from dqn_runner.runs.directory import RunDirectory
     from dqn_runner.runs.job import run_job
+    from dqn_runner.tracking.messages import about_run
+    from dqn_runner.tracking.notify import Notifier
 
     if RunDirectory(command.directory).config.exists():
         raise ConfigError(f"hydra.run.dir={command.directory}: holds a run already")
-    build.check(root.parse(command.jobs[0].config))
-    return 1 if command.run(run_job) is None else 0
+    config = root.parse(command.jobs[0].config)
+    build.check(config)
+    with Notifier(config.tracker.notify, partial(about_run, command.directory)):
+        return 1 if command.run(run_job) is None else 0
 
 
 def run_sweep(command: Command) -> int:
@@ -137,15 +143,21 @@ def show(arguments: list[str]) -> int:
 
 
 def resume_run(arguments: list[str]) -> int:
-    """Continue an interrupted run in its own directory; the only other settings are budgets."""
+    """Continue an interrupted run in its own directory; other settings are budgets and channels."""
     from dqn_runner.runs.job import resume_job
+    from dqn_runner.tracking.messages import about_run
+    from dqn_runner.tracking.notify import Notifier, channels_in
 
     others = [argument for argument in arguments if argument != "--trust"]
     named = [line.removeprefix("resume=") for line in others if line.startswith("resume=")][-1]
-    budgets = dict(_budget(line) for line in others if not line.startswith("resume="))
+    channels = [line.removeprefix(NOTIFY) for line in others if line.startswith(NOTIFY)]
+    notified = channels_in(channels[-1]) if channels else []
+    budgets = dict(_budget(line) for line in others if not line.startswith(("resume=", NOTIFY)))
     if not named.strip():
         raise ConfigError("resume=: must name a run directory")
-    done = resume_job(Path(named), budgets, trust="--trust" in arguments)
+    path = Path(named)
+    with Notifier(notified, partial(about_run, path)):
+        done = resume_job(path, budgets, trust="--trust" in arguments)
     return 1 if done is None else 0
 
 
@@ -159,6 +171,6 @@ def _budget(line: str) -> tuple[str, int]:
     except ValueError:
         amount = 0.0
     if name not in BUDGETS or not (amount >= 1 and amount.is_integer()):
-        allowed = f"a larger {' or '.join(BUDGETS)}"
+        allowed = f"a larger {' or '.join(BUDGETS)}, or tracker.notify,"
         raise ConfigError(f"{line}: beside resume only {allowed} may be given")
     return name, int(amount)

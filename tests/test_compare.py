@@ -323,7 +323,7 @@ def test_few_seeds_have_their_lowest_and_highest_and_no_interval(tmp_path, capsy
     assert not drawn.axes[0].collections  # nothing is shaded
     assert "lowest and highest seed" in drawn.get_suptitle()
     best = spec_of(comparison.groups[0])
-    assert best.name == "CartPole-v1 agent.lr=0.001 (3 seeds)"
+    assert best.name == "agent.lr=0.001, IQM of 3 seeds"
     assert "lowest and the highest seed" in str(best.description)
 
 

@@ -76,11 +76,15 @@ def figures(comparison: Comparison, style: Style = "screen") -> Figures:
     drawn = Figures()
     with rc_context(STYLES[style]):
         for ranking in comparison.rankings:
-            environment = re.sub(r"[^\w.\-]", "_", ranking.name)
-            folder = f"{environment}/" if len(comparison.rankings) > 1 else ""
+            folder = f"{folder_of(ranking)}/" if len(comparison.rankings) > 1 else ""
             of_ranking = _figures(ranking)
             drawn.update({folder + name: picture for name, picture in of_ranking.items()})
     return drawn
+
+
+def folder_of(ranking: Ranking) -> str:
+    """The first part of the names of a ranking's figures, if there are several rankings."""
+    return re.sub(r"[^\w.\-]", "_", ranking.name)
 
 
 def _figures(ranking: Ranking) -> dict[str, Picture]:

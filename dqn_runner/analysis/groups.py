@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,10 @@ RETURNS = ("final", "best")  # the scores in result.json
 
 # Colors that color-blind people can tell apart (Okabe and Ito 2008).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+_SHADING = 0.45  # how far the darkest shade of a color goes to black, and the lightest to white
+_LUMA = np.array([0.2126, 0.7152, 0.0722])  # how bright red, green and blue are (Rec. 709)
+_LIGHTEST = 0.7
 
 
 class Group(NamedTuple):
@@ -139,6 +143,39 @@ def environment(run: Run) -> str:
 def group_color(group: str | None, name: str | None) -> str:
     """The color of a group's runs (of the run `name` if it has no group); always the same."""
     return COLORS[zlib.crc32((group or name or "").encode()) % len(COLORS)]
+
+
+def settings_color(settings: Mapping[str, Any]) -> str:
+    """The color of all runs with these settings (dotted keys), whatever their seed.
+
+    It is always the same, so that runs need not know each other; two groups can have the same.
+    """
+    about = {k: v for k, v in settings.items() if _section(k) not in (*_NAMES, *_ASIDE)}
+    text = json.dumps(about, sort_keys=True, default=str)
+    return COLORS[zlib.crc32(text.encode()) % len(COLORS)]
+
+
+def run_color(settings: Mapping[str, Any]) -> str:
+    """The color of the run with these settings: a shade of `settings_color`, by its seed."""
+    seed = settings.get("seed", 0)
+    if not is_number(seed):  # a config.yaml can be anything
+        return settings_color(settings)
+    # 0, 7, 4, 1, ...: seeds that follow each other have shades far apart.
+    return shade(settings_color(settings), int(7 * seed % 10), 10)
+
+
+def shade(color: str, i: int, of: int) -> str:
+    """The `i`-th of `of` variants of `color` (#rrggbb), from dark to light; the only one is itself.
+
+    The lightest can still be seen as a line on white.
+    """
+    if of < 2:
+        return color
+    base = np.array([int(color[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+    luma = base @ _LUMA
+    dark = base * (1 - _SHADING)
+    light = base + (1 - base) * np.clip((_LIGHTEST - luma) / (1 - luma), 0, _SHADING)
+    return "#" + "".join(f"{round(255 * x):02x}" for x in dark + (light - dark) * i / (of - 1))
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:

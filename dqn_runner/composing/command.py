@@ -74,6 +74,8 @@ class Command:
             key = "hydra.sweep.dir" if self.is_sweep else "hydra.run.dir"
             self.directory = _directory(key, OmegaConf.select(base, key))
             self._pinned = [assignment(key, self.directory)]
+            if self.is_sweep:  # Hydra itself does not tell the jobs about -m
+                self._pinned.append("hydra.mode=MULTIRUN")
             choices = base.hydra.runtime.choices
             for override in self.given:
                 self._check_name(override, choices)
@@ -118,6 +120,7 @@ class Command:
         if not self.is_sweep:
             return [Job(_plain(base), self.fixed, self.directory)]
         if self.sweeper == "optuna":  # proposes its jobs one after another
+            self._name_by_what_is_swept(base, self.given, is_search=True)
             return []
         if self.sweeper != "basic":
             raise ConfigError(f"hydra/sweeper={self.sweeper}: must be basic or optuna")
@@ -126,13 +129,16 @@ class Command:
         for override in given:
             _check_values(override)
         _check_number_of_jobs(given)
-        self._name_folders_by_what_is_swept(base, given)
+        self._name_by_what_is_swept(base, given)
         combinations = enumerate(_combinations(given))
         return _in_own_folders([self.job(list(lines), number=i) for i, lines in combinations])
 
-    def _name_folders_by_what_is_swept(self, base: DictConfig, given: list[Override]) -> None:
+    def _name_by_what_is_swept(
+        self, base: DictConfig, given: list[Override], *, is_search: bool = False
+    ) -> None:
+        """Leave what all jobs share out of their folders' names and of their names in SwanLab."""
         same = [o.key_or_group for o in given if not o.is_sweep_override()]
-        if len(same) < len(given):
+        if is_search or len(same) < len(given):
             excluded = {*same, *base.hydra.job.config.override_dirname.exclude_keys}
             names = ",".join(sorted(excluded))
             self._pinned.append(f"hydra.job.config.override_dirname.exclude_keys=[{names}]")

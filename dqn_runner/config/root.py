@@ -38,7 +38,7 @@ class Config(TrainingSpec):
     """Everything that decides what a run computes, and where it is logged."""
 
     resume: None = None  # read by the command line alone
-    """A run directory to continue; only a larger budget may be given beside it."""
+    """A run directory to continue; beside it only larger budgets and tracker.notify may stand."""
     seed: Annotated[int, Field(ge=0)]
     """Seed of all that is random in the run."""
     device: Annotated[

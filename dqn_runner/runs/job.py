@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Overrides that are not part of a run's name in SwanLab: what its group says, and what does not
-# decide what it computes. A sweep adds `++compile=always` to jobs that repay compiling together.
-UNNAMED = ("env=", "env.id=", "experiment=", "tracker.", "hydra.", "++compile=")
+SUBJECT = ("env=", "env.id=", "experiment=")  # what decides the subject of a run
+# Overrides that are not part of a run's name in SwanLab beside its subject. A sweep adds
+# `++compile=always` to jobs that repay compiling together.
+UNNAMED = (*SUBJECT, "tracker.", "hydra.", "++compile=")
 
 
 def run_job(hydra_config: DictConfig, quiet: bool = False) -> float | None:
@@ -137,14 +138,21 @@ def differing_settings(config: Config) -> list[str]:
 
 
 def with_tracker_names(config: Config, hydra: HydraConf) -> Config:
-    """Name the run in SwanLab by what differs from the defaults, its group by where it belongs."""
+    """Name the run in SwanLab by what differs from the defaults, its group by where it belongs.
+
+    In a sweep by what differs between its runs; its subject is named only if there are several.
+    """
     from dqn_runner.composing.hydra_internals import subject
 
     about = subject(hydra.runtime.choices, hydra.overrides.task)
-    differs = [line for line in hydra.overrides.task if not line.startswith(UNNAMED)]
     is_sweep = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
+    shared = hydra.job.config.override_dirname.exclude_keys if is_sweep else []
+    given = [line for line in hydra.overrides.task if line.split("=")[0].lstrip("+~") not in shared]
+    named = [line for line in given if not line.startswith(UNNAMED)]
+    if not (is_sweep and named) or any(line.startswith(SUBJECT) for line in given):
+        named = [about, *named]
     names = {
-        "name": config.tracker.name or " ".join([about, *differs])[:500],
+        "name": config.tracker.name or " ".join(named)[:500],
         "group": config.tracker.group or (Path(hydra.sweep.dir).name if is_sweep else about),
     }
     return config.model_copy(update={"tracker": config.tracker.model_copy(update=names)})

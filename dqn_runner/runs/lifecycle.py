@@ -34,7 +34,7 @@ from dqn_runner.runs.report import (
 )
 from dqn_runner.runs.stop_signals import StopSignals
 from dqn_runner.seeding import draw_seed
-from dqn_runner.tracking.tracker import EndState, SwanLabTracker
+from dqn_runner.tracking.tracker import EndState, SwanLabTracker, result_metrics
 from dqn_runner.training.evaluation import Evaluation
 from dqn_runner.training.loop import Logger, Training
 from dqn_runner.training.state import Parts, restore, save, save_best
@@ -162,19 +162,26 @@ def finish(  # noqa: PLR0917
     """Train on from `progress`, score, and write the result."""
     run_dir.note_start(start_of(config, run_dir))
     announce(config, parts, console)
-    before = progress.elapsed_seconds
-    scores = train_and_score(config, parts, run_dir, progress, console)
-    ended = result(progress, scores, before + time.perf_counter() - started)
+    began = started - progress.elapsed_seconds
+    scores, ended = train_and_score(config, parts, run_dir, progress, console, began)
     run_dir.finish(ended)
     report(config, run_dir, scores, console)
     logger.info("finished, after %s s", f"{ended['wall_time_seconds']:,.1f}")
     return scores
 
 
-def train_and_score(
-    config: Config, parts: Parts, run_dir: RunDirectory, progress: Progress, console: Console
-) -> Scores:
-    """Train and score while display and trackers follow; then close all that is open."""
+def train_and_score(  # noqa: PLR0917
+    config: Config,
+    parts: Parts,
+    run_dir: RunDirectory,
+    progress: Progress,
+    console: Console,
+    began: float,
+) -> tuple[Scores, dict[str, Any]]:
+    """Train and score while display and trackers follow; then close all that is open.
+
+    Returns the scores, and what result.json holds.
+    """
     end: EndState = "crashed"
     with contextlib.ExitStack() as stack:
         stack.callback(parts.envs.close)
@@ -205,10 +212,13 @@ def train_and_score(
             report_stop(config, run_dir, progress, console)
             raise
         draw_curve(run_dir.metrics, run_dir.curve)
+        ended = result(progress, scores, time.perf_counter() - began)
         if tracker:
+            numbers = result_metrics(ended, progress.elapsed_seconds)
+            tracker.log({"env_steps": progress.env_steps, **numbers})
             tracker.log_media("curve", run_dir.curve, progress.env_steps)
         end = "success"
-    return scores
+    return scores, ended
 
 
 def close_tracker(tracker: SwanLabTracker, end: EndState, console: Console) -> None:

@@ -28,6 +28,8 @@ from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.sweeps.display import SweepDisplay
 from dqn_runner.sweeps.launchers import instantiate
+from dqn_runner.tracking.messages import Message, about_sweep
+from dqn_runner.tracking.notify import Notifier
 from dqn_runner.types import flatten
 
 logger = logging.getLogger(__name__)
@@ -156,6 +158,9 @@ class Sweep:
         self._is_one_by_one = command.launcher == "basic"  # in this process, each under its own bar
         self._launcher = instantiate(command.launcher, context, self._config)
         self._lock = FileLock(self.directory / ".lock")
+        self._jobs: list[Path] = []
+        channels = OmegaConf.select(self._config, "tracker.notify")
+        self._notifier = Notifier(channels or [], self._about)
         self._launched = 0
         self._has_said_how_to_use_all_cores = False
 
@@ -170,11 +175,17 @@ class Sweep:
         OmegaConf.save(self._config, self.directory / "multirun.yaml")
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._lock.release()
+        if self._launched:
+            self._notifier.tell(error)
+
+    def _about(self, interruption: str) -> Message:
+        return about_sweep(self.directory, self._jobs, interruption)
 
     def run(self, jobs: Sequence[Job], look: Callable[[], None] | None = None) -> None:
         """Run those of `jobs` that are to do, and `look` at them every second meanwhile."""
+        self._jobs += [job.path for job in jobs]
         to_do = [job for job in jobs if is_to_do(job)]
         if not to_do:
             return
@@ -191,8 +202,9 @@ class Sweep:
             size = 1 if self._is_one_by_one else len(to_do)
             for i in range(0, len(to_do), size):
                 batch = [_overrides(job, self.directory) for job in to_do[i : i + size]]
-                self._launcher.launch(batch, initial_job_idx=self._launched)
+                first = self._launched
                 self._launched += len(batch)
+                self._launcher.launch(batch, initial_job_idx=first)
 
     def _say_how_to_use_all_cores(self, jobs: Sequence[Job]) -> None:
         """Say so once, if several jobs on a CPU run one after another."""

@@ -23,6 +23,7 @@ from requests.exceptions import RequestException
 from urllib3.util import Retry
 
 from dqn_runner.errors import in_a_line
+from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import MetricsReader
 from dqn_runner.tracking.cloud import Outcome, SentFile, Task
 from dqn_runner.tracking.swanlab_internals import (
@@ -33,6 +34,8 @@ from dqn_runner.tracking.swanlab_internals import (
     send_records,
     sessions_with,
 )
+from dqn_runner.tracking.tracker import result_metrics
+from dqn_runner.types import Row
 
 # How often the file of a running run is read.
 POLL_SECONDS = 0.5
@@ -132,7 +135,7 @@ class StrictAdapter(HTTPAdapter):  # type: ignore[misc]
 
 
 class RunReader:
-    """SwanLab's records of a run, followed by the points that only metrics.jsonl has.
+    """SwanLab's records of a run, followed by the points that only its other files have.
 
     A process that was killed leaves SwanLab's file without its last rows and without an end.
     SwanLab uses this class in place of its own reader, so it has the same methods.
@@ -185,13 +188,12 @@ class RunReader:
                 self._ended.wait(POLL_SECONDS)
 
     def _missing(self) -> Iterator[bytes]:
-        """Records of the points that only metrics.jsonl has. An evaluation has none there."""
+        """Records of the points that only our own files have. An evaluation has none there."""
         if self._start.job_type == "evaluation" or not self._metrics.exists():
             return
         numbers = itertools.count(FIRST_OWN_NUMBER)
         began, elapsed = self._start.started_at.ToNanoseconds(), 0.0
-        rows = MetricsReader(self._metrics)
-        for row in rows.new_rows():
+        for row in self._rows():
             elapsed = row.get("time/elapsed_seconds", elapsed)
             step = int(row["env_steps"])
             for name, value in row.items():
@@ -199,7 +201,17 @@ class RunReader:
                     self.points.add((name, step))
                     when = began + int(elapsed * 1e9)
                     yield scalar_record(next(numbers), name, step, value, when)
+
+    def _rows(self) -> Iterator[Row]:
+        """The rows of metrics.jsonl, and the result as one more if the run has finished."""
+        rows, elapsed = MetricsReader(self._metrics), 0.0
+        for row in rows.new_rows():
+            elapsed = row.get("time/elapsed_seconds", elapsed)
+            yield row
         self.damage = rows.problem
+        with contextlib.suppress(ValueError):  # result.json holds no result
+            if result := RunDirectory(self._metrics.parent).read_result():
+                yield {"env_steps": result["env_steps"], **result_metrics(result, elapsed)}
 
 
 if __name__ == "__main__":

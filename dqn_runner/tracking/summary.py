@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from dqn_runner.analysis.comparison import GroupStatistics
-from dqn_runner.analysis.groups import common_axis, environment
+from dqn_runner.analysis.comparison import Comparison, GroupStatistics
+from dqn_runner.analysis.figures import folder_of
+from dqn_runner.analysis.groups import RETURNS, common_axis, environment, settings_color
 from dqn_runner.analysis.runs import Floats
 from dqn_runner.analysis.statistics import Kind, band, iqm, kind_of
 from dqn_runner.tracking.tracker import SwanLabSpec, SwanLabTracker
+from dqn_runner.types import Row
 
 SUMMARIES: dict[str, Callable[..., Floats]] = {"mean": np.mean, "iqm": iqm}
+AGGREGATE_OF = {"mean": "mean", "iqm": "IQM"}  # the names in GroupStatistics.estimates
+SUFFIXES = ("", "_low", "_high")
 BESIDE: dict[Kind, str] = {
     "95 %": ", with 95 % intervals",
     "min-max": ", with the lowest and the highest seed: too few for an interval",
@@ -21,8 +25,27 @@ BESIDE: dict[Kind, str] = {
 }
 
 
-def log_summary(statistics: GroupStatistics, log_dir: Path) -> None:
-    """Log the curves of a group as a SwanLab run of job type `summary`, kept under `log_dir`."""
+def log_summaries(comparison: Comparison, log_dir: Path, pictures: Mapping[str, Path]) -> None:
+    """Log each group as a SwanLab run of job type `summary`, kept under `log_dir`.
+
+    `pictures` are dqn-compare's figures by name; the best group of each environment gets them.
+    """
+    rankings = [ranking for ranking in comparison.rankings if not ranking.is_across]
+    for ranking in rankings:
+        own = {
+            name.rpartition("/")[2]: picture
+            for name, picture in pictures.items()
+            if name.rpartition("/")[0] in ("", folder_of(ranking))
+        }
+        for i, statistics in enumerate(ranking.groups):
+            spec = spec_of(statistics, has_several_environments=len(rankings) > 1)
+            log_summary(statistics, spec, log_dir, own if i == 0 else {})
+
+
+def log_summary(
+    statistics: GroupStatistics, spec: SwanLabSpec, log_dir: Path, pictures: Mapping[str, Path]
+) -> None:
+    """Log the curves and the scores of a group, and `pictures` by name."""
     group = statistics.group
     curves = [points for points in statistics.curves if len(points.env_steps)]
     steps = common_axis(curves)
@@ -30,33 +53,59 @@ def log_summary(statistics: GroupStatistics, log_dir: Path) -> None:
     columns = {
         f"summary/episode_return_{name}{suffix}": numbers
         for name, statistic in SUMMARIES.items()
-        for suffix, numbers in zip(("", "_low", "_high"), band(values, statistic), strict=True)
+        for suffix, numbers in zip(SUFFIXES, band(values, statistic), strict=True)
     }
     log_dir.mkdir(parents=True, exist_ok=True)
     settings = group.settings | {
         "env.id": environment(group.runs[0]),
         "interval": kind_of(len(curves)),
     }
-    run = SwanLabTracker(spec_of(statistics), log_dir, settings)
+    run = SwanLabTracker(spec, log_dir, settings, color=settings_color(group.runs[0].config))
     for i, env_steps in enumerate(steps.tolist()):
         row = {name: float(numbers[i]) for name, numbers in columns.items()}
-        finite = {name: value for name, value in row.items() if np.isfinite(value)}
-        run.log({"env_steps": env_steps, **finite})
+        run.log(_finite({"env_steps": env_steps, **row}))
+    end = int(steps[-1]) if len(steps) else 0
+    run.log(_finite({"env_steps": end, **scores(statistics)}))
+    for name, picture in pictures.items():
+        run.log_media(f"figures/{name}", picture, end)
     run.close("success")
 
 
-def spec_of(statistics: GroupStatistics) -> SwanLabSpec:
+def scores(statistics: GroupStatistics) -> Row:
+    """The group's final and best return with their intervals, and the number of seeds.
+
+    SwanLab's table can be sorted by them.
+    """
+    returns = {
+        f"summary/{metric}_return_{name}{suffix}": number
+        for metric in statistics.estimates
+        if metric in RETURNS
+        for name in SUMMARIES
+        for suffix, number in zip(
+            SUFFIXES, statistics.estimates[metric][AGGREGATE_OF[name]], strict=True
+        )
+    }
+    return {**returns, "summary/seeds": statistics.num_scores()}
+
+
+def _finite(row: Row) -> Row:
+    return {name: value for name, value in row.items() if np.isfinite(value)}
+
+
+def spec_of(statistics: GroupStatistics, *, has_several_environments: bool = False) -> SwanLabSpec:
     """The settings of a summary's SwanLab run: in the project of its runs, with their group."""
     group = statistics.group
     config = group.runs[0].config
-    # Groups of different environments can have the same name.
-    name = " ".join(dict.fromkeys([environment(group.runs[0]), group.name]))
+    name = group.name
+    if has_several_environments:  # a group without settings has the environment's name
+        name = " ".join(dict.fromkeys([environment(group.runs[0]), name]))
     seeds = sum(len(points.env_steps) > 0 for points in statistics.curves)
+    of = f", IQM of {seeds} seed{'s' * (seeds != 1)}"
     return SwanLabSpec(
         mode="offline",  # dqn-dashboard --upload sends it
         project=config["tracker.project"],
         workspace=config.get("tracker.workspace"),
-        name=f"{name} ({seeds} seed{'s' * (seeds != 1)})"[:500],
+        name=name[: 500 - len(of)] + of,
         description=f"mean and interquartile mean over seeds{BESIDE[kind_of(seeds)]}",
         group=group.name[:500],
         job_type="summary",

@@ -6,18 +6,22 @@ SwanLab may change any of this without notice, so pyproject.toml allows only one
 from __future__ import annotations
 
 import contextlib
+import html
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from requests.adapters import BaseAdapter
 from swanlab.exceptions import DataStoreError
+from swanlab.plugin import notification
 from swanlab.proto.swanlab.grpc.core.v1.sync_pb2 import DeliverSyncStartRequest
 from swanlab.proto.swanlab.metric.column.v1.column_pb2 import COLUMN_TYPE_SCALAR
 from swanlab.proto.swanlab.metric.data.v1.data_pb2 import ScalarRecord, ScalarValue
 from swanlab.proto.swanlab.record.v1.record_pb2 import Record
 from swanlab.proto.swanlab.run.v1.run_pb2 import RUN_STATE_CRASHED, FinishRecord
+from swanlab.sdk.internal.core_python import sync
 from swanlab.sdk.internal.core_python.heartbeat import Heartbeat
 from swanlab.sdk.internal.core_python.store import DataStoreReader
 from swanlab.sdk.internal.core_python.sync import CoreSyncPython
@@ -124,18 +128,74 @@ def send_records(reader: Any, store: Path, settings: Any, is_running: bool) -> s
     `is_running` the server is told that the run is alive. Raises RuntimeError if SwanLab fails.
     """
     first = StoreReader(store)
-    run_id = parse(first.next_record()).start.id
+    start = parse(first.next_record()).start
     first.close()
+    run_id = start.id
     core = CoreSyncPython()
     core._reader = reader
     core_settings = settings.to_core_proto(run_id, store.parent)
     request = DeliverSyncStartRequest(core_settings=core_settings, id=run_id)
     _check(core.deliver_sync_start(request))
-    started = _check(core.deliver_sync_flush())
+    with _color_sent(start.color):
+        started = _check(core.deliver_sync_flush())
     if is_running:
         Heartbeat(core._ctx.experiment_id).start()
     _check(core.confirm_sync_finish())
     return str(fmt_run_path(started.path))
+
+
+class Refused(Exception):  # noqa: N818
+    """A service answered that it does not take a message; the text is its own."""
+
+
+def send_notification(class_name: str, arguments: dict[str, str], headline: str, text: str) -> None:
+    """Send `text` with a class of swanlab.plugin.notification.
+
+    The classes can only tell of SwanLab's own runs when these end, with a text of their own, and
+    hide what fails or print it with the address. Raises whatever goes wrong, and Refused.
+    """
+    port = {"port": int(arguments["port"])} if "port" in arguments else {}
+    plugin = vars(notification)[class_name](**{**arguments, **port})
+    plugin._build_content = lambda *_: text
+    plugin._build_subject = lambda *_: headline
+    plugin._build_html = lambda *_: f"<pre>{html.escape(text)}</pre>"
+    module = sys.modules[type(plugin).__module__]
+    # Each class is alone in its module, so what is replaced here is used by no other.
+    former = module.safe, module.console
+    module.safe = module.console = _Raising()  # type: ignore[attr-defined]
+    try:
+        plugin._send_notification("", None)
+    finally:
+        module.safe, module.console = former  # type: ignore[attr-defined]
+
+
+class _Raising:
+    """In place of what hides and prints errors in SwanLab."""
+
+    def block(self, *_: Any, **__: Any) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def warning(self, text: str) -> None:
+        raise Refused(text.partition(": ")[2])
+
+    def info(self, text: str) -> None:
+        """Say nothing of what went well."""
+
+
+@contextlib.contextmanager
+def _color_sent(color: str) -> Iterator[None]:
+    """Create the run with its own color: SwanLab empties that of a run that is sent later."""
+    prepare = sync.prepare_experiment_start
+
+    def prepare_with_color(record: Any) -> Any:
+        record.color = color
+        return prepare(record)
+
+    sync.prepare_experiment_start = prepare_with_color
+    try:
+        yield
+    finally:
+        sync.prepare_experiment_start = prepare
 
 
 def _check(response: Any) -> Any:

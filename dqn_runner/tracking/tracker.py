@@ -12,9 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from dqn_runner.analysis.groups import run_color
 from dqn_runner.errors import in_a_line
+from dqn_runner.runs.metrics_file import is_number
 from dqn_runner.spec import Seconds, Spec
 from dqn_runner.tracking.cloud import LiveSending
+from dqn_runner.tracking.notify import Channel
 from dqn_runner.types import Row, flatten
 
 logger = logging.getLogger(__name__)
@@ -61,6 +64,8 @@ class SwanLabSpec(Spec):
     """Address of your own server; null for the one you are logged in to."""
     time_limit: Seconds = 60.0
     """Seconds that the end of an online run waits for the rest to be sent."""
+    notify: list[Channel] = Field(default=[], exclude=True)  # never in config.yaml
+    """Channels that are told when the run or the sweep ends; only the command line counts."""
 
 
 class SwanLabTracker:
@@ -75,13 +80,16 @@ class SwanLabTracker:
         log_dir: Path,
         config: dict[str, Any],
         run_id: str | None = None,
+        color: str | None = None,
     ) -> None:
+        """Start logging; `color` is that of the run's settings if it is None."""
         self._has_warned = False
         self._held: list[Row] = []
         self._run: Any = None
         self._live: LiveSending | None = None
         with self._harmless():
-            self._run = self._start(spec, log_dir, config, run_id)
+            color = color or run_color(flatten(config))
+            self._run = self._start(spec, log_dir, config, run_id, color)
             self._flush()
         if spec.mode == "online" and self._run:
             with self._harmless():
@@ -99,11 +107,14 @@ class SwanLabTracker:
         return str(self._run.id) if self._run else None
 
     def _start(
-        self, spec: SwanLabSpec, log_dir: Path, config: dict[str, Any], run_id: str | None
+        self,
+        spec: SwanLabSpec,
+        log_dir: Path,
+        config: dict[str, Any],
+        run_id: str | None,
+        color: str,
     ) -> Any:
         import swanlab
-
-        from dqn_runner.analysis.groups import group_color
 
         # SwanLab's output goes to the run's log, because it would break the progress bar. Its list
         # of installed packages takes a second, and its prompt for a key would wait forever.
@@ -120,7 +131,7 @@ class SwanLabTracker:
                 project=spec.project,
                 name=spec.name or spec.project,
                 # SwanLab draws a missing name or color from Python's global random generator.
-                color=group_color(spec.group, spec.name),
+                color=color,
                 description=spec.description,
                 group=spec.group,
                 job_type=spec.job_type,
@@ -185,6 +196,25 @@ class SwanLabTracker:
                 line = in_a_line(error) or type(error).__name__
                 logger.warning("SwanLab failed, metrics.jsonl has what it lacks: %s", line)
             self._has_warned = True
+
+
+def result_metrics(result: dict[str, Any], training_seconds: float) -> Row:
+    """The numbers of a result.json as metrics, by whose last value SwanLab's table can be sorted.
+
+    They are no part of metrics.jsonl. What `result` lacks is left out. The speed is without the
+    final evaluation, as dqn-compare shows it.
+    """
+    numbers = {
+        f"{policy}_{name}": result[policy].get(key)
+        for policy in ("final", "best")
+        for name, key in (("return", "mean"), ("return_std", "std"), ("episodes", "episodes"))
+    }
+    numbers["best_env_steps"] = result["best"].get("env_steps")
+    for key in ("env_steps", "episodes", "wall_time_seconds"):
+        numbers[key] = result.get(key)
+    if training_seconds > 0:
+        numbers["env_steps_per_second"] = result["env_steps"] / training_seconds
+    return {f"result/{name}": value for name, value in numbers.items() if is_number(value)}
 
 
 def swanlab_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import yaml
 from filelock import FileLock
-from test_compare import run_compare, write_run
+from run_dirs import write_run
+from test_compare import run_compare
 
 from dqn_runner.analysis import Options, as_records, compare, load_runs, report
 from dqn_runner.analysis.origins import ranges

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from scipy.stats import trim_mean
 
 pytestmark = pytest.mark.filterwarnings("ignore:builtin type")  # of Box2D
@@ -77,6 +78,11 @@ def test_a_trial_is_worth_the_iqm_over_its_seeds(command, searching):
         config = (Path("search") / f"trial={trial.number},seed=3" / "config.yaml").read_text()
         assert f"name: {trial.params['epsilon']}" in config
         assert f"lr: {trial.params['agent.lr']}\n" in config
+        # In SwanLab it is named by what is searched.
+        tracker = yaml.safe_load(config)["tracker"]
+        named = {setting.split("=")[0] for setting in tracker["name"].split()}
+        assert named - {"seed"} == set(trial.params)
+        assert tracker["group"] == "search"
 
     # What is printed and what is written are the best trial, and both can be typed.
     best = max(trials, key=lambda trial: trial.value)

@@ -22,9 +22,15 @@ class CloudRun:
     about: dict[str, Any]
     points: dict[tuple[str, int], list[float]] = field(default_factory=lambda: defaultdict(list))
     media: list[tuple[str, int]] = field(default_factory=list)
+    media_files: dict[str, list[str]] = field(default_factory=dict)  # the names of each media's
     logs: list[dict[str, Any]] = field(default_factory=list)
     profile: dict[str, Any] = field(default_factory=dict)
     states: list[str] = field(default_factory=list)
+
+    def table_row(self, prefix: str) -> dict[str, float]:
+        """The columns that begin with `prefix`, as the table shows them: the last values."""
+        last = sorted((step, key, values[-1]) for (key, step), values in self.points.items())
+        return {key: value for _, key, value in last if key.startswith(prefix)}
 
     def training_points(self) -> dict[tuple[str, int], list[float]]:
         """Without those of SwanLab's own hardware monitor."""
@@ -39,6 +45,7 @@ class SwanLabServer:
         self.files: dict[str, bytes] = {}
         self.projects: set[str] = set()
         self.columns: list[str] = []
+        self.column_types: dict[str, str] = {}
         self.posts = 0  # of metrics
         self.requests: list[str] = []
         self._failure: Failure = ""
@@ -149,6 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
                 answer = {}, 201
             case "POST", "projects", _, _, "series":
                 stub.columns += [column["key"] for column in given["series"]]
+                stub.column_types |= {c["key"]: c["type"] for c in given["series"]}
                 answer = {}, 201
             case "GET", "project", user, name if name in stub.projects:
                 answer = self.project(user, name), 200
@@ -208,5 +216,6 @@ class _Handler(BaseHTTPRequestHandler):
                 run.points[metric["key"], metric["index"]].append(metric["data"])
             elif kind == "media":
                 run.media.append((metric["key"], metric["index"]))
+                run.media_files[metric["key"]] = metric["data"]
             else:
                 run.logs.append(metric)

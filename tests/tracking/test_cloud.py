@@ -115,7 +115,9 @@ def test_an_online_run_is_in_the_cloud_as_it_is_in_the_record(server, process, q
         out, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (0, "")
     run, path = only_run(server), tmp_path / "run"
-    assert run.training_points() == logged(path)
+    columns = {(name, 300): [value] for name, value in run.table_row("result/").items()}
+    assert run.training_points() == logged(path) | columns
+    assert len(columns) == 11
     assert run.states == ["RUNNING", "FINISHED"]
     assert run.about["name"] == "mine"
     assert (run.about["job"], run.about["labels"]) == ("train", [{"name": "one"}])

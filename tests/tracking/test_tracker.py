@@ -103,7 +103,10 @@ def test_swanlab_holds_the_metrics_and_the_configuration_of_a_run(train, stored)
         for name, value in row.items()
         if "/" in name
     }
-    assert scalars(kept) == logged
+    kept_scalars = scalars(kept)
+    results = {key for key in kept_scalars if key[0].startswith("result/")}
+    assert {key: v for key, v in kept_scalars.items() if key not in results} == logged
+    assert ("result/final_return", 300) in results
     names = {name for name, _ in logged}
     assert {"train/td_loss", "eval/episode_return_mean", "time/elapsed_seconds"} <= names
     config = stored_config(run / "swanlab")
