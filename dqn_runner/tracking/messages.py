@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dqn_runner.analysis.groups import RETURNS
+from dqn_runner.analysis.groups import RETURNS, differing_keys, environment
+from dqn_runner.analysis.runs import Run
 from dqn_runner.runs.directory import RunDirectory
 
 MOST_FAILURES = 5  # that are named
@@ -78,12 +79,19 @@ def about_sweep(directory: Path, jobs: Sequence[Path], interruption: str) -> Mes
 
 
 def _groups(directory: Path) -> list[str]:
-    """A line for each group of the runs below `directory`, the best first."""
+    """A line for each group of the finished runs below `directory`, the best first."""
     from dqn_runner.analysis import Options, compare, load_runs
     from dqn_runner.analysis.statistics import with_interval
     from dqn_runner.analysis.table import legend
 
-    comparison = compare(load_runs([directory]), Options(metrics=("final",)))
+    runs = [run for run in load_runs([directory]) if run.config]
+    by_environment: dict[str, list[Run]] = {}
+    for run in runs:
+        by_environment.setdefault(environment(run), []).append(run)
+    # Unfinished runs have no final return, but the names of the groups tell them from the others.
+    keys = {key: None for members in by_environment.values() for key in differing_keys(members)}
+    finished = [run for run in runs if run.result is not None]
+    comparison = compare(finished, Options(metrics=("final",), group_by=tuple(keys)))
     lines = []
     for ranking in comparison.rankings:
         groups = [group for group in ranking.groups if group.num_scores()]

@@ -270,6 +270,21 @@ def test_a_search_is_one_message(command, quick, webhook):
     assert "sweep sweep: 4 of 4 runs finished" in text
 
 
+def test_runs_without_a_result_are_in_no_table(tmp_path):
+    """dqn-compare takes the last evaluation for the final return of a run that goes on."""
+    from test_compare import write_run
+
+    from dqn_runner.tracking.messages import about_sweep
+
+    jobs = [write_run(tmp_path / "a", [1.0], 2.0), write_run(tmp_path / "b", [30.0], seed=1)]
+    message = about_sweep(tmp_path, jobs, "stopped by SIGTERM")
+    assert message.headline.endswith(": 1 of 2 runs finished; stopped by SIGTERM")
+    (row,) = [line.split() for line in message.lines if line.startswith("CartPole-v1")]
+    assert row == ["CartPole-v1", "2.0", "1"]
+    (jobs[0] / "result.json").unlink()
+    assert about_sweep(tmp_path, jobs, "").lines == []
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
