@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -21,15 +19,13 @@ from dqn_runner.spec import LONGEST_WAIT
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dqn_runner.board.board import Board
+    from dqn_runner.board.board import Board, Show
 
 SECONDS_BETWEEN_UPDATES = 2.0
-BYTES_TO_SPARE = 2**31  # a thousand runs of a hundred rows take a tenth of a gigabyte
-BYTES_A_BYTE = 3  # the dashboard's copy is at most so many times as large as metrics.jsonl
 
 EPILOG = """examples:
   dqn-dashboard
-  dqn-dashboard outputs/sweeps/2026-01-31_12-00-00
+  dqn-dashboard outputs/sweeps/2026-01-31_12-00-00 --show both
   dqn-dashboard --port 8080 --no-browser
   dqn-dashboard outputs --upload
 """
@@ -54,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
         "directory", type=path, nargs="?", default=Path("outputs"), help="default: outputs"
     )
     parser.add_argument("--port", type=whole(0, 65535), default=0, help="default: any free port")
+    parser.add_argument(
+        "--show",
+        choices=["runs", "groups", "both"],
+        help="runs, or the IQM of each group of settings over its seeds, or both; the page has "
+        "buttons for it too; default: both up to 12 runs, else groups",
+    )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument(
         "--upload", action="store_true", help="send the runs to SwanLab's cloud instead"
@@ -90,7 +92,7 @@ def command_line(arguments: list[str]) -> int:
         raise ConfigError(f"{options.directory}: no such directory")
     if options.upload:
         return send(options.directory, options.host, options.time_limit)
-    return show(options.directory, options.port, not options.no_browser)
+    return show(options.directory, options.port, not options.no_browser, options.show)
 
 
 def send(directory: Path, host: str | None, time_limit: float) -> int:
@@ -98,24 +100,30 @@ def send(directory: Path, host: str | None, time_limit: float) -> int:
     from rich.console import Console
 
     from dqn_runner.analysis import load_runs
+    from dqn_runner.analysis.groups import run_colors
     from dqn_runner.tracking.cloud import upload
 
+    runs = load_runs([directory])
     # The folder of a comparison holds SwanLab runs too, but is no run directory.
     kept = (store.parents[2] for store in directory.rglob("swanlab/run-*/run-*.swanlab"))
-    paths = sorted({*kept, *(run.path for run in load_runs([directory]))})
-    return upload(paths, host, time_limit, Console(soft_wrap=True))
+    colors = dict.fromkeys(sorted({*kept, *(run.path for run in runs)}), "")
+    colors |= {path: own for path, (_, own) in run_colors(runs).items()}
+    return upload(colors, host, time_limit, Console(soft_wrap=True))
 
 
-def show(directory: Path, port: int, with_browser: bool) -> int:
+def show(directory: Path, port: int, with_browser: bool, what: Show | None) -> int:
     """Show the runs below `directory`, and keep them up to date, until a signal comes.
 
     Raises ConfigError if swanboard is missing or the port is taken.
     """
-    check_swanboard()
-
     from rich.console import Console
 
+    from dqn_runner.swanlab_internals import page
+
+    page.check()
+    from dqn_runner.board.api import Answers
     from dqn_runner.board.board import Board
+    from dqn_runner.board.comparing import Comparing
     from dqn_runner.board.server import listen, serve
     from dqn_runner.runs.stop_signals import StopSignals
 
@@ -126,25 +134,30 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
         listener = listen(port)
     except OSError as error:
         raise ConfigError(f"--port={port}: {error.strerror}") from error
-    store = tempfile.TemporaryDirectory(prefix="dqn-dashboard-", dir=store_parent(directory))
-    with listener, store as folder:
-        board = Board(directory, Path(folder))
-        update = updating(board, console)
-        with console.status(f"reading the runs below {directory}"):
-            update()
+    with listener, Comparing(directory) as comparing:
+        board = Board(directory, what)
+        with console.status(f"looking for runs below {directory}") as status:
+            board.update(lambda text: status.update(f"reading {text} below {directory}"))
         for path, problem in board.left_out.items():
             console.print(f"left out {path}: {problem}", markup=False)
         address = "http://{}:{}".format(*listener.getsockname())
 
         def announce() -> None:
-            runs = f"{len(board)} run" + "s" * (len(board) != 1)
-            console.print(f"{address} shows {runs} below {directory}; Ctrl-C ends it", markup=False)
+            console.print(f"{address} shows {board.summary()}; Ctrl-C ends it", markup=False)
             if with_browser:
                 open_browser(address)
 
+        say_damage = damage_printer(board, console)
+        say_damage()
+
+        def update() -> None:
+            board.update()
+            say_damage()
+            comparing.look(board.version)
+
         with StopSignals() as signals:  # a library could catch an exception, but not this
             serve(
-                Path(folder),
+                Answers(board, comparing.folder).routes(),
                 listener,
                 update,
                 SECONDS_BETWEEN_UPDATES,
@@ -154,48 +167,17 @@ def show(directory: Path, port: int, with_browser: bool) -> int:
     return 0
 
 
-def updating(board: Board, console: Console) -> Callable[[], None]:
-    """A function that updates `board` and prints each damaged line of its runs once."""
+def damage_printer(board: Board, console: Console) -> Callable[[], None]:
+    """A function that prints each damaged line of the runs once."""
     said: set[str] = set()
 
-    def update() -> None:
-        board.update()
+    def say_damage() -> None:
         for line in board.damage:
             if line not in said:
                 console.print(f"left out {line}", markup=False)
             said.add(line)
 
-    return update
-
-
-def store_parent(directory: Path) -> Path | None:
-    """The folder for the copy of `directory`: in memory if there is enough, else None for TMPDIR.
-
-    The copy has a small file for each metric of each run; a disk needs a minute to remove them.
-    """
-    memory = Path("/dev/shm")
-    if "TMPDIR" in os.environ or not memory.is_dir():
-        return None
-    rows = sum(path.stat().st_size for path in directory.rglob("metrics.jsonl"))
-    needed = BYTES_TO_SPARE + BYTES_A_BYTE * rows
-    return memory if shutil.disk_usage(memory).free > needed else None
-
-
-def check_swanboard() -> None:
-    """Raise ConfigError unless swanboard is installed in the version whose tables we write."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    from dqn_runner.board.tables import SWANBOARD_VERSION
-
-    try:
-        found = version("swanboard")
-    except PackageNotFoundError:
-        found = "none"
-    if found != SWANBOARD_VERSION:
-        raise ConfigError(
-            f"SwanLab's dashboard needs swanboard {SWANBOARD_VERSION}, found {found}: "
-            f"pip install swanboard=={SWANBOARD_VERSION}"
-        )
+    return say_damage
 
 
 def open_browser(address: str) -> None:

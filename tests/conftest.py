@@ -157,7 +157,7 @@ def process(tmp_path: Path) -> Callable[..., AbstractContextManager[subprocess.P
 def records() -> Callable[[Path], list[Any]]:
     """Reads the records of a SwanLab file."""
 
-    from dqn_runner.tracking.swanlab_internals import read_records
+    from dqn_runner.swanlab_internals.client import read_records
 
     return read_records
 

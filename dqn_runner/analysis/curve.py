@@ -16,7 +16,7 @@ from dqn_runner.runs.metrics_file import EVALUATION
 
 TRAINING_COLOR, EVALUATION_COLOR = "#56b4e9", "#d55e00"
 MEAN_OVER = 100  # episodes
-MOST_STRETCHES = 2000  # of a curve; each is narrower than a pixel
+MOST_DRAWN = 4000  # points of a curve; more are narrower than a pixel
 
 
 def draw_curve(metrics: Path, target: Path | IO[bytes]) -> None:
@@ -31,7 +31,7 @@ def draw_curve(metrics: Path, target: Path | IO[bytes]) -> None:
     figure = Figure(figsize=(7.0, 4.2), layout="constrained")
     axes = figure.subplots()
     (steps, returns), problem = read_columns(metrics, "rollout/episode_return")
-    shown = few(returns)
+    shown = few(steps, returns, MOST_DRAWN)
     axes.plot(
         steps[shown],
         returns[shown],
@@ -48,7 +48,7 @@ def draw_curve(metrics: Path, target: Path | IO[bytes]) -> None:
         label=f"their {MEAN_OVER}-episode mean",
     )
     (steps, means, spreads), also = read_columns(metrics, EVALUATION, "eval/episode_return_std")
-    shown = few(means)
+    shown = few(steps, means, MOST_DRAWN)
     axes.errorbar(
         steps[shown],
         means[shown],
@@ -89,16 +89,30 @@ def show_live(run: str | os.PathLike[str], seconds: float = 5.0) -> None:
         handle.update(picture())
 
 
-def few(values: Floats) -> Integers:
-    """The indices of the `values` [T] to draw: all, if there are at most `MOST_STRETCHES`.
+def few(env_steps: Floats, values: Floats, most: int) -> Integers:
+    """The indices of at most `most` of the points [T] to draw: all of them, if they are so few.
 
-    Otherwise the lowest and the highest of each of `MOST_STRETCHES` stretches.
+    Otherwise the lowest and the highest value of each of `most // 2` stretches of env steps.
     """
-    size = -(-len(values) // MOST_STRETCHES)
-    starts = range(0, len(values), max(1, size))
-    stretches = [values[start : start + size] for start in starts]
-    ends = [[s.argmin(), s.argmax()] for s in stretches]
-    return np.unique(np.array(starts)[:, None] + np.array(ends).reshape(-1, 2)).astype(np.int64)
+    if len(values) <= most:
+        return np.arange(len(values))
+    starts = stretches(env_steps, most // 2)
+    number = np.zeros(len(values), np.int64)
+    number[starts[1:]] = 1
+    by_value = np.lexsort((values, number.cumsum()))  # within each stretch
+    ends = np.append(starts[1:], len(values)) - 1
+    return np.unique(by_value[np.concatenate([starts, ends])])
+
+
+def stretches(env_steps: Floats, number: int) -> Integers:
+    """Where each of at most `number` stretches of `env_steps` [T] begins; all have equal lengths.
+
+    Stretches without a point are left out.
+    """
+    rising = np.maximum.accumulate(env_steps)
+    whole = rising[-1] - rising[0] or 1.0
+    stretch = np.minimum((rising - rising[0]) / whole * number, number - 1).astype(np.int64)
+    return np.flatnonzero(np.diff(stretch, prepend=-1))
 
 
 def moving_mean(values: Floats, window: int, at: Integers) -> Floats:

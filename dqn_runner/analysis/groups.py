@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ _ASIDE = ("compile", "torch_threads", "device", "log", "checkpoint", "eval", "re
 _TASK = ("env", "total_timesteps", "total_episodes")
 _DECAY = "agent.lr_decay_steps"  # follows from the budget, unless it is given
 
+SUMMARY = "summary/episode_return"  # how the names of a group's statistics begin
 RETURNS = ("final", "best")  # the scores in result.json
 
 # Colors that color-blind people can tell apart (Okabe and Ito 2008).
@@ -82,6 +85,22 @@ def group_runs(runs: Sequence[Run], keys: Sequence[str] | None = None) -> list[G
     return sorted(groups, key=lambda group: [_order(value) for value in group.settings.values()])
 
 
+def group_all(runs: Sequence[Run]) -> list[Group]:
+    """The groups of each environment; their names have the environment if there are several."""
+    names = sorted({environment(run) for run in runs})
+    groups = [
+        group
+        for name in names
+        for group in group_runs([run for run in runs if environment(run) == name])
+    ]
+    if len(names) == 1:
+        return groups
+    return [
+        group._replace(name=" ".join(dict.fromkeys([environment(group.runs[0]), group.name])))
+        for group in groups
+    ]
+
+
 def differing_keys(runs: Sequence[Run]) -> list[str]:
     """The dotted keys that make groups of `runs`: all that differ, except `differing_aside`.
 
@@ -140,11 +159,6 @@ def environment(run: Run) -> str:
     return str(run.config.get("env.id"))
 
 
-def group_color(group: str | None, name: str | None) -> str:
-    """The color of a group's runs (of the run `name` if it has no group); always the same."""
-    return COLORS[zlib.crc32((group or name or "").encode()) % len(COLORS)]
-
-
 def settings_color(settings: Mapping[str, Any]) -> str:
     """The color of all runs with these settings (dotted keys), whatever their seed.
 
@@ -164,6 +178,31 @@ def run_color(settings: Mapping[str, Any]) -> str:
     return shade(settings_color(settings), int(7 * seed % 10), 10)
 
 
+def run_colors(runs: Sequence[Run]) -> dict[Path, tuple[str, str]]:
+    """For each of `runs` the color of its group, and its own shade of it."""
+    groups = group_all([run for run in runs if run.config])
+    return {
+        run.path: (color, shade(color, i, len(group.runs)))
+        for group, color in zip(groups, group_colors(len(groups)), strict=True)
+        for i, run in enumerate(group.runs)
+    }
+
+
+def summary_name(name: str, seeds: int) -> str:
+    """The name of a group's statistics beside the names of runs."""
+    return f"{name}, IQM of {seeds} seed{'s' * (seeds != 1)}"
+
+
+def group_colors(number: int) -> list[str]:
+    """A color for each of `number` groups: `COLORS` first, then hues as far apart as possible."""
+    golden = 0.618034  # of a turn: no later hue comes close to an earlier one
+    further = (
+        colorsys.hls_to_rgb((0.75 + i * golden) % 1, 0.42, 0.65)
+        for i in range(number - len(COLORS))
+    )
+    return [*COLORS, *(_hex(rgb) for rgb in further)][:number]
+
+
 def shade(color: str, i: int, of: int) -> str:
     """The `i`-th of `of` variants of `color` (#rrggbb), from dark to light; the only one is itself.
 
@@ -175,7 +214,11 @@ def shade(color: str, i: int, of: int) -> str:
     luma = base @ _LUMA
     dark = base * (1 - _SHADING)
     light = base + (1 - base) * np.clip((_LIGHTEST - luma) / (1 - luma), 0, _SHADING)
-    return "#" + "".join(f"{round(255 * x):02x}" for x in dark + (light - dark) * i / (of - 1))
+    return _hex(dark + (light - dark) * i / (of - 1))
+
+
+def _hex(rgb: Iterable[float]) -> str:
+    return "#" + "".join(f"{round(255 * x):02x}" for x in rgb)
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:

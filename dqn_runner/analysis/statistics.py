@@ -86,6 +86,19 @@ def band_over_tasks(
     return numbers[0], numbers[1], numbers[2]
 
 
+def summaries(values: Floats) -> dict[str, Floats]:
+    """Mean and IQM over the seeds of curves [seeds, T], and the ends of their intervals.
+
+    By name, `mean`, `mean_low`, `mean_high`, `iqm`, `iqm_low` and `iqm_high`: [T] each.
+    """
+    statistics: dict[str, Callable[..., Floats]] = {"mean": np.mean, "iqm": iqm}
+    return {
+        name + end: numbers
+        for name, statistic in statistics.items()
+        for end, numbers in zip(("", "_low", "_high"), band(values, statistic), strict=True)
+    }
+
+
 def probability_of_improvement(x: Sequence[Floats], y: Sequence[Floats]) -> Estimate:
     """How likely a run of `x` scores above one of `y` (ties count half), averaged over tasks.
 

@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from rich.table import Table
 
 from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import RunDirectory, write_whole
+from dqn_runner.swanlab_internals import check_client
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class Task(NamedTuple):
     """What a sending process has to do.
 
     `store` is SwanLab's file, and `metrics` our own record of the same run. With `follow` the run
-    is still running; `time_limit` (seconds) then starts when it ends.
+    is still running; `time_limit` (seconds) then starts when it ends. `color` takes the place of
+    the one that the run was given when it began and did not know the others.
     """
 
     store: str
@@ -43,6 +45,7 @@ class Task(NamedTuple):
     host: str
     time_limit: float
     follow: bool
+    color: str = ""
 
 
 class Outcome(NamedTuple):
@@ -72,9 +75,13 @@ class Server(NamedTuple):
 
 
 def find_server(host: str | None) -> Server:
-    """The server at `host`, or SwanLab's configured one; contacts no server and asks no user."""
+    """The server at `host`, or SwanLab's configured one; contacts no server and asks no user.
+
+    Raises ConfigError if SwanLab is not of the version that can be sent with.
+    """
     import swanlab
 
+    check_client()
     settings = swanlab.Settings(**({"api_host": host} if host else {}))
     return Server(settings.api_host, bool(settings.api_key))
 
@@ -195,13 +202,16 @@ class LiveSending:
         self._has_warned = True
 
 
-def upload(run_paths: Sequence[Path], host: str | None, time_limit: float, console: Console) -> int:
-    """Send SwanLab's records of these runs to its server, and print the result for each.
+def upload(
+    colors: Mapping[Path, str], host: str | None, time_limit: float, console: Console
+) -> int:
+    """Send SwanLab's records of runs to its server, and print the result for each.
 
+    `colors` has the color that each run directory gets; empty for the one that it has.
     `time_limit` is in seconds, for each run. Returns 1 if something could not be sent, else 0.
     Raises ConfigError if there is no API key.
     """
-    for path in run_paths:
+    for path in colors:
         RunDirectory(path).check_settings()
     server = find_server(host)
     if not server.has_key:
@@ -212,9 +222,9 @@ def upload(run_paths: Sequence[Path], host: str | None, time_limit: float, conso
     projects: set[str] = set()
     failed = False
     with console.status("") as status:
-        for i, path in enumerate(run_paths, 1):
-            status.update(f"sending to {server.host}: {i} of {len(run_paths)}, {escape(str(path))}")
-            for store, result, outcome in _upload_run(path, server.host, time_limit):
+        for i, (path, color) in enumerate(colors.items(), 1):
+            status.update(f"sending to {server.host}: {i} of {len(colors)}, {escape(str(path))}")
+            for store, result, outcome in _upload_run(path, color, server.host, time_limit):
                 failed |= bool(outcome.problem)
                 projects |= {outcome.url.rpartition("/runs/")[0]} - {""}
                 points = f"{outcome.points:,}" if outcome.points else ""
@@ -229,7 +239,9 @@ def upload(run_paths: Sequence[Path], host: str | None, time_limit: float, conso
     return int(failed)
 
 
-def _upload_run(path: Path, host: str, time_limit: float) -> Iterator[tuple[str, str, Outcome]]:
+def _upload_run(
+    path: Path, color: str, host: str, time_limit: float
+) -> Iterator[tuple[str, str, Outcome]]:
     """Name, result text and outcome of each SwanLab run; with time limit 0 nothing is tried."""
     run_dir = RunDirectory(path)
     stores = sorted(run_dir.swanlab.glob("run-*/run-*.swanlab"))
@@ -245,7 +257,7 @@ def _upload_run(path: Path, host: str, time_limit: float) -> Iterator[tuple[str,
         elif time_limit == 0:
             yield name, "failed: not tried, for the server was lost", Outcome("not tried")
         else:
-            task = Task(str(store), str(run_dir.metrics), host, time_limit, follow=False)
+            task = Task(str(store), str(run_dir.metrics), host, time_limit, False, color)
             outcome = Sending(task).end()
             sent = f"sent, but {outcome.remark}" if outcome.remark else "sent"
             yield name, f"failed: {outcome.problem}" if outcome.problem else sent, outcome

@@ -161,7 +161,7 @@ class Notifier:
     def _send(self, name: Channel, message: Message, problems: dict[Channel, str]) -> None:
         """Send to one channel, and note in `problems` why that failed, or nothing."""
         try:
-            from dqn_runner.tracking.swanlab_internals import Refused, send_notification
+            from dqn_runner.swanlab_internals.client import Refused, send_notification
 
             plugin, arguments = PLUGINS[name], self._arguments[name]
             text = message.cut(plugin.most_bytes, plugin.escapes)

@@ -25,8 +25,7 @@ from urllib3.util import Retry
 from dqn_runner.errors import in_a_line
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import MetricsReader
-from dqn_runner.tracking.cloud import Outcome, SentFile, Task
-from dqn_runner.tracking.swanlab_internals import (
+from dqn_runner.swanlab_internals.client import (
     StoreReader,
     crash_record,
     parse,
@@ -34,6 +33,7 @@ from dqn_runner.tracking.swanlab_internals import (
     send_records,
     sessions_with,
 )
+from dqn_runner.tracking.cloud import Outcome, SentFile, Task
 from dqn_runner.tracking.tracker import result_metrics
 from dqn_runner.types import Row
 
@@ -94,7 +94,7 @@ def send(task: Task, ended: threading.Event, fail: Callable[[Outcome], NoReturn]
         stack.enter_context(sessions_with(lambda: StrictAdapter(patience, reader, fail)))
         settings = swanlab.Settings(api_host=task.host, interactive=False)
         swanlab.login(api_key=settings.api_key, host=settings.api_host)
-        url = settings.web_host + send_records(reader, store, settings, is_running=task.follow)
+        url = settings.web_host + send_records(reader, store, settings, task.follow, task.color)
         outcome = Outcome(points=len(reader.points), url=url, remark=reader.damage)
         SentFile(store).write(settings.api_host, outcome)
     return outcome

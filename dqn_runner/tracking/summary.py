@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from dqn_runner.analysis.comparison import Comparison, GroupStatistics
 from dqn_runner.analysis.figures import folder_of
-from dqn_runner.analysis.groups import RETURNS, common_axis, environment, settings_color
-from dqn_runner.analysis.runs import Floats
-from dqn_runner.analysis.statistics import Kind, band, iqm, kind_of
+from dqn_runner.analysis.groups import (
+    RETURNS,
+    SUMMARY,
+    common_axis,
+    environment,
+    run_colors,
+    summary_name,
+)
+from dqn_runner.analysis.statistics import Kind, kind_of, summaries
 from dqn_runner.tracking.tracker import SwanLabSpec, SwanLabTracker
 from dqn_runner.types import Row
 
-SUMMARIES: dict[str, Callable[..., Floats]] = {"mean": np.mean, "iqm": iqm}
 AGGREGATE_OF = {"mean": "mean", "iqm": "IQM"}  # the names in GroupStatistics.estimates
 SUFFIXES = ("", "_low", "_high")
 BESIDE: dict[Kind, str] = {
@@ -31,6 +36,7 @@ def log_summaries(comparison: Comparison, log_dir: Path, pictures: Mapping[str, 
     `pictures` are dqn-compare's figures by name; the best group of each environment gets them.
     """
     rankings = [ranking for ranking in comparison.rankings if not ranking.is_across]
+    colors = run_colors([run for group in comparison.groups for run in group.group.runs])
     for ranking in rankings:
         own = {
             name.rpartition("/")[2]: picture
@@ -39,28 +45,29 @@ def log_summaries(comparison: Comparison, log_dir: Path, pictures: Mapping[str, 
         }
         for i, statistics in enumerate(ranking.groups):
             spec = spec_of(statistics, has_several_environments=len(rankings) > 1)
-            log_summary(statistics, spec, log_dir, own if i == 0 else {})
+            color, _ = colors[statistics.group.runs[0].path]
+            log_summary(statistics, spec, log_dir, color, own if i == 0 else {})
 
 
 def log_summary(
-    statistics: GroupStatistics, spec: SwanLabSpec, log_dir: Path, pictures: Mapping[str, Path]
+    statistics: GroupStatistics,
+    spec: SwanLabSpec,
+    log_dir: Path,
+    color: str,
+    pictures: Mapping[str, Path],
 ) -> None:
     """Log the curves and the scores of a group, and `pictures` by name."""
     group = statistics.group
     curves = [points for points in statistics.curves if len(points.env_steps)]
     steps = common_axis(curves)
     values = np.stack([points.at(steps) for points in curves]) if curves else np.empty((0, 0))
-    columns = {
-        f"summary/episode_return_{name}{suffix}": numbers
-        for name, statistic in SUMMARIES.items()
-        for suffix, numbers in zip(SUFFIXES, band(values, statistic), strict=True)
-    }
+    columns = {f"{SUMMARY}_{name}": numbers for name, numbers in summaries(values).items()}
     log_dir.mkdir(parents=True, exist_ok=True)
     settings = group.settings | {
         "env.id": environment(group.runs[0]),
         "interval": kind_of(len(curves)),
     }
-    run = SwanLabTracker(spec, log_dir, settings, color=settings_color(group.runs[0].config))
+    run = SwanLabTracker(spec, log_dir, settings, color=color)
     for i, env_steps in enumerate(steps.tolist()):
         row = {name: float(numbers[i]) for name, numbers in columns.items()}
         run.log(_finite({"env_steps": env_steps, **row}))
@@ -80,7 +87,7 @@ def scores(statistics: GroupStatistics) -> Row:
         f"summary/{metric}_return_{name}{suffix}": number
         for metric in statistics.estimates
         if metric in RETURNS
-        for name in SUMMARIES
+        for name in AGGREGATE_OF
         for suffix, number in zip(
             SUFFIXES, statistics.estimates[metric][AGGREGATE_OF[name]], strict=True
         )
@@ -100,7 +107,7 @@ def spec_of(statistics: GroupStatistics, *, has_several_environments: bool = Fal
     if has_several_environments:  # a group without settings has the environment's name
         name = " ".join(dict.fromkeys([environment(group.runs[0]), name]))
     seeds = sum(len(points.env_steps) > 0 for points in statistics.curves)
-    of = f", IQM of {seeds} seed{'s' * (seeds != 1)}"
+    of = summary_name("", seeds)
     return SwanLabSpec(
         mode="offline",  # dqn-dashboard --upload sends it
         project=config["tracker.project"],

@@ -181,7 +181,7 @@ class SwanLabTracker:
 
     def _flush(self) -> None:
         """Write what SwanLab buffers, so that another process can read it."""
-        from dqn_runner.tracking.swanlab_internals import flush
+        from dqn_runner.swanlab_internals.client import flush
 
         flush(self._run)
 

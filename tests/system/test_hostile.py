@@ -250,7 +250,7 @@ def test_a_run_cannot_send_the_users_key_to_a_server_of_its_own(
         "resume": lambda: resume(sent, {"total_timesteps": 400}, Console(quiet=True)),
         "dqn-eval": lambda: evaluate_line([str(sent)]),
         "load_policy": lambda: load_policy(sent),
-        "upload": lambda: cloud.upload([sent], None, 1.0, Console(quiet=True)),
+        "upload": lambda: cloud.upload({sent: ""}, None, 1.0, Console(quiet=True)),
     }
     with pytest.raises(RunError, match=f"{name}: SwanLab would take its server and key"):
         attempts[program]()

@@ -41,8 +41,9 @@ def test_the_wheel_runs_elsewhere(tmp_path, quick):
     assert {f"dqn_runner/{path.as_posix()}" for path in conf} <= set(names)
     assert "dqn_runner/py.typed" in names  # without it a type checker ignores our annotations
     assert "dqn_runner/docs/settings.md" in names
-    parts = {f"dqn_runner/analysis/report.{part}" for part in ("html.jinja", "css", "js")}
-    assert parts <= set(names)
+    pages = {f"dqn_runner/analysis/report.{part}" for part in ("html.jinja", "css", "js")}
+    pages |= {f"dqn_runner/swanlab_internals/page.{part}" for part in ("css", "js")}
+    assert pages <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dqn_runner"}
 
     target, cwd = tmp_path / "target", tmp_path / "elsewhere"

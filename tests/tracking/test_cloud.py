@@ -102,7 +102,7 @@ def upload(
 ) -> tuple[int, list[tuple[str, str]]]:
     """The exit code, and name and result of each row of the table."""
     out = io.StringIO()
-    code = cloud.upload(runs, host, time_limit, Console(file=out))
+    code = cloud.upload(dict.fromkeys(runs, ""), host, time_limit, Console(file=out))
     lines = out.getvalue().splitlines()
     table = [re.split(r"\s{2,}", line.strip()) for line in lines if line.startswith(" ")]
     assert table[0] == ["run", "SwanLab run", "points", "result"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from swanlab_server import API_KEY, CloudRun, SwanLabServer
 
+from dqn_runner.analysis.groups import group_colors, shade
 from dqn_runner.program import guarded
 
 SHORT = ("total_timesteps=100", "eval.final_episodes=2", "tracker.mode=offline")
@@ -38,12 +38,6 @@ def uploaded(directory: Path, server: SwanLabServer) -> dict[str, CloudRun]:
     arguments = [str(directory), "--upload", "--host", server.url]
     assert guarded("dqn-dashboard", command_line, arguments) == 0
     return {run.about["name"]: run for run in server.runs.values()}
-
-
-def hue(run: CloudRun) -> float:
-    """The hue of its color, in degrees."""
-    color, _ = run.about["colors"]
-    return 360 * colorsys.rgb_to_hsv(*(int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)))[0]
 
 
 def result_of(run: Path) -> dict[str, Any]:
@@ -83,11 +77,10 @@ def test_a_sweep_in_the_cloud(command, quick, server, tmp_path):
     runs = uploaded(sweep, server)
     assert set(runs) == {f"agent.gamma={g} seed={s}" for g in (0.9, 0.99) for s in (0, 1)}
     assert {run.about["cluster"] for run in runs.values()} == {"sweep"}
-    assert len({tuple(run.about["colors"]) for run in runs.values()}) == 4
-    for gamma in (0.9, 0.99):
-        first, second = (runs[f"agent.gamma={gamma} seed={seed}"] for seed in (0, 1))
-        assert hue(first) == pytest.approx(hue(second), abs=5)
-    assert abs(hue(runs["agent.gamma=0.9 seed=0"]) - hue(runs["agent.gamma=0.99 seed=0"])) > 20
+    for gamma, color in zip((0.9, 0.99), group_colors(2), strict=True):
+        for seed in (0, 1):  # as in the local dashboard
+            colors = runs[f"agent.gamma={gamma} seed={seed}"].about["colors"]
+            assert set(colors) == {shade(color, seed, 2)}
     for name, run in runs.items():
         path = sweep / name.replace(" ", ",")
         assert run.table_row("result/") == pytest.approx(expected_columns(path))

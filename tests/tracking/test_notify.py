@@ -272,7 +272,7 @@ def test_a_search_is_one_message(command, quick, webhook):
 
 def test_runs_without_a_result_are_in_no_table(tmp_path):
     """dqn-compare takes the last evaluation for the final return of a run that goes on."""
-    from test_compare import write_run
+    from run_dirs import write_run
 
     from dqn_runner.tracking.messages import about_sweep
 
@@ -353,6 +353,6 @@ def test_who_continues_a_run_can_name_channels_again(command, quick, webhook):
 
 
 def test_a_run_that_tells_nobody_loads_nothing_for_it(monkeypatch):
-    monkeypatch.delitem(sys.modules, "dqn_runner.tracking.swanlab_internals", raising=False)
+    monkeypatch.delitem(sys.modules, "dqn_runner.swanlab_internals.client", raising=False)
     tell()
-    assert "dqn_runner.tracking.swanlab_internals" not in sys.modules
+    assert "dqn_runner.swanlab_internals.client" not in sys.modules

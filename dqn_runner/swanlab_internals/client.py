@@ -120,12 +120,13 @@ def sessions_with(make_adapter: Callable[[], BaseAdapter]) -> Iterator[None]:
         session.create = create
 
 
-def send_records(reader: Any, store: Path, settings: Any, is_running: bool) -> str:
+def send_records(reader: Any, store: Path, settings: Any, is_running: bool, color: str = "") -> str:
     """Send the records of `reader` under the id of the run in `store`; returns the page's path.
 
     `reader` replaces SwanLab's own and has its methods: open, scan, close and iteration.
     `swanlab sync` reads finished files only, and under a new id unless it is told one. With
-    `is_running` the server is told that the run is alive. Raises RuntimeError if SwanLab fails.
+    `is_running` the server is told that the run is alive. `color` replaces the run's own. Raises
+    RuntimeError if SwanLab fails.
     """
     first = StoreReader(store)
     start = parse(first.next_record()).start
@@ -136,7 +137,7 @@ def send_records(reader: Any, store: Path, settings: Any, is_running: bool) -> s
     core_settings = settings.to_core_proto(run_id, store.parent)
     request = DeliverSyncStartRequest(core_settings=core_settings, id=run_id)
     _check(core.deliver_sync_start(request))
-    with _color_sent(start.color):
+    with _color_sent(color or start.color):
         started = _check(core.deliver_sync_flush())
     if is_running:
         Heartbeat(core._ctx.experiment_id).start()

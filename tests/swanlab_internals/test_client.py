@@ -1,8 +1,9 @@
-"""What SwanLab keeps internal is used in one file, and what that file replaces is put back."""
+"""What SwanLab keeps internal is used in one folder, and what is replaced is put back."""
 
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from requests.adapters import HTTPAdapter
 from swanlab.sdk.internal.pkg.client import session
 
 import dqn_runner
-from dqn_runner.tracking.swanlab_internals import sessions_with
+from dqn_runner.errors import ConfigError
+from dqn_runner.swanlab_internals import check_client
+from dqn_runner.swanlab_internals.client import sessions_with
 
 PACKAGE = Path(dqn_runner.__file__).parent
-INTERNAL = ("swanlab.sdk.internal", "swanlab.proto")
+INTERNAL = ("swanlab.sdk.internal", "swanlab.proto", "swanlab.plugin", "swanboard")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -49,9 +52,19 @@ def uses(tree: ast.AST) -> list[str]:
     return found
 
 
-def test_internals_are_used_in_one_file():
-    used = {path.name: uses(ast.parse(path.read_text(encoding="utf-8"))) for path in FILES}
-    assert [name for name, found in used.items() if found] == ["swanlab_internals.py"]
+def test_internals_are_used_in_one_folder():
+    used = [path for path in FILES if uses(ast.parse(path.read_text(encoding="utf-8")))]
+    assert {path.parent.name for path in used} == {"swanlab_internals"}
+
+
+@pytest.mark.parametrize("module", ["swanlab.sdk.internal.core_python.sync", "swanlab.plugin"])
+def test_another_swanlab_is_told_in_a_line(monkeypatch, module):
+    """The test that fails if SwanLab moves what is used of it: all is imported by its name."""
+    check_client()
+    monkeypatch.delitem(sys.modules, "dqn_runner.swanlab_internals.client")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"swanlab \S+ is not the version .*{module}.*: pip"):
+        check_client()
 
 
 @pytest.mark.parametrize(
