@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dqn_runner.analysis.runs import load_run
 from dqn_runner.board.entries import Entry
 from dqn_runner.runs.directory import RunDirectory
 
@@ -60,7 +61,7 @@ def machine(entry: Entry) -> dict[str, Any]:
 
 def packages(entry: Entry) -> list[str]:
     """The versions of the packages that a finished run used."""
-    result = entry.run_dir.read_result() if entry.run_dir else None
+    result = load_run(entry.run_dir.path).result if entry.run_dir else None
     versions = (result or {}).get("versions")
     return [f"{k}=={v}" for k, v in versions.items()] if isinstance(versions, dict) else []
 
