@@ -20,6 +20,7 @@ from dqn_runner.analysis.groups import (
     differing_keys,
     environment,
     group_runs,
+    run_colors,
     score,
 )
 from dqn_runner.analysis.remarks import remarks
@@ -68,6 +69,7 @@ class GroupStatistics:
     """The numbers of one group; an array over runs has the order of `group.runs`."""
 
     group: Group
+    color: str  # whatever the order of the scores, and as in SwanLab's dashboard
     curves: list[Curve]
     scores: dict[str, list[Floats]]  # by metric, an array [seeds] for each environment
     estimates: dict[str, dict[str, Estimate]]  # by metric and aggregate
@@ -185,13 +187,16 @@ def compare(runs: Sequence[Run], options: Options | None = None) -> Comparison:
         if not any(key in run.config for run in readable):
             raise KeyError(key)
     curves = {run.path: curve(run) for run in readable}
+    colors = {path: color for path, (color, _) in run_colors(readable).items()}
     keys, rankings = {}, []
     for name in sorted({environment(run) for run in readable}):
         members = [run for run in readable if environment(run) == name]
         keys[name] = _keys(members, options)
-        groups = [_statistics(group, options, curves) for group in group_runs(members, keys[name])]
+        groups = [
+            _statistics(group, options, curves, colors) for group in group_runs(members, keys[name])
+        ]
         rankings.append(_ranking((name,), options, groups))
-    across = _across(readable, options, keys, curves)
+    across = _across(readable, options, keys, curves, colors)
     rankings += [across] if across.groups else []
     return Comparison(options, rankings, remarks(runs, rankings, options))
 
@@ -208,6 +213,7 @@ def _across(
     options: Options,
     keys: Mapping[str, Sequence[str]],
     curves: Mapping[Path, Curve],
+    colors: Mapping[Path, str],
 ) -> Ranking:
     """The ranking of all normalized environments; without groups if there are fewer than two.
 
@@ -220,7 +226,7 @@ def _across(
         return Ranking(names, options, [], [])
     members = [run for run in runs if environment(run) in names]
     chosen = list(dict.fromkeys(key for name in names for key in keys[name]))
-    groups = [_statistics(group, options, curves) for group in group_runs(members, chosen)]
+    groups = [_statistics(group, options, curves, colors) for group in group_runs(members, chosen)]
     in_all = [g for g in groups if len(with_scores(g.scores[options.metrics[0]])) == len(names)]
     return _ranking(names, options, in_all)
 
@@ -241,7 +247,9 @@ def _ranking(
     return Ranking(environments, options, known + unknown, improvements)
 
 
-def _statistics(group: Group, options: Options, curves: Mapping[Path, Curve]) -> GroupStatistics:
+def _statistics(
+    group: Group, options: Options, curves: Mapping[Path, Curve], colors: Mapping[Path, str]
+) -> GroupStatistics:
     own = [curves[run.path] for run in group.runs]
     scores = {metric: _scores(group.runs, metric, options, own) for metric in options.metrics}
     steps = [
@@ -251,6 +259,7 @@ def _statistics(group: Group, options: Options, curves: Mapping[Path, Curve]) ->
     times = [_time(run, run.last_row()) for run in group.runs]
     return GroupStatistics(
         group=group,
+        color=colors[group.runs[0].path],
         curves=own,
         scores=scores,
         estimates={metric: aggregate(tasks) for metric, tasks in scores.items()},

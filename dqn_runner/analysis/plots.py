@@ -27,7 +27,7 @@ from dqn_runner.analysis.statistics import (
     with_scores,
 )
 
-# Groups with the same color have different lines.
+# So that many groups can be told apart without their colors.
 LINES = ("-", "--", ":", "-.")
 SHADE: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
 
@@ -52,7 +52,7 @@ def learning_curves(ranking: Ranking) -> Picture | None:
         middle, low, high = band_over_tasks(tasks, iqm if ranking.is_across else np.mean)
         counts += [len(task) for task in tasks]
         kind = kind_of(min(map(len, tasks)))
-        style = _style(i)
+        style = _style(group, i)
         label = _label(group, sum(len(task) for task in tasks))
         axes.plot(steps, middle, label=label, **style)
         if kind == "min-max":
@@ -107,7 +107,7 @@ def sample_efficiency(ranking: Ranking) -> Picture | None:
         if not len(steps):
             continue
         at, share, low, high = share_reached(steps, lasts)
-        style = _style(i)
+        style = _style(group, i)
         axes.step(at, share, where="post", label=_label(group, len(steps)), **style)
         axes.fill_between(at, low, high, step="post", color=style["color"], **SHADE)
         if at[-1] < lasts.max():
@@ -166,11 +166,12 @@ def _points(
     for axes in every.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (title, estimates), own in zip(every.flat, panels.items(), kinds, strict=False):
-        for row, ((value, low, high), kind) in enumerate(zip(estimates, own, strict=True)):
+        rows = zip(shown, estimates, own, strict=True)
+        for row, (group, (value, low, high), kind) in enumerate(rows):
             thin = kind == "min-max"
             line = {"linewidth": 1.0} if thin else {"linewidth": 5.0, "alpha": 0.35}
-            axes.plot([low, high], [row, row], color=_style(row)["color"], **line)
-            axes.plot(value, row, marker="o", color=_style(row)["color"])
+            axes.plot([low, high], [row, row], color=group.color, **line)
+            axes.plot(value, row, marker="o", color=group.color)
         axes.set_title(wrapped(title, inside))
         axes.set_xlabel(wrapped(ranking.score_name(ranking.options.metrics[0]), inside))
         axes.grid(visible=False, axis="y")
@@ -190,7 +191,7 @@ def performance_profiles(ranking: Ranking) -> Picture:
     picture, axes = _one_panel()
     for i, group in enumerate(shown):
         share, low, high = performance_profile(group.scores[metric], levels)
-        style = _style(i)
+        style = _style(group, i)
         axes.step(levels, share, where="post", label=_label(group), **style)
         axes.fill_between(levels, low, high, step="post", color=style["color"], **SHADE)
     axes.set(xlabel=ranking.score_name(metric), ylabel="share of runs above", ylim=(-0.03, 1.03))
@@ -274,8 +275,8 @@ def _meaning(kinds: set[Kind]) -> str:
     return "; ".join(meaning for kind, meaning in meanings.items() if kind in kinds)
 
 
-def _style(i: int) -> dict[str, Any]:
-    return {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)]}
+def _style(group: GroupStatistics, i: int) -> dict[str, Any]:
+    return {"color": group.color, "linestyle": LINES[i // len(COLORS) % len(LINES)]}
 
 
 def _label(group: GroupStatistics, runs: int | None = None) -> str:

@@ -30,6 +30,9 @@ CAPTIONS = {
     "each group.",
     "aggregates": "The score of each group: IQM, mean and median over its seeds.",
     "performance_profile": "The share of the runs of each group that score above each level.",
+    "sample_efficiency": "The share of the seeds of each group that have reached the threshold "
+    "in an evaluation. A line ends at × where a seed stopped before it had reached it.",
+    "environments": "The normalized score of each group in each environment.",
     "parameters": "The score of each run over each setting that differs, and the mean at each "
     "value.",
     "parallel_coordinates": "A line for each group, through its settings to the IQM of its score.",
