@@ -129,7 +129,7 @@ def subject(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
 @functools.cache
 def default_settings() -> Any:
     """The settings of conf/ as plain values, without any override."""
-    version.setbase(VERSION_BASE)  # a worker of a sweep has not set it
+    set_up_hydra()  # a worker of a sweep has not done it
     loader = ConfigLoader(create_config_search_path(conf_dir()))
     config = loader.load_configuration("config", [], RunMode.RUN)
     with open_dict(config):
