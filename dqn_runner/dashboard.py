@@ -139,7 +139,8 @@ def show(directory: Path, port: int, with_browser: bool, what: Show | None) -> i
         with console.status(f"looking for runs below {directory}") as status:
             board.update(lambda text: status.update(f"reading {text} below {directory}"))
         for path, problem in board.left_out.items():
-            console.print(f"left out {path}: {problem}", markup=False)
+            text = f"left out {path}: {problem}".encode(errors="replace").decode()
+            console.print(text, markup=False)
         address = "http://{}:{}".format(*listener.getsockname())
 
         def announce() -> None:

@@ -190,7 +190,7 @@ def run_colors(runs: Sequence[Run]) -> dict[Path, tuple[str, str]]:
 
 def summary_name(name: str, seeds: int) -> str:
     """The name of a group's statistics beside the names of runs."""
-    return f"{name}, IQM of {seeds} seed{'s' * (seeds != 1)}"
+    return f"{name}, 1 seed" if seeds == 1 else f"{name}, IQM of {seeds} seeds"
 
 
 def group_colors(number: int) -> list[str]:

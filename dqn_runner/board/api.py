@@ -6,20 +6,22 @@ Ours answers from memory, and sends the points of a chart in one answer instead 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from dqn_runner.analysis.groups import COLORS
 from dqn_runner.board.board import SHOWS, Board
-from dqn_runner.board.charts import ALL, Charts, with_charts
+from dqn_runner.board.charts import ALL, Charts, metric_of, with_charts
 from dqn_runner.board.entries import Entry
 from dqn_runner.board.files import Pictures, compared, log_lines, machine, packages, pictures
 from dqn_runner.board.points import MOST_POINTS, Points
@@ -52,6 +54,7 @@ class Answers:
         }
         return [
             _get("/project", lambda request: self._project()),
+            _get("/state", lambda request: self._state()),
             _get("/project/summaries", lambda request: self._summaries()),
             _get("/project/charts", lambda request: self._page(ALL)),
             _get("/points/{metric:path}", self._points),
@@ -87,7 +90,16 @@ class Answers:
             "update_time": max((entry["update_time"] for entry in listed), default=self._began),
             "colors": {"light": COLORS, "dark": COLORS},
             "experiments": listed,
-            "shown": self._board.shown,
+        }
+
+    def _state(self) -> Data:
+        """What the page looks at every few seconds: `shown` changes if it must be loaded again."""
+        shown = [(entry.id, entry.name, entry.color) for entry in self._board.entries]
+        return {
+            "version": self._board.version,
+            "show": self._board.shown,
+            "runs": len(self._board),
+            "shown": zlib.crc32(repr(shown).encode(errors="replace")),
         }
 
     def _listed(self, entry: Entry, columns: set[str]) -> Data:
@@ -135,7 +147,7 @@ class Answers:
     def _points(self, request: Request) -> Data:
         """The points of one metric of several entries, as columns of numbers; or a picture."""
         wanted = {int(number) for number in request.query_params["ids"].split(",")}
-        metric = request.path_params["metric"]
+        metric = metric_of(request.path_params["metric"])
         entries = [entry for entry in self._board.entries if entry.id in wanted]
         if paths := compared(self._figures).get(metric):
             return {str(entry.id): _images(entry, paths) for entry in entries}
@@ -161,13 +173,14 @@ class Answers:
         return _listing(entry, points)
 
     def _pictures(self, entry: Entry) -> Pictures:
-        return pictures(entry, self._figures)
+        return {**pictures(entry), **compared(self._figures)}
 
     def _media(self, request: Request) -> Response:
         """One of the pictures that `_tag` lists, and no other file."""
-        query = request.query_params
-        found = self._pictures(self._find(int(query["experiment_id"]))).get(query["tag"], [])
-        for _, path in found:
+        with _checked():
+            query = request.query_params
+            entry, name = self._find(int(query["experiment_id"])), query["tag"]
+        for _, path in self._pictures(entry).get(name, []):
             if path.name == request.path_params["file"]:
                 return FileResponse(path)
         raise HTTPException(404)
@@ -176,7 +189,7 @@ class Answers:
         if number == ALL:
             return self._charts.of_all(self._board.entries, compared(self._figures))
         entry = self._find(number)
-        return self._charts.of_one(entry, self._pictures(entry))
+        return self._charts.of_one(entry, pictures(entry), compared(self._figures))
 
     def _pin(self, request: Request, body: Data) -> Data:
         number = self._charts.set_status(request.path_params["id"], int(body["status"]))
@@ -226,9 +239,18 @@ def _change(path: str, answer: Callable[[Request, Data], Data]) -> Route:
 
 
 def _wrapped(answer: Callable[[], Data]) -> Response:
+    with _checked():
+        content = {"code": 0, "message": "success", "data": answer()}
+        # Escaped, because a name from somebody else's run may be no valid UTF-8.
+        return Response(json.dumps(content, allow_nan=False), media_type="application/json")
+
+
+@contextlib.contextmanager
+def _checked() -> Iterator[None]:
+    """Answer 400 to what the page would not ask."""
     try:
-        return JSONResponse({"code": 0, "message": "success", "data": answer()})
-    except (KeyError, ValueError, TypeError) as error:  # not what the page would ask
+        yield
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise HTTPException(400) from error
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 from dqn_runner.analysis.runs import Run, find_runs, load_run
 from dqn_runner.board.copies import RunCopy
 from dqn_runner.board.entries import Entry, entries_of_runs, entry_of_group, layout
+from dqn_runner.errors import RunError, in_a_line
 
 Show = Literal["runs", "groups", "both"]
 SHOWS: tuple[Show, ...] = ("runs", "groups", "both")
@@ -30,12 +30,13 @@ class Board:
         self.left_out: dict[Path, str] = {}
         self.version = 0  # grows when something has changed
         self._copies: dict[Path, RunCopy] = {}
-        self._ids: dict[str, int] = defaultdict(itertools.count(1).__next__)
+        self._numbers: dict[str, int] = {}
+        self._plan = layout([], directory)
         self._of_runs: list[Entry] = []
         self._of_groups: dict[str, Entry] = {}
 
     def __len__(self) -> int:
-        return len(self._copies)
+        return len(self._of_runs)
 
     @property
     def damage(self) -> list[str]:
@@ -74,29 +75,46 @@ class Board:
         new = {run.path: RunCopy(run) for run in self._new_runs()}
         self._copies |= new
         changed = set()
-        for i, (path, copy) in enumerate(self._copies.items()):
+        for i, (path, copy) in enumerate(list(self._copies.items())):
             tell(f"{i} of {len(self._copies)} runs")
-            if copy.update():
-                changed.add(path)
+            with self._leaving_out(path):
+                if copy.update():
+                    changed.add(path)
+                if copy.run.status == "unreadable":
+                    raise RunError(copy.run.problem)
         if changed:
-            self._arrange(changed, is_new=bool(new))
+            self._arrange(changed)
             self.version += 1
 
-    def _arrange(self, changed: set[Path], is_new: bool) -> None:
+    @contextlib.contextmanager
+    def _leaving_out(self, path: Path) -> Iterator[None]:
+        """Leave out a run that cannot be read, whatever is wrong with it, and show the others."""
+        try:
+            yield
+        except Exception as error:
+            self._copies.pop(path, None)
+            self.left_out[path] = in_a_line(error) or type(error).__name__
+
+    def _arrange(self, changed: set[Path]) -> None:
         copies = {path: copy for path, copy in self._copies.items() if copy.run.config}
         plan = layout([copy.run for copy in copies.values()], self.directory)
-        self._of_runs = entries_of_runs(plan, copies, self._ids)
-        kept = {} if is_new else self._of_groups
+        self._of_runs = entries_of_runs(plan, copies, self._number_of)
+        # A group's entry stays as it is if neither its runs nor what the others are has changed.
+        kept = self._of_groups if plan[1:] == self._plan[1:] else {}
         of_groups = {}
         for group in plan.groups:
-            members = [copies[run.path] for run in group.runs]
-            is_kept = group.name in kept and changed.isdisjoint(run.path for run in group.runs)
+            paths = [run.path for run in group.runs]
+            number = self._number_of(f"group of {paths[0]}")  # its name changes with the others
             of_groups[group.name] = (
                 kept[group.name]
-                if is_kept
-                else entry_of_group(group, members, self._ids[f"group {group.name}"], plan)
+                if group.name in kept and changed.isdisjoint(paths)
+                else entry_of_group(group, [copies[path] for path in paths], number, plan)
             )
-        self._of_groups = of_groups
+        self._of_groups, self._plan = of_groups, plan
+
+    def _number_of(self, what: str) -> int:
+        """The number by which the page knows a run or a group; always the same."""
+        return self._numbers.setdefault(what, len(self._numbers) + 1)
 
     def _new_runs(self) -> Iterator[Run]:
         try:
@@ -106,9 +124,9 @@ class Board:
         for path in paths:
             if path in self._copies:
                 continue
-            run = load_run(path)
-            if run.status == "unreadable":
-                self.left_out[path] = run.problem
-            else:
+            with self._leaving_out(path):
+                run = load_run(path)
+                if run.status == "unreadable":
+                    raise RunError(run.problem)
                 self.left_out.pop(path, None)
                 yield run

@@ -14,11 +14,13 @@ from dqn_runner.runs.metrics_file import EVALUATION
 Data = dict[str, Any]
 
 ALL = 0  # the number of the page of all entries; the page of one entry has the entry's number
-PICTURES = "pictures"
-SECTIONS = ("pinned", "eval", "summary", "rollout", "train", "time")  # others follow, pictures last
+IN = " in "  # between a metric and an environment
+PICTURES, COMPARISON = "pictures", "comparison"
+SECTIONS = ("pinned", PICTURES, "eval", "summary", "rollout", "train", "time", COMPARISON, "hidden")
 # What the page calls the states of a chart, and the numbers that it gives their sections.
 NORMAL, PINNED, HIDDEN = 0, 1, -1
-SECTION_OF = {PINNED: ("pinned", -1), HIDDEN: ("hidden", -2)}
+SECTION_OF = {PINNED: "pinned", HIDDEN: "hidden"}
+NUMBERS = {"pinned": -1, "hidden": -2}
 
 
 class Charts:
@@ -33,54 +35,60 @@ class Charts:
 
     def of_all(self, entries: Sequence[Entry], pictures: Collection[str] = ()) -> Data:
         """The page of all entries: a chart has a line for each entry that has its metric."""
+        several = len({entry.environment for entry in entries}) > 1
         sources: dict[str, dict[str, int]] = {}
         for entry in entries:
-            for name in entry.points:
+            for metric in entry.points:
+                # Returns of different environments have different scales.
+                name = f"{metric}{IN}{entry.environment}" if several else metric
                 sources.setdefault(name, {})[entry.name] = entry.id
-        shown = {entry.name: entry.id for entry in entries[:1]}  # pictures are of no run
-        return self._page(ALL, sources, dict.fromkeys(pictures, shown))
+        first = {entry.name: entry.id for entry in entries[:1]}  # the page wants a run
+        return self._page(ALL, sources, {}, dict.fromkeys(pictures, first))
 
-    def of_one(self, entry: Entry, pictures: Collection[str]) -> Data:
+    def of_one(self, entry: Entry, pictures: Collection[str], compared: Collection[str]) -> Data:
         """The page of one entry; the statistics of a group are drawn in one chart."""
         sources = {name: {name: entry.id} for name in entry.points}
         summary = {name: entry.id for name in entry.points if name.startswith(SUMMARY)}
         if summary:
             sources = {SUMMARY: summary} | {n: s for n, s in sources.items() if n not in summary}
-        return self._page(entry.id, sources, {name: {name: entry.id} for name in pictures})
+        own, figures = ({name: {name: entry.id} for name in p} for p in (pictures, compared))
+        return self._page(entry.id, sources, own, figures)
 
     def set_status(self, chart: int, status: int) -> int:
-        """Pin or hide a chart, or neither; returns the number of its page."""
-        self._statuses[chart] = status
-        return next(page for (page, _), number in self._numbers.items() if number == chart)
+        """Pin or hide a chart, or neither; returns its page. Raises KeyError for no chart."""
+        pages = {number: page for (page, _), number in self._numbers.items()}
+        page, self._statuses[chart] = pages[chart], status
+        return page
 
     def _page(
-        self, page: int, lines: dict[str, dict[str, int]], pictures: dict[str, dict[str, int]]
+        self,
+        page: int,
+        lines: dict[str, dict[str, int]],
+        pictures: dict[str, dict[str, int]],
+        compared: dict[str, dict[str, int]],
     ) -> Data:
-        charts = [self._chart(page, name, "image", sources) for name, sources in pictures.items()]
-        charts += [
-            self._chart(page, name, "line", lines[name])
-            # The evaluations first, for they are looked for most.
-            for name in sorted(lines, key=lambda name: name != EVALUATION)
-        ]
-        sections: dict[str, list[int]] = {}
-        for chart in charts:
-            sections.setdefault(self._section(chart)[0], []).append(chart["id"])
+        placed = [(PICTURES, name, "image", sources) for name, sources in pictures.items()]
+        # The evaluations first, for they are looked for most.
+        for name in sorted(lines, key=lambda name: metric_of(name) != EVALUATION):
+            placed.append((name.split("/", 1)[0], name, "line", lines[name]))
+        placed += [(COMPARISON, name, "image", sources) for name, sources in compared.items()]
+        charts, sections = [], dict[str, list[int]]()
+        for section, name, kind, sources in placed:
+            chart = self._chart(page, name, kind, sources)
+            charts.append(chart)
+            sections.setdefault(SECTION_OF.get(chart["status"], section), []).append(chart["id"])
         return {
             "charts": charts,
             "namespaces": [
                 {
-                    "id": dict(SECTION_OF.values()).get(name) or self._numbers[page, f"in {name}"],
+                    "id": NUMBERS.get(name) or self._numbers[page, f"section {name}"],
                     "name": name,
                     "opened": int(name != "hidden"),
                     "charts": sections[name],
                 }
-                for name in sorted(sections, key=lambda name: _position(name, page))
+                for name in sorted(sections, key=_position)
             ],
         }
-
-    def _section(self, chart: Data) -> tuple[str, int]:
-        own = PICTURES if chart["type"] == "image" else chart["name"].split("/", 1)[0]
-        return SECTION_OF.get(chart["status"], (own, 0))
 
     def _chart(self, page: int, name: str, kind: str, sources: dict[str, int]) -> Data:
         number = self._numbers[page, f"{kind} {name}"]
@@ -106,8 +114,10 @@ def with_charts(page: Data) -> list[Data]:
     ]
 
 
-def _position(section: str, page: int) -> int:
-    """Pictures come first on the page of one entry, and last on that of all, which is for lines."""
-    if section == PICTURES:
-        return len(SECTIONS) + 1 if page == ALL else 0
+def metric_of(chart: str) -> str:
+    """The metric of a chart that may be of one environment alone."""
+    return chart.split(IN, 1)[0]
+
+
+def _position(section: str) -> int:
     return SECTIONS.index(section) if section in SECTIONS else len(SECTIONS)

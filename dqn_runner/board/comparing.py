@@ -34,12 +34,14 @@ class Comparing:
         if self._process is not None:
             if self._process.poll() is None:
                 return
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self._next.rename(self.folder)
+            if self._process.returncode == 0:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self._next.rename(self.folder)
             self._process = None
         if version != self._version and time.monotonic() - self._began > SECONDS_BETWEEN:
             self._version, self._began = version, time.monotonic()
-            self._next.mkdir()
+            shutil.rmtree(self._next, ignore_errors=True)
+            self._next.mkdir(parents=True)
             self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from dqn_runner.analysis.runs import Run, load_run
 from dqn_runner.board.points import Point, Points
 from dqn_runner.runs.directory import RunDirectory
-from dqn_runner.runs.metrics_file import MetricsReader
+from dqn_runner.runs.metrics_file import MetricsReader, is_number
 from dqn_runner.types import Row
 
 ROWS_AT_A_TIME = 5_000
@@ -28,8 +26,7 @@ class RunCopy:
 
     def __init__(self, run: Run) -> None:
         self.run, self.points, self.elapsed = run, dict[str, Points](), 0.0
-        starts = RunDirectory(run.path).read_starts()
-        self.started = started(run, starts)
+        self.started = started(run)
         self._signature: Signature | None = None
         self._reader = MetricsReader(RunDirectory(run.path).metrics)
 
@@ -52,8 +49,9 @@ class RunCopy:
             return has_rows
         self._signature = signature
         run = load_run(self.run.path)
-        # Unreadable: its directory is gone.
-        self.run = replace(self.run, status="stopped") if run.status == "unreadable" else run
+        has_gone = run.status == "unreadable" and bool(self.run.config)
+        self.run = replace(self.run, status="stopped") if has_gone else run
+        self.started = self.started if has_gone else started(run)
         return True
 
     def _copy_rows(self) -> bool:
@@ -69,9 +67,10 @@ class RunCopy:
     def _copy(self, rows: Sequence[Row]) -> None:
         new: dict[str, list[Point]] = defaultdict(list)
         for row in rows:
-            self.elapsed = row.get("time/elapsed_seconds", self.elapsed)
+            elapsed = row.get("time/elapsed_seconds")
+            self.elapsed = elapsed if is_number(elapsed) else self.elapsed
             for name, value in row.items():
-                if "/" in name and -math.inf < value < math.inf:
+                if "/" in name and is_number(value):
                     new[name].append((row["env_steps"], value, self.elapsed))
         points = {name: self.points.get(name) or Points() for name in new}
         for name, added in new.items():
@@ -79,14 +78,14 @@ class RunCopy:
         self.points = self.points | points
 
 
-def started(run: Run, starts: Sequence[Mapping[str, Any]]) -> float:
+def started(run: Run) -> float:
     """When the run began, in seconds since 1970.
 
     An older run has no started.jsonl. SwanLab's record of it has the time in its name; without one,
     it is the time when config.yaml was written.
     """
     run_dir = RunDirectory(run.path)
-    if starts:
+    if starts := run_dir.read_starts():
         return datetime.fromisoformat(starts[0]["time"]).timestamp()
     for name in sorted(path.name for path in run_dir.swanlab.glob("run-*-*")):
         with contextlib.suppress(ValueError):

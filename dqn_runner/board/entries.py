@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -61,6 +63,7 @@ class Entry:
 
     id: int
     name: str
+    environment: str
     color: str
     status: Status
     started: float
@@ -70,10 +73,10 @@ class Entry:
     place: str
     run_dir: RunDirectory | None = None
 
-    def rank(self) -> float:
-        """A number by which entries are sorted, the best final return first."""
+    def rank(self) -> tuple[str, float]:
+        """By this, entries are sorted: each environment for itself, the best return first."""
         final = self.columns["final_return"]
-        return np.inf if final is None else -final
+        return self.environment, math.inf if final is None else -final
 
 
 class Layout(NamedTuple):
@@ -110,11 +113,11 @@ def layout(runs: Sequence[Run], directory: Path) -> Layout:
 
 
 def entries_of_runs(
-    plan: Layout, copies: Mapping[Path, RunCopy], ids: Mapping[str, int]
+    plan: Layout, copies: Mapping[Path, RunCopy], number_of: Callable[[str], int]
 ) -> list[Entry]:
     """An entry for each run, the newest first."""
     entries = [
-        entry_of_run(copies[run.path], ids[str(run.path)], plan)
+        entry_of_run(copies[run.path], number_of(str(run.path)), plan)
         for group in plan.groups
         for run in group.runs
     ]
@@ -126,6 +129,7 @@ def entry_of_run(copy: RunCopy, number: int, plan: Layout) -> Entry:
     return Entry(
         id=number,
         name=plan.names[copy.run.path],
+        environment=environment(copy.run),
         color=plan.shades[copy.run.path],
         status=copy.run.status,
         started=copy.started,
@@ -147,9 +151,9 @@ def run_names(groups: Sequence[Group], directory: Path) -> dict[Path, str]:
         for group in groups
         for run in group.runs
     }
-    taken = list(names.values())
+    taken = Counter(names.values())
     return {
-        path: name if taken.count(name) == 1 else f"{name} in {path.relative_to(directory)}"
+        path: name if taken[name] == 1 else f"{name} in {path.relative_to(directory)}"
         for path, name in names.items()
     }
 
@@ -194,18 +198,20 @@ def evaluations(copy: RunCopy) -> Curve:
 
 
 def entry_of_group(group: Group, members: Sequence[RunCopy], number: int, plan: Layout) -> Entry:
-    """The statistics of a group over its seeds."""
-    scored = sum(len(evaluations(member).env_steps) > 0 for member in members)
+    """The statistics of a group over its seeds: those that have ended, or all if none has."""
+    # Seeds that have just begun would cut the line of those that are done.
+    drawn = [member for member in members if member.run.status != "running"] or members
     statuses = [member.run.status for member in members]
     return Entry(
         id=number,
-        name=summary_name(group.name, scored or len(members)),
+        name=summary_name(group.name, len(drawn)),
+        environment=environment(group.runs[0]),
         color=plan.colors[group.name],
         status=next((s for s in ("running", "stopped") if s in statuses), "finished"),
         started=min(member.started for member in members),
         seconds=fmean(member.seconds for member in members),
-        columns=plan.row(group_values(group, members)),
-        points=group_points(members),
+        columns=plan.row(group_values(group, drawn)),
+        points=group_points(drawn),
         place=os.path.commonpath(
             [run.path.relative_to(plan.directory).parent for run in group.runs]
         ),
@@ -257,9 +263,11 @@ def group_points(members: Sequence[RunCopy]) -> dict[str, Points]:
 
 def _shown(value: Any) -> Any:
     """A setting as the table shows it; numbers stay numbers, so that they are sorted as such."""
-    is_shown_as_it_is = type(value) in {str, int, float}
+    is_shown_as_it_is = type(value) in {str, int} or (
+        isinstance(value, float) and math.isfinite(value)
+    )
     return value if is_shown_as_it_is else json.dumps(value, default=str)
 
 
 def _rounded(value: float) -> float | None:
-    return round(float(value), 2) if np.isfinite(value) else None
+    return float(f"{value:.5g}") if np.isfinite(value) else None

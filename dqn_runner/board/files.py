@@ -1,7 +1,7 @@
 """What the page of one run shows of its directory beside its numbers: log, machine, pictures.
 
-A run directory may come from somebody else. So links are not followed, and files are read in
-bounded pieces.
+A run directory may come from somebody else. So logs and pictures are not taken through links, and
+little of a file is read.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import Any
 
 from dqn_runner.analysis.runs import load_run
 from dqn_runner.board.entries import Entry
-from dqn_runner.runs.directory import RunDirectory
 
 MOST_OF_A_LOG = 2**20  # bytes, from its end
 _COLORS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|[\x00-\x08\x0b-\x1f]")  # and other control characters
 
-Pictures = dict[str, list[tuple[int, Path]]]  # by name, env steps and file
+Pictures = dict[str, list[tuple[int, Path]]]  # env steps and file, by name
 
 
 def log_lines(entry: Entry, figures: Path) -> tuple[list[str], list[str]]:
@@ -30,12 +29,15 @@ def log_lines(entry: Entry, figures: Path) -> tuple[list[str], list[str]]:
 
 
 def _tail(path: Path, folder: Path) -> list[str]:
-    if not _is_inside(path, folder):
+    try:
+        if not _is_inside(path, folder):
+            return []
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - MOST_OF_A_LOG))
+            text = file.read().decode(errors="replace")
+    except OSError:
         return []
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - MOST_OF_A_LOG))
-        text = file.read().decode(errors="replace")
     return _COLORS.sub("", text).splitlines()
 
 
@@ -45,17 +47,16 @@ def machine(entry: Entry) -> dict[str, Any]:
     if not starts:
         return {}
     last = starts[-1]
-    memory, gpu = last.get("memory_bytes"), last.get("gpu")
     return {
-        "hostname": last.get("host"),
-        "os": last.get("os"),
-        "python": last.get("python"),
-        "command": last.get("command"),
-        "cwd": last.get("working_directory"),
-        "git_info": ["", last.get("git_commit") or ""],
-        "cpu": {"brand": last.get("cpu"), "cores": last.get("cores")},
-        "memory": round(memory / 2**30, 1) if isinstance(memory, int | float) else None,
-        **({"gpu": {"type": [gpu], "memory": ["?"]}} if gpu else {}),
+        "hostname": last["host"],
+        "os": last["os"],
+        "python": last["python"],
+        "command": last["command"],
+        "cwd": last["working_directory"],
+        "git_info": ["", last["git_commit"] or ""],
+        "cpu": {"brand": last["cpu"], "cores": last["cores"]},
+        "memory": round(last["memory_bytes"] / 2**30, 1),
+        **({"gpu": {"type": [last["gpu"]], "memory": ["?"]}} if last["gpu"] else {}),
     }
 
 
@@ -66,16 +67,11 @@ def packages(entry: Entry) -> list[str]:
     return [f"{k}=={v}" for k, v in versions.items()] if isinstance(versions, dict) else []
 
 
-def pictures(entry: Entry, figures: Path) -> Pictures:
-    """A run's curve and its films, and the figures of the comparison."""
-    found: Pictures = {}
-    if entry.run_dir:
-        found |= _of_run(entry.run_dir)
-    return found | compared(figures)
-
-
-def _of_run(run_dir: RunDirectory) -> Pictures:
-    found: Pictures = {}
+def pictures(entry: Entry) -> Pictures:
+    """A run's curve and its films; a group has none."""
+    run_dir, found = entry.run_dir, Pictures()
+    if run_dir is None:
+        return found
     if _is_inside(run_dir.curve, run_dir.path):
         found["curve"] = [(0, run_dir.curve)]
     films = [film for film in run_dir.videos.glob("*.gif") if _is_inside(film, run_dir.path)]
@@ -87,7 +83,7 @@ def _of_run(run_dir: RunDirectory) -> Pictures:
 
 
 def compared(figures: Path) -> Pictures:
-    """dqn-compare's figures, as far as they are drawn."""
+    """dqn-compare's figures that have been drawn so far."""
     paths = sorted(figures.rglob("*.png"))
     return {path.relative_to(figures).with_suffix("").as_posix(): [(0, path)] for path in paths}
 

@@ -51,9 +51,9 @@ class Points:
         return self._thinned(most)
 
     def curve(self) -> Curve:
-        """Env steps and values; of a long run, means over stretches of env steps.
+        """Env steps and values, for statistics over runs.
 
-        Statistics over runs use it: extremes would not be typical of a run.
+        Long runs are averaged over equal stretches of env steps: extremes would mislead.
         """
         means = self._means
         if len(means) > MOST_POINTS:

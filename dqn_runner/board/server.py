@@ -1,4 +1,4 @@
-"""Serves SwanLab's dashboard of a store, to this machine only."""
+"""Serves SwanLab's dashboard page and its answers, to this machine only."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, TypeAdapter
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter
 
 from dqn_runner.errors import ConfigError, Pruned, RunError, in_a_line
 
@@ -33,16 +33,21 @@ SWANLAB_SETTINGS = (
 )  # fmt: skip
 
 
-class _Scores(BaseModel):
-    mean: FiniteFloat
-    std: FiniteFloat
+_Number = Annotated[float, Field(gt=-(2.0**53), lt=2.0**53)]
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
-class _Result(BaseModel):
+class _Scores(BaseModel, strict=True):
+    mean: _Number
+    std: _Number
+    episodes: _Count | None = None
+
+
+class _Result(BaseModel, strict=True):
     """What a result.json must hold."""
 
-    env_steps: int
-    wall_time_seconds: FiniteFloat
+    env_steps: _Count
+    wall_time_seconds: _Number
     final: _Scores
     best: _Scores
 
@@ -64,8 +69,8 @@ class Start(BaseModel):
     os: str
     python: str
     cpu: str
-    cores: Annotated[int, Field(ge=0, lt=2**53)]
-    memory_bytes: Annotated[int, Field(ge=0, lt=2**53)]
+    cores: _Count
+    memory_bytes: _Count
     gpu: str | None  # the one that it uses
     git_commit: str | None  # in the working directory
 

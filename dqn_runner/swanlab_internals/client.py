@@ -1,4 +1,4 @@
-"""The only file that uses what SwanLab keeps internal; each entry says why it is needed.
+"""What SwanLab's client keeps internal and is used here; each entry says why it is needed.
 
 SwanLab may change any of this without notice, so pyproject.toml allows only one minor version.
 """

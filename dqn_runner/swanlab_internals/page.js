@@ -47,49 +47,77 @@ function asList(columns, run) {
 const store = () =>
   document.querySelector("#app").__vue_app__.config.globalProperties.$pinia._s.get("project");
 
+// The first columns are not settings, and show their values in words.
+const FIRST = [
+  (entry) => entry.name,
+  (entry) => entry.status,
+  (entry) => entry.create_time,
+  (entry) => entry.config.wall_time_seconds?.value,
+];
+let sorted = null; // the column, and whether it goes up
+
 document.addEventListener("click", (event) => {
   const header = event.target.closest?.(".dashboard-table .table-header-item");
-  if (header && !event.target.closest("button")) sortBy(header);
+  if (!header || event.target.closest("button")) return;
+  const column = [...header.parentElement.children].indexOf(header);
+  const values = valuesOf(header, column);
+  const isNumeric = values.every((value) => value == null || typeof value === "number");
+  // Numbers first from high to low, because returns are what one sorts most; names from a to z.
+  const isUp = sorted?.column === column ? !sorted.isUp : !isNumeric;
+  sorted = { column, isUp };
+  sort();
 });
 
-function sortBy(header) {
-  const headers = [...header.parentElement.children];
-  const column = headers.indexOf(header);
-  // Numbers first from high to low, because returns are what one sorts most; names from a to z.
-  const before = header.getAttribute("aria-sort");
-  const cells = [...header.closest(".dashboard-table").querySelectorAll(".line")].map((row) => [
-    row.children[0].innerText.trim(),
-    row.children[column].innerText.trim(),
-  ]);
-  const isNumeric = cells.every(([, text]) => text === "-" || text !== "" && !isNaN(text));
-  const first = isNumeric ? "descending" : "ascending";
-  const second = isNumeric ? "ascending" : "descending";
-  const order = before === first ? second : first;
-  const sign = order === "ascending" ? 1 : -1;
-  const value = new Map(cells);
-  const compare = (a, b) => {
-    if (a === b) return 0;
-    if (a === "-" || a === undefined) return 1; // what has no value comes last
-    if (b === "-" || b === undefined) return -1;
-    return sign * (isNumeric ? a - b : a.localeCompare(b, undefined, { numeric: true }));
-  };
-  store().experiments.sort((a, b) => compare(value.get(a.name), value.get(b.name)));
+function valuesOf(header, column) {
+  const title = header.querySelector("p").title;
+  const entries = store().experiments;
+  if (column < FIRST.length) return entries.map(FIRST[column]);
+  if (entries.some((entry) => title in entry.config))
+    return entries.map((entry) => entry.config[title]?.value);
+  const shown = new Map(); // the last value of a metric, which only the table has
+  for (const row of document.querySelectorAll(".dashboard-table .line")) {
+    const text = row.children[column].innerText.trim();
+    shown.set(row.querySelector("p").title, text === "-" ? null : Number(text));
+  }
+  return entries.map((entry) => shown.get(entry.name));
+}
+
+function sort() {
+  const headers = [...document.querySelectorAll(".dashboard-table .table-header-item")];
+  const header = sorted && headers[sorted.column];
+  if (!header) return;
+  const { experiments } = store();
+  const values = valuesOf(header, sorted.column);
+  const value = new Map(experiments.map((entry, i) => [entry.id, values[i]]));
+  const sign = sorted.isUp ? 1 : -1;
+  experiments.sort((a, b) => sign * compare(value.get(a.id), value.get(b.id), sign));
   for (const other of headers) other.removeAttribute("aria-sort");
-  header.setAttribute("aria-sort", order);
+  header.setAttribute("aria-sort", sorted.isUp ? "ascending" : "descending");
+}
+
+function compare(a, b, sign) {
+  if (a == null || b == null) return sign * ((a == null) - (b == null)); // no value comes last
+  if (typeof a === "number" && typeof b === "number") return a - b;
+  return String(a).localeCompare(String(b), undefined, { numeric: true });
 }
 
 // What is shown --------------------------------------------------------------------------------
 const CHOICES = { runs: "Runs", groups: "Groups", both: "Both" };
+const SECONDS_BETWEEN_LOOKS = 5;
 
-async function addChoice() {
-  const { data } = await (await fetch(`${API}/project`)).json();
+async function ask(path) {
+  return (await (await fetch(API + path)).json()).data;
+}
+
+function addChoice(state) {
+  if (state.runs < 2) return;
   const box = document.createElement("div");
   box.id = "show";
   box.append("Show ");
   for (const [what, title] of Object.entries(CHOICES)) {
     const button = document.createElement("button");
     button.textContent = title;
-    button.setAttribute("aria-pressed", String(what === data.shown));
+    button.setAttribute("aria-pressed", String(what === state.show));
     button.onclick = async () => {
       await fetch(`${API}/show/${what}`, { method: "PATCH", body: "{}" });
       location.assign(location.pathname.startsWith("/experiment") ? "/" : location.pathname);
@@ -99,4 +127,25 @@ async function addChoice() {
   document.body.append(box);
 }
 
-addEventListener("DOMContentLoaded", addChoice);
+// The page asks for new points by itself. It is loaded again when runs or groups come, go or get
+// another name, and the table is filled again when results come.
+async function follow(before) {
+  let state = before;
+  try {
+    state = await ask("/state");
+    if (state.shown !== before.shown) return location.reload();
+    if (state.version !== before.version && location.pathname === "/") {
+      store().setProject(await ask("/project"));
+      sort();
+    }
+  } catch {
+    // The dashboard has ended; the page stays as it is.
+  }
+  setTimeout(follow, 1000 * SECONDS_BETWEEN_LOOKS, state);
+}
+
+addEventListener("DOMContentLoaded", async () => {
+  const state = await ask("/state");
+  addChoice(state);
+  setTimeout(follow, 1000 * SECONDS_BETWEEN_LOOKS, state);
+});

@@ -16,19 +16,25 @@ from dqn_runner.errors import ConfigError
 SWANBOARD_VERSION = "0.1.10b2"
 ADDED = Path(__file__).parent  # holds page.js and page.css
 
-# By the beginning of a file's name: a text that it has once, and what takes its place.
+# By the beginning of a file's name: texts that it has once, and what takes their places.
 REPLACED = {
-    # The points of all lines of a chart in one request.
-    "assets/ChartsView-": ("o.get(`/experiment/${r}/tag/${s}`)", "pointsOf(r,s)"),
-    # No circle, which nobody sees, for each of thousands of points.
-    "assets/chart-": (
-        'point:{shape:"last-point"}',
-        'point:e.length>2e3?void 0:{shape:"last-point"}',
-    ),
-    "index.html": (
-        "</head>",
-        '<script src="/page.js"></script><link rel="stylesheet" href="/page.css"></head>',
-    ),
+    "assets/ChartsView-": {
+        # The points of all lines of a chart in one request.
+        "o.get(`/experiment/${r}/tag/${s}`)": "pointsOf(r,s)",
+    },
+    "assets/chart-": {
+        # No circle, which nobody sees, for each of thousands of points.
+        'point:{shape:"last-point"}': 'point:e.length>2e3?void 0:{shape:"last-point"}',
+        # Among the lines of runs those of groups are thicker.
+        "lineStyle:{lineWidth:1.5}": (
+            'lineStyle:s?({series:t})=>({lineWidth:t.includes(", IQM of ")?2.5:1}):{lineWidth:1.5}'
+        ),
+    },
+    "index.html": {
+        "</head>": (
+            '<script src="/page.js"></script><link rel="stylesheet" href="/page.css"></head>'
+        ),
+    },
 }
 
 
@@ -43,10 +49,10 @@ def check() -> None:
             f"SwanLab's dashboard needs swanboard {SWANBOARD_VERSION}, found {found}: "
             f"pip install swanboard=={SWANBOARD_VERSION}"
         )
-    for beginning, (text, _) in REPLACED.items():
+    for beginning, texts in REPLACED.items():
         paths = list(_template().glob(f"{beginning}*"))
-        scripts = [path for path in paths if path.suffix in {".js", ".html"}]
-        if len(scripts) != 1 or _read(scripts[0]).count(text) != 1:
+        scripts = [_read(path) for path in paths if path.suffix in {".js", ".html"}]
+        if len(scripts) != 1 or any(scripts[0].count(text) != 1 for text in texts):
             raise ConfigError(
                 f"swanboard {found} has another page than it should, which dqn-dashboard cannot "
                 f"change ({beginning}): pip install --force-reinstall swanboard=={found}"
@@ -60,9 +66,10 @@ def file(name: str) -> tuple[bytes, str] | None:
     if not path.is_file() or not path.is_relative_to(folder.resolve()):
         return None
     content = path.read_bytes()
-    for beginning, (text, instead) in REPLACED.items():
+    for beginning, texts in REPLACED.items():
         if name.startswith(beginning) and path.suffix in {".js", ".html"}:
-            content = content.decode().replace(text, instead).encode()
+            for text, instead in texts.items():
+                content = content.decode().replace(text, instead).encode()
     kind = {".js": "text/javascript"}.get(path.suffix)  # whatever the system says of it
     return content, kind or mimetypes.guess_type(name)[0] or "application/octet-stream"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-from dashboards import Dashboard, browsing, needs_swanboard, opened, write_run
+from dashboards import Dashboard, append, browsing, needs_swanboard, opened, write_run
 
 from dqn_runner.analysis import draw_curve
 from dqn_runner.analysis.groups import group_colors
@@ -128,9 +128,15 @@ def test_results_and_the_settings_that_differ_are_in_sight(groups, page):
     assert equal is not None
     assert last is not None
     assert last["x"] < equal["x"]
-    names = page.locator(".dashboard-table .line > :first-child p")
-    for i in range(names.count()):  # no name is cut off
-        assert names.nth(i).evaluate("e => e.scrollWidth <= e.clientWidth")
+    rows = page.locator(".dashboard-table .line")
+    for i in range(rows.count()):  # names take as many lines as they need, and cover no other row
+        assert rows.nth(i).evaluate(
+            """(row) => {
+                const name = row.querySelector("p").getBoundingClientRect();
+                const place = row.getBoundingClientRect();
+                return name.top >= place.top && name.bottom <= place.bottom;
+            }"""
+        )
 
 
 @needs_swanboard
@@ -207,3 +213,28 @@ def test_figures_of_the_comparison_appear(groups, page):
     table = page.locator(".log-line", has_text="agent.lr=0.001 agent.n_step=5").first
     table.wait_for()  # of dqn-compare
     assert str(final_return(8, 1)) in table.inner_text()
+
+
+@needs_swanboard
+@pytest.mark.slow
+def test_an_open_page_follows_what_happens(tmp_path, page):
+    """The table and the charts of a sweep that goes on, without a hand on the page."""
+    folder = tmp_path / "outputs"
+    config = {"env": {"id": "CartPole-v1"}, "agent": {"lr": 0.1}}
+    first = write_run(folder / "0", [{"env_steps": 10, EVALUATION: 5.0}], config | {"seed": 0})
+    write_run(folder / "1", [{"env_steps": 10, EVALUATION: 7.0}], config | {"seed": 1})
+    with opened(folder, tmp_path / "temporary", "--show", "groups") as dashboard:
+        page.goto(dashboard.address)
+        page.locator(".dashboard-table .line").wait_for()
+        assert column(page, "final_return") == ["6"]
+        append(first, {"env_steps": 20, EVALUATION: 9.0})
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('.line')].some((e) => /\\b8\\b/.test(e.innerText))"
+        )
+        assert column(page, "final_return") == ["8"]
+        page.goto(f"{dashboard.address}/charts")
+        page.locator(lines_of(EVALUATION)).first.wait_for()
+        other = config | {"agent": {"lr": 0.2}, "seed": 0}
+        write_run(folder / "2", [{"env_steps": 10, EVALUATION: 1.0}], other)
+        page.get_by_text("agent.lr=0.2, 1 seed").first.wait_for()
+        page.locator(lines_of(EVALUATION)).nth(1).wait_for()

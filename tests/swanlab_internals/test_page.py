@@ -20,14 +20,15 @@ def test_another_page_of_swanboard_is_told_in_a_line(tmp_path, monkeypatch):
     shutil.copytree(page_files._template(), template)
     monkeypatch.setattr(page_files, "_template", lambda: template)
     page_files.check()
-    for beginning, (text, _) in page_files.REPLACED.items():
+    for beginning, texts in page_files.REPLACED.items():
         (path,) = (p for p in template.glob(f"{beginning}*") if p.suffix != ".css")
         content = path.read_text()
-        assert content.count(text) == 1
-        path.write_text(content.replace(text, "x"))
-        with pytest.raises(ConfigError, match=re.escape(beginning)):
-            page_files.check()
-        path.write_text(content)
+        for text in texts:
+            assert content.count(text) == 1
+            path.write_text(content.replace(text, "x"))
+            with pytest.raises(ConfigError, match=re.escape(beginning)):
+                page_files.check()
+            path.write_text(content)
 
 
 @needs_swanboard
