@@ -17,9 +17,12 @@ from dqn_runner.program import Parser, guarded, path, whole
 from dqn_runner.spec import LONGEST_WAIT
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from rich.console import Console
 
     from dqn_runner.board.board import Board, Show
+    from dqn_runner.board.comparing import Comparing
 
 SECONDS_BETWEEN_UPDATES = 2.0
 
@@ -121,11 +124,8 @@ def show(directory: Path, port: int, with_browser: bool, what: Show | None) -> i
     from dqn_runner.swanlab_internals import page
 
     page.check()
-    from dqn_runner.board.api import Answers
-    from dqn_runner.board.board import Board
     from dqn_runner.board.comparing import Comparing
-    from dqn_runner.board.server import listen, serve
-    from dqn_runner.runs.stop_signals import StopSignals
+    from dqn_runner.board.server import listen
 
     console = Console(soft_wrap=True, highlight=False)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -135,37 +135,60 @@ def show(directory: Path, port: int, with_browser: bool, what: Show | None) -> i
     except OSError as error:
         raise ConfigError(f"--port={port}: {error.strerror}") from error
     with listener, Comparing(directory) as comparing:
-        board = Board(directory, what)
-        with console.status(f"looking for runs below {directory}") as status:
-            board.update(lambda text: status.update(f"reading {text} below {directory}"))
-        for path, problem in board.left_out.items():
-            text = f"left out {path}: {problem}".encode(errors="replace").decode()
-            console.print(text, markup=False)
-        address = "http://{}:{}".format(*listener.getsockname())
-
-        def announce() -> None:
-            console.print(f"{address} shows {board.summary()}; Ctrl-C ends it", markup=False)
-            if with_browser:
-                open_browser(address)
-
-        say_damage = damage_printer(board, console)
-        say_damage()
-
-        def update() -> None:
-            board.update()
-            say_damage()
-            comparing.look(board.version)
-
-        with StopSignals() as signals:  # a library could catch an exception, but not this
-            serve(
-                Answers(board, comparing.folder).routes(),
-                listener,
-                update,
-                SECONDS_BETWEEN_UPDATES,
-                ready=announce,
-                check_stop=signals.check,
-            )
+        board = read(directory, what, console)
+        follow(board, comparing, listener, console, with_browser=with_browser)
     return 0
+
+
+def read(directory: Path, what: Show | None, console: Console) -> Board:
+    """The runs below `directory`; prints which of them are left out."""
+    from dqn_runner.board.board import Board
+
+    board = Board(directory, what)
+    with console.status(f"looking for runs below {directory}") as status:
+        board.update(lambda text: status.update(f"reading {text} below {directory}"))
+    for run, problem in board.left_out.items():
+        text = f"left out {run}: {problem}".encode(errors="replace").decode()
+        console.print(text, markup=False)
+    return board
+
+
+def follow(
+    board: Board,
+    comparing: Comparing,
+    listener: socket,
+    console: Console,
+    *,
+    with_browser: bool,
+) -> None:
+    """Serve `board`, and keep it up to date, until a signal comes."""
+    from dqn_runner.board.api import Answers
+    from dqn_runner.board.server import serve
+    from dqn_runner.runs.stop_signals import StopSignals
+
+    address = "http://{}:{}".format(*listener.getsockname())
+    say_damage = damage_printer(board, console)
+
+    def announce() -> None:
+        say_damage()
+        console.print(f"{address} shows {board.summary()}; Ctrl-C ends it", markup=False)
+        if with_browser:
+            open_browser(address)
+
+    def update() -> None:
+        board.update()
+        say_damage()
+        comparing.look(board.version)
+
+    with StopSignals() as signals:  # a library could catch an exception, but not this
+        serve(
+            Answers(board, comparing.folder).routes(),
+            listener,
+            update,
+            SECONDS_BETWEEN_UPDATES,
+            ready=announce,
+            check_stop=signals.check,
+        )
 
 
 def damage_printer(board: Board, console: Console) -> Callable[[], None]:

@@ -51,7 +51,7 @@ def sweep(tmp_path_factory) -> Path:
                 draw_curve(run_dir.metrics, run_dir.curve)
                 start = {
                     "time": "2026-01-31T12:00:00+00:00", "command": "dqn-train -m agent.lr=1e-5",
-                    "path": str(path), "working_directory": "/home/me", "host": "my-machine",
+                    "path": str(path), "working_directory": "here", "host": "my-machine",
                     "os": "Linux 6.1", "python": "3.11.2", "cpu": "a fast one", "cores": 8,
                     "memory_bytes": 2**34, "gpu": "a GPU", "git_commit": "abcdef0",
                 }  # fmt: skip
