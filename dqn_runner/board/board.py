@@ -74,7 +74,7 @@ class Board:
         """
         new = {run.path: RunCopy(run) for run in self._new_runs()}
         self._copies |= new
-        changed = set()
+        changed, listed = set(), len(self._copies)
         for i, (path, copy) in enumerate(list(self._copies.items())):
             tell(f"{i} of {len(self._copies)} runs")
             with self._leaving_out(path):
@@ -82,7 +82,7 @@ class Board:
                     changed.add(path)
                 if copy.run.status == "unreadable":
                     raise RunError(copy.run.problem)
-        if changed:
+        if changed or len(self._copies) < listed:
             self._arrange(changed)
             self.version += 1
 
