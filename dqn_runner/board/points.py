@@ -23,7 +23,8 @@ class Points:
 
     def __init__(self) -> None:
         self._points = np.empty((0, 3))
-        self._means = np.empty((0, 3))  # env steps, value, and how many points were averaged
+        # Env steps, value, and how many points were averaged; only of points that are not all kept.
+        self._means: Floats | None = None
         self.last: Point | None = None
 
     @classmethod
@@ -39,12 +40,13 @@ class Points:
             return
         self.last = new[-1]
         added = np.array(new, float)
-        counted = np.column_stack([added[:, :2], np.ones(len(added))])
+        if self._means is not None:
+            self._means = np.concatenate([self._means, _counted(added)])
         self._points = np.concatenate([self._points, added])
-        self._means = np.concatenate([self._means, counted])
         if len(self._points) > 2 * MOST_POINTS:
+            means = _counted(self._points) if self._means is None else self._means
+            self._means = _averaged(means, MOST_POINTS)
             self._points = self._thinned(MOST_POINTS)
-            self._means = _averaged(self._means, MOST_POINTS)
 
     def shown(self, most: int = MOST_POINTS) -> Floats:
         """At most `most` points [T, 3]: the lowest and highest of each stretch of env steps."""
@@ -55,15 +57,18 @@ class Points:
 
         Long runs are averaged over equal stretches of env steps: extremes would mislead.
         """
-        means = self._means
-        if len(means) > MOST_POINTS:
-            means = _averaged(means, MOST_POINTS)
+        means = self._points if self._means is None else _averaged(self._means, MOST_POINTS)
         steps, first = np.unique(means[:, 0].astype(np.int64), return_index=True)
         return Curve(steps, means[first, 1])
 
     def _thinned(self, most: int) -> Floats:
         points = self._points
         return points[few(points[:, 0], points[:, 1], most)] if len(points) > most else points
+
+
+def _counted(points: Floats) -> Floats:
+    """Points [T, 3] as means [T, 3] of one point each."""
+    return np.column_stack([points[:, :2], np.ones(len(points))])
 
 
 def _averaged(means: Floats, most: int) -> Floats:
