@@ -93,13 +93,13 @@ class Answers:
         }
 
     def _state(self) -> Data:
-        """What the page looks at every few seconds: `shown` changes if it must be loaded again."""
+        """What the page looks at every few seconds: `entries` changes if it must be loaded again."""
         shown = [(entry.id, entry.name, entry.color) for entry in self._board.entries]
         return {
             "version": self._board.version,
             "show": self._board.shown,
             "runs": len(self._board),
-            "shown": zlib.crc32(repr(shown).encode(errors="replace")),
+            "entries": zlib.crc32(repr(shown).encode(errors="replace")),
         }
 
     def _listed(self, entry: Entry, columns: set[str]) -> Data:

@@ -133,7 +133,7 @@ async function follow(before) {
   let state = before;
   try {
     state = await ask("/state");
-    if (state.shown !== before.shown) return location.reload();
+    if (state.entries !== before.entries) return location.reload();
     if (state.version !== before.version && location.pathname === "/") {
       store().setProject(await ask("/project"));
       sort();
