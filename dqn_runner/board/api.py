@@ -93,7 +93,7 @@ class Answers:
         }
 
     def _state(self) -> Data:
-        """What the page looks at every few seconds: `entries` changes if it must be loaded again."""
+        """What the page asks for every few seconds; a new `entries` makes it load again."""
         shown = [(entry.id, entry.name, entry.color) for entry in self._board.entries]
         return {
             "version": self._board.version,
