@@ -18,12 +18,21 @@ class RandomStreams(NamedTuple):
     exploration: np.random.Generator
     replay: np.random.Generator
     network: np.random.Generator
+    noise: np.random.Generator
+
+
+# What each stream is spawned by; a new one takes the next number, so that it moves no other.
+_KEYS = {"env": 0, "evaluation": 1, "exploration": 2, "replay": 3, "network": 4, "noise": 6}
+_EVALUATION_AFTERWARDS = 5
 
 
 def random_streams(seed: int) -> RandomStreams:
     """Spawn the streams of `seed`; seeds next to each other share none (numpy's SeedSequence)."""
-    children = np.random.SeedSequence(seed).spawn(len(RandomStreams._fields))
-    return RandomStreams(*(np.random.default_rng(child) for child in children))
+    return RandomStreams(**{name: _stream(seed, key) for name, key in _KEYS.items()})
+
+
+def _stream(seed: int, key: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(key,)))
 
 
 def draw_seed(rng: np.random.Generator) -> int:
@@ -33,8 +42,7 @@ def draw_seed(rng: np.random.Generator) -> int:
 
 def evaluation_stream(seed: int) -> np.random.Generator:
     """A stream for evaluation after training; no training draws from it, whatever its seed."""
-    key = len(RandomStreams._fields)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(key,)))
+    return _stream(seed, _EVALUATION_AFTERWARDS)
 
 
 def get_state(rng: np.random.Generator) -> dict[str, Any]:

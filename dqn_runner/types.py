@@ -91,10 +91,23 @@ class Outputs(NamedTuple):
 
     q_values: Tensor  # [B, A]
     distribution: Tensor | None = None  # [B, A, K] logits or quantiles, if it learns returns so
+    grid: Tensor | None = None  # what those K are: values of atoms [K], or fractions τ [K], [B, K]
 
     def values_of(self, action: Tensor) -> Tensor:
         """The values [B] of `action` [B]."""
-        return self.q_values.gather(1, action.unsqueeze(1)).squeeze(1)
+        return at_action(self.q_values, action)
+
+    def distribution_of(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits or quantiles [B, K] of `action` [B], and the grid."""
+        assert self.distribution is not None
+        assert self.grid is not None
+        return at_action(self.distribution, action), self.grid
+
+
+def at_action(values: Tensor, action: Tensor) -> Tensor:
+    """What `values` [B, A, ...] hold of `action` [B]: [B, ...]."""
+    index = action.reshape(-1, *[1] * (values.dim() - 1))
+    return values.gather(1, index.expand(-1, 1, *values.shape[2:])).squeeze(1)
 
 
 class StepInputs(NamedTuple):
@@ -130,7 +143,10 @@ class Progress:
     elapsed_seconds: float = 0.0  # of training, up to the last row that says so
     lowest_reward: float = math.inf
     highest_reward: float = -math.inf
+    sum_of_gains: float = 0.0  # of the rewards above 0
+    sum_of_costs: float = 0.0  # of the rewards below 0
     has_warned: bool = False  # of Q-values that no return allows
+    has_warned_of_targets: bool = False  # that leave the range of returns that is represented
     # Up to here all that was due is done: evaluated, logged and saved.
     reported_env_steps: int = 0
     reported_episodes: int = 0
@@ -153,6 +169,11 @@ class Progress:
         """Take note of the rewards [N] of a step."""
         self.lowest_reward = min(self.lowest_reward, *rewards)
         self.highest_reward = max(self.highest_reward, *rewards)
+        for reward in rewards:
+            if reward > 0.0:
+                self.sum_of_gains += reward
+            else:
+                self.sum_of_costs += reward
 
     def finish(self, episode: Episode) -> None:
         """Count an episode that has just ended."""

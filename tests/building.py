@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dqn_runner.agents.dqn import Loss, ScalarReturn
-from dqn_runner.agents.targets import greedy_action, taken_action
+from dqn_runner.agents.targets import best_action, selected_action, taken_action
 from dqn_runner.buffers.rows import gather
 from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.learning.optimizers import SGD, Adam, AdamW, RMSprop
@@ -65,9 +65,8 @@ def rule_of(
         network=network,
         gather=gather,
         representation=ScalarReturn(loss, clip_target),
-        next_action=taken_action if sarsa else greedy_action,
+        next_state=taken_action if sarsa else selected_action if double else best_action,
         optimizer=optimizer,
-        double=double,
         clip_norm=clip_norm,
         clip_value=clip_value,
         soft_target=soft_target,

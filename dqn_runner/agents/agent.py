@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dqn_runner.agents.c51 import CategoricalSpec
 from dqn_runner.agents.policies import LearnedPolicy, make_policy
+from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.learning.learner import Learner
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.seeding import get_state, set_state
 from dqn_runner.target_update import Hard, Soft, Unit
-from dqn_runner.types import Array, EnvStep
+from dqn_runner.types import Array, EnvStep, Progress
 
 
 class Agent:
     """Behavior and learning around one Q-network.
 
-    `policy` is what it has learned to do: the agent follows it, apart from ε, and is evaluated by
-    it.
+    `policy` is what it has learned to do, by which it is evaluated. It acts by the same, apart from
+    ε and from the noise on the network's weights, new at each step.
     """
 
     def __init__(
@@ -32,20 +34,24 @@ class Agent:
         rng: np.random.Generator,
         *,
         temperature: float | None = None,
+        noise_rng: np.random.Generator | None = None,
     ) -> None:
         self.learner = learner
         self._network = network
         self._num_actions = num_actions
         self._target_update = target_update
         self._rng, self._temperature = rng, temperature
+        self._noise_rng = noise_rng or np.random.default_rng(0)
         self.policy = self.policy_of(learner.state.params)
+        noisy_q = network.on_arrays(learner.state.params, learner.buffers, self._noise_rng)
+        self._behavior = make_policy(noisy_q, temperature, rng)
 
     def act(self, obs: Array, epsilon: float) -> list[int]:
         """Actions [N] for `obs` [N, *obs_shape]; each environment has a coin of its own for ε."""
         coins = self._rng.random(len(obs)).tolist()
         explorers = [i for i, coin in enumerate(coins) if coin < epsilon]
         all_explore = len(explorers) == len(coins)
-        action: list[int] = [0] * len(coins) if all_explore else self.policy(obs).tolist()
+        action: list[int] = [0] * len(coins) if all_explore else self._behavior(obs).tolist()
         for i in explorers:
             action[i] = int(self._rng.integers(self._num_actions))
         return action
@@ -62,9 +68,25 @@ class Agent:
 
     def learn(self, storage: Sequence[Tensor], indices: Tensor, weights: Tensor) -> Tensor:
         """One update on the rows `indices` [B] of `storage`; returns their priorities [B]."""
-        priorities = self.learner.update(storage, indices, weights)
+        noise = self._network.draw_noise(self._noise_rng, len(indices))
+        priorities = self.learner.update(storage, indices, weights, noise)
         self._copy_target("update", self.learner.updates - 1, self.learner.updates)
         return priorities
+
+    def settle_range(self, spec: AgentSpec, progress: Progress) -> None:
+        """Before the first update, fix the range of returns that is represented.
+
+        Only if `spec` leaves it to the rewards seen so far.
+        """
+        if self.learner.updates == 0 and isinstance(spec, CategoricalSpec) and spec.is_open:
+            support = self.support
+            assert support is not None
+            support.copy_(spec.settled(progress).atoms)
+
+    @property
+    def support(self) -> Tensor | None:
+        """The returns [K] that are represented; None if any can be."""
+        return self._network.buffer("head.support", self.learner.buffers)
 
     def observe_env_steps(self, before: int, now: int) -> None:
         """Update the target network if its interval is counted in env steps."""
@@ -81,9 +103,12 @@ class Agent:
 
     def get_state(self) -> dict[str, Any]:
         """What the agent has learned and the state of its exploration, as tensors and numbers."""
-        return {**self.learner.get_state(), "exploration": get_state(self._rng)}
+        streams = {"exploration": get_state(self._rng), "noise": get_state(self._noise_rng)}
+        return {**self.learner.get_state(), **streams}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on as the agent whose state this was."""
         self.learner.set_state(state)
         set_state(self._rng, state["exploration"])
+        if "noise" in state:  # older runs had none
+            set_state(self._noise_rng, state["noise"])

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dqn_runner.agents.spec import AgentSpec
+from dqn_runner.learning.learner import NextState
 from dqn_runner.learning.optimizers import Hyper
-from dqn_runner.types import Batch, Outputs, Progress
+from dqn_runner.networks.heads import Head, StreamsMaker, make_scalar_head
+from dqn_runner.types import Outputs, Progress
 
 Loss = Literal["mse", "huber"]
 
@@ -25,6 +27,10 @@ class DQNSpec(AgentSpec):
     """Loss of the TD error."""
     clip_target: bool = False  # older runs lack it
     """Keep targets within the returns that the rewards seen so far allow."""
+
+    def head(self, make_streams: StreamsMaker, num_features: int) -> Head:
+        """One value for each action."""
+        return make_scalar_head(make_streams, num_features)
 
     @property
     def representation(self) -> ScalarReturn:
@@ -49,12 +55,9 @@ class ScalarReturn(NamedTuple):
     loss_kind: Loss
     clip_target: bool = False
 
-    def target(self, batch: Batch, following: Outputs, action: Tensor, hyper: Hyper) -> Tensor:
-        """The TD target: reward + discount · value of the next state [B].
-
-        `discount` is γ^k·(1 - terminated): truncation bootstraps and termination does not.
-        """
-        target = batch.reward + batch.discount * following.values_of(action)
+    def target(self, next_state: NextState, hyper: Hyper) -> Tensor:
+        """The expected return [B] that the next state promises."""
+        target = next_state.expected_return
         if self.clip_target:
             target = target.clamp(hyper["return_low"], hyper["return_high"])
         return target

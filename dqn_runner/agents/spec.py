@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from dqn_runner.agents.targets import NextAction, greedy_action, return_bounds, taken_action
-from dqn_runner.learning.learner import Representation
+from dqn_runner.agents import targets
+from dqn_runner.agents.targets import return_bounds
+from dqn_runner.learning.learner import NextStateRule, Representation
 from dqn_runner.learning.optimizers import OptimizerSpec
-from dqn_runner.spec import PositiveFloat, PositiveInt, Probability, Spec
+from dqn_runner.networks.heads import Head, StreamsMaker
+from dqn_runner.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Spec
 from dqn_runner.types import Progress
 
 FINAL_LR = 0.01  # of agent.lr, at the end of a schedule
+
+
+class MunchausenSpec(Spec):
+    """Munchausen's bonus, with the values of Vieillard et al. 2020, table 1, as defaults."""
+
+    alpha: NonNegativeFloat = 0.9
+    """Share of the scaled log-policy that is added to the reward, α."""
+    temperature: PositiveFloat = 0.03
+    """Temperature of the softmax policy, τ, in units of the return."""
+    clip: Annotated[float, Field(lt=0, allow_inf_nan=False)] = -1.0
+    """Lowest scaled log-policy, l₀; what is lower counts as this."""
 
 
 class AgentSpec(Spec, ABC):
@@ -35,8 +48,10 @@ class AgentSpec(Spec, ABC):
     optimizer: OptimizerSpec
     """The optimizer; null stands for torch's default."""
     # With defaults: the config.yaml of older runs has none of these.
-    td_target: Literal["max", "sarsa"] = "max"
-    """Value of the next state: of its best action, or of the action taken there."""
+    td_target: Literal["max", "sarsa", "munchausen"] = "max"
+    """Value of the next state: of its best action, of the one taken there, or Munchausen's."""
+    munchausen: MunchausenSpec = MunchausenSpec()
+    """The bonus of td_target=munchausen."""
     behaviour: Literal["greedy", "softmax"] = "greedy"
     """How to act when ε does not ask for a random action: greedy or by softmax of Q."""
     temperature: PositiveFloat = 1.0
@@ -74,7 +89,11 @@ class AgentSpec(Spec, ABC):
 
     def moving_hyperparameters(self, progress: Progress) -> dict[str, float]:
         """The numbers of an update that change during training."""
-        return {"lr": self.learning_rate(progress.env_steps)}
+        numbers = {"lr": self.learning_rate(progress.env_steps)}
+        if self.td_target == "munchausen":
+            bonus = self.munchausen.model_dump()
+            numbers |= {f"munchausen_{name}": value for name, value in bonus.items()}
+        return numbers
 
     @property
     def softmax_temperature(self) -> float | None:
@@ -86,7 +105,18 @@ class AgentSpec(Spec, ABC):
     def representation(self) -> Representation:
         """How returns are represented, and so what the loss is."""
 
+    @abstractmethod
+    def head(self, make_streams: StreamsMaker, num_features: int) -> Head:
+        """What a network ends in, so that it tells what the representation learns."""
+
     @property
-    def next_action(self) -> NextAction:
-        """The rule for the action by which the next state is valued."""
-        return taken_action if self.td_target == "sarsa" else greedy_action
+    def next_state(self) -> NextStateRule:
+        """The rule for the policy by which the next state is valued."""
+        if self.td_target == "max" and self.double:
+            return targets.selected_action
+        rules = {
+            "max": targets.best_action,
+            "sarsa": targets.taken_action,
+            "munchausen": targets.munchausen,
+        }
+        return rules[self.td_target]

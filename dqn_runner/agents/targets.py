@@ -1,31 +1,90 @@
-"""TD targets: the action by which the next state is valued, and the bounds of returns."""
+"""TD targets: the policy by which the next state is valued, and the bounds of returns."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
-from dqn_runner.types import Batch
+from dqn_runner.learning.learner import Network, NextState
+from dqn_runner.learning.optimizers import Hyper
+from dqn_runner.types import Batch, Outputs, Progress, at_action
 
-# (target network's values [B, A], online network's or None, batch) -> action [B]
-NextAction = Callable[[Tensor, Tensor | None, Batch], Tensor]
+
+def best_action(
+    batch: Batch, target_network: Network, online_network: Network, hyper: Hyper
+) -> NextState:
+    """The action that the target network prefers (Mnih et al. 2015, eq. 1)."""
+    outputs = target_network(batch.next_obs)
+    return by_action(batch, outputs, outputs.q_values.argmax(dim=1))
 
 
-def greedy_action(target_q: Tensor, online_q: Tensor | None, batch: Batch) -> Tensor:
-    """The action [B] that the target network's values [B, A] prefer (Mnih et al. 2015, eq. 1).
+def selected_action(
+    batch: Batch, target_network: Network, online_network: Network, hyper: Hyper
+) -> NextState:
+    """Double Q-learning: the action that the online network prefers (van Hasselt 2016, eq. 4).
 
-    With `online_q` [B, A] the one that the online network prefers, while the target network still
-    values it (double Q-learning, van Hasselt et al. 2016, eq. 4).
+    The target network still values it.
     """
-    return (target_q if online_q is None else online_q).argmax(dim=1)
+    action = online_network(batch.next_obs).q_values.argmax(dim=1)
+    return by_action(batch, target_network(batch.next_obs), action)
 
 
-def taken_action(target_q: Tensor, online_q: Tensor | None, batch: Batch) -> Tensor:
-    """The action [B] that was really taken next (SARSA, Rummery and Niranjan 1994)."""
+def taken_action(
+    batch: Batch, target_network: Network, online_network: Network, hyper: Hyper
+) -> NextState:
+    """The action that was really taken next (SARSA, Rummery and Niranjan 1994)."""
     assert batch.next_action is not None
-    return batch.next_action
+    return by_action(batch, target_network(batch.next_obs), batch.next_action)
+
+
+def by_action(batch: Batch, outputs: Outputs, action: Tensor) -> NextState:
+    """The next state valued by one `action` [B]."""
+    average = functools.partial(at_action, action=action)
+    return NextState(batch.reward, batch.discount, outputs, average)
+
+
+def munchausen(
+    batch: Batch, target_network: Network, online_network: Network, hyper: Hyper
+) -> NextState:
+    """The softmax of the values over τ, with Munchausen's bonus (Vieillard et al. 2020, eq. 1).
+
+    The reward grows by α·τ·log π(a|s), clipped from below, and the next state's value by the
+    entropy of its policy times τ. Both policies are the target network's.
+    """
+    alpha, temperature = hyper["munchausen_alpha"], hyper["munchausen_temperature"]
+    outputs = target_network(batch.next_obs)
+    next_log_policy = functional.log_softmax(outputs.q_values / temperature, dim=1)
+    next_policy = next_log_policy.exp()
+    entropy = -(next_policy * next_log_policy).sum(dim=1)
+    q_values = target_network(batch.obs).q_values
+    log_policy = at_action(functional.log_softmax(q_values / temperature, dim=1), batch.action)
+    # Clipping from above at 0 takes place by itself: it is the logarithm of a probability.
+    bonus = alpha * torch.maximum(temperature * log_policy, hyper["munchausen_clip"])
+    reward = batch.reward + bonus + batch.discount * temperature * entropy
+
+    def average(values: Tensor) -> Tensor:
+        weights = next_policy.reshape(*next_policy.shape, *[1] * (values.dim() - 2))
+        return (weights * values).sum(dim=1)
+
+    return NextState(reward, batch.discount, outputs, average)
+
+
+def likely_returns(progress: Progress, gamma: float) -> tuple[float, float]:
+    """A guess of the lowest and the highest return, from the rewards seen so far.
+
+    The mean reward for ever, counting only rewards above 0 for the highest and only those below
+    for the lowest return, and the largest single reward on top. With `gamma` 1 "for ever" is the
+    mean length of an episode so far. (0, 0) if no reward was seen.
+    """
+    steps = max(progress.env_steps, 1)
+    horizon = 1.0 / (1.0 - gamma) if gamma < 1.0 else steps / max(progress.episodes, 1)
+    low = progress.sum_of_costs / steps * horizon + min(progress.lowest_reward, 0.0)
+    high = progress.sum_of_gains / steps * horizon + max(progress.highest_reward, 0.0)
+    return low, high
 
 
 def return_bounds(lowest_reward: float, highest_reward: float, gamma: float) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 
 from dqn_runner.agents.agent import Agent
+from dqn_runner.agents.c51 import CategoricalSpec
+from dqn_runner.agents.dqn import DQNSpec
 from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.buffers.n_step import NStepAssembler
 from dqn_runner.buffers.rows import RowStorage, gather
@@ -34,7 +37,7 @@ from dqn_runner.errors import ConfigError, RunFailedError, failing_as
 from dqn_runner.learning.compilation import CompilationError
 from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.networks.flat import FlatNetwork, check_pure
-from dqn_runner.networks.heads import make_network
+from dqn_runner.networks.heads import CustomStreams, HeadMaker, QNetwork, make_network
 from dqn_runner.networks.init import initialize
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.seeding import draw_seed, random_streams
@@ -87,8 +90,9 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     device = resolve_device(config.device)
     streams = random_streams(config.seed)
     env = make_env(config.env, warn=True)
+    decided: dict[str, Any] = {"device": str(device), "agent": resolve_agent(config, env)}
+    config = config.model_copy(update=decided)
     network = build_network(config, env, draw_seed(streams.network), device)
-    decided: dict[str, Any] = {"device": str(device), "agent": resolve_lr_decay(config, env)}
     decided["torch_threads"] = resolve_threads(config, network)
     config = config.model_copy(update=decided)
     torch.set_num_threads(decided["torch_threads"])
@@ -101,7 +105,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     parts = Parts(
         agent=Agent(
             network, num_actions(env), learner, config.target_update, streams.exploration,
-            temperature=temperature,
+            temperature=temperature, noise_rng=streams.noise,
         ),
         envs=build_environments(config, streams.env),
         storage=storage,
@@ -177,12 +181,18 @@ def compile_learner(config: Config, env: Env, learner: Learner, storage: RowStor
     return True
 
 
-def resolve_lr_decay(config: Config, env: Env) -> AgentSpec:
-    """The agent's settings, with the env steps of its learning rate's decay filled in."""
+def resolve_agent(config: Config, env: Env) -> AgentSpec:
+    """The agent's settings, with the decay of its learning rate and its range of returns filled in.
+
+    The range stays open if nothing is known of the environment's returns.
+    """
     agent = config.agent
-    if agent.lr_schedule == "constant" or agent.lr_decay_steps is not None:
-        return agent
-    return agent.model_copy(update={"lr_decay_steps": expected_env_steps(config, env)})
+    if agent.lr_schedule != "constant" and agent.lr_decay_steps is None:
+        agent = agent.model_copy(update={"lr_decay_steps": expected_env_steps(config, env)})
+    returns = config.env.possible_returns(agent.gamma)
+    if isinstance(agent, CategoricalSpec) and returns is not None:
+        agent = agent.covering(*returns)
+    return agent
 
 
 def build_epsilon(config: Config) -> Callable[[int, int], float]:
@@ -205,16 +215,34 @@ def build_network(config: Config, env: Env, seed: int, device: torch.device) -> 
     Raises ConfigError for a network of the user's own that an update cannot use.
     """
     spec, obs_spec = config.network, ObsEncoder(env.observation_space).spec
+    make_head, actions = config.agent.head, num_actions(env)
     if not isinstance(spec, Custom):
-        module = initialize(lambda: make_network(spec, obs_spec.shape, num_actions(env)), seed)
-        return FlatNetwork(module.to(device), spec.on_numpy)
-    module = initialize(lambda: custom_network(spec, obs_spec.shape, num_actions(env)), seed)
+        module = initialize(lambda: make_network(spec, obs_spec.shape, actions, make_head), seed)
+        on_numpy = spec.on_numpy if isinstance(config.agent, DQNSpec) else None
+        return FlatNetwork(module.to(device), on_numpy)
+    module = initialize(lambda: custom_network(spec, obs_spec.shape, actions, make_head), seed)
     obs = torch.from_numpy(np.zeros((2, *obs_spec.shape), obs_spec.dtype))
     check_pure(module, obs, f"network.name={spec.name}")
     return FlatNetwork(module.to(device))
 
 
-def custom_network(spec: Custom, obs_shape: tuple[int, ...], num_actions: int) -> nn.Module:
+def custom_network(
+    spec: Custom, obs_shape: tuple[int, ...], num_actions: int, make_head: HeadMaker
+) -> QNetwork:
+    """A network of the user's own under the agent's head.
+
+    Its module is built for K times the actions, the K outputs of each of them side by side.
+    Raises ConfigError if it cannot be built.
+    """
+
+    def make_streams(num_outputs: int) -> CustomStreams:
+        module = custom_module(spec, obs_shape, num_actions * num_outputs)
+        return CustomStreams(module, num_actions, num_outputs)
+
+    return QNetwork(nn.Identity(), make_head(make_streams, math.prod(obs_shape)))
+
+
+def custom_module(spec: Custom, obs_shape: tuple[int, ...], num_actions: int) -> nn.Module:
     """The network of the user's own; raises ConfigError if it is no torch.nn.Module."""
     build_module = spec.load("network.name", "obs_shape", "num_actions")
     module = build_module(obs_shape=obs_shape, num_actions=num_actions)
@@ -231,9 +259,8 @@ def build_learner(config: Config, network: FlatNetwork) -> Learner:
         network=network,
         gather=gather,
         representation=agent.representation,
-        next_action=agent.next_action,
+        next_state=agent.next_state,
         optimizer=agent.optimizer,
-        double=agent.double,
         clip_norm=agent.max_grad_norm is not None,
         clip_value=agent.max_grad_value is not None,
         soft_target=isinstance(target, Soft),

@@ -8,7 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from dqn_runner import epsilon, target_update
+from dqn_runner.agents.c51 import C51Spec
 from dqn_runner.agents.dqn import DQNSpec
+from dqn_runner.agents.hl_gauss import HLGaussSpec
+from dqn_runner.agents.iqn import IQNSpec
+from dqn_runner.agents.qr_dqn import QRDQNSpec
 from dqn_runner.buffers.uniform import UniformSpec
 from dqn_runner.config.messages import checked, kind
 from dqn_runner.custom import Custom, search_working_directory
@@ -29,6 +33,22 @@ EpsilonSpec = Annotated[
     | Annotated[epsilon.Multiplicative, Tag("multiplicative")]
     | _Custom,
     Discriminator(kind),
+]
+
+
+def _kind_of_agent(section: Any) -> str:
+    """The agent's name; older runs, which are all DQN's, give none."""
+    nameless = isinstance(section, dict) and "name" not in section
+    return "dqn" if nameless else kind(section)
+
+
+AgentSpecs = Annotated[
+    Annotated[DQNSpec, Tag("dqn")]
+    | Annotated[C51Spec, Tag("c51")]
+    | Annotated[QRDQNSpec, Tag("qr_dqn")]
+    | Annotated[IQNSpec, Tag("iqn")]
+    | Annotated[HLGaussSpec, Tag("hl_gauss")],
+    Discriminator(_kind_of_agent),
 ]
 NetworkSpec = Annotated[Annotated[MLPSpec, Tag("mlp")] | _Custom, Discriminator(kind)]
 TargetUpdateSpec = Annotated[target_update.Hard | target_update.Soft, Field(discriminator="name")]
@@ -52,8 +72,8 @@ class Config(TrainingSpec):
     """Whether the update is compiled; auto compiles if the run or its sweep repays it."""
     env: EnvSpec
     """The environment; env.id=ID takes any discrete-action Gymnasium environment."""
-    agent: DQNSpec
-    """Learning rate, discount, n-step returns, double Q-learning, loss, optimizer."""
+    agent: AgentSpecs
+    """How returns are represented and backed up; learning rate, discount, optimizer."""
     network: NetworkSpec
     """The Q-network."""
     buffer: UniformSpec

@@ -7,11 +7,11 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 from gymnasium.spaces import Box, Discrete
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from dqn_runner.custom import Custom
 from dqn_runner.envs.encoding import Env
@@ -21,6 +21,9 @@ from dqn_runner.spec import Seconds, Spec
 logger = logging.getLogger(__name__)
 
 _shown: dict[Any, Any] = {}  # Python's record of the warnings that were shown
+
+
+Return = FiniteFloat | Literal["horizon", "-horizon"]
 
 
 class EnvSpec(Spec):
@@ -39,6 +42,19 @@ class EnvSpec(Spec):
     """Each package.module:Class, or a mapping with that as its name and its arguments."""
     max_step_seconds: Seconds | None = None
     """Seconds after which a step ends the run; null for no limit."""
+    return_range: tuple[Return, Return] | None = None
+    """Lowest and highest return, as numbers, horizon (1/(1-γ)) or -horizon; null: not known."""
+
+    def possible_returns(self, gamma: float) -> tuple[float, float] | None:
+        """The lowest and the highest return discounted by `gamma`; None if they are not known."""
+        if self.return_range is None or (gamma == 1.0 and "horizon" in str(self.return_range)):
+            return None
+        horizon = {"horizon": 1.0, "-horizon": -1.0}
+        low, high = (
+            horizon[end] / (1.0 - gamma) if isinstance(end, str) else end
+            for end in self.return_range
+        )
+        return low, high
 
 
 def make_env(spec: EnvSpec, render_mode: str | None = None, *, warn: bool = False) -> Env:

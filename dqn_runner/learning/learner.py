@@ -11,29 +11,52 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
 from dqn_runner.learning.compilation import capture, compile_ahead
 from dqn_runner.learning.optimizers import SGD, Adam, AdamW, Hyper, RMSprop
+from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.target_update import soft_update
 from dqn_runner.types import Batch, Outputs, StepInputs
 
 METRICS = ("train/td_loss", "train/q_mean", "train/grad_norm")
 
 
+Network = Callable[[Tensor], Outputs]  # observations [B, *obs_shape] -> what it says of them
+
+
+class NextState(NamedTuple):
+    """What a prediction is backed up by."""
+
+    reward: Tensor  # [B], with the bonus of the policy, if it has any
+    discount: Tensor  # [B]
+    outputs: Outputs  # the target network's for the next observations
+    average: Callable[[Tensor], Tensor]  # [B, A, ...] -> [B, ...], over the next state's policy
+
+    @property
+    def expected_return(self) -> Tensor:
+        """The TD target [B] of values: reward + discount · value of the next state.
+
+        `discount` is γ^k·(1 - terminated): truncation bootstraps and termination does not.
+        """
+        return self.reward + self.discount * self.average(self.outputs.q_values)
+
+
 class Representation(Protocol):
     """How returns are represented: what is learned, and how wrong a prediction of it is."""
 
-    def target(self, batch: Batch, following: Outputs, action: Tensor, hyper: Hyper, /) -> Tensor:
-        """What to predict [B, ...], with `next_obs` valued by `action` [B].
-
-        `following` is the target network's output for `next_obs`.
-        """
+    def target(self, next_state: NextState, hyper: Hyper, /) -> Tensor:
+        """What to predict [B, ...]."""
 
     def loss(self, outputs: Outputs, action: Tensor, target: Tensor, /) -> tuple[Tensor, Tensor]:
         """The loss [B] and the replay priority [B] of each prediction."""
+
+
+# (batch, target network, online network, hyperparameters) -> how the next state is valued
+NextStateRule = Callable[[Batch, Network, Network, Hyper], NextState]
 
 
 class LearnerState(NamedTuple):
@@ -45,18 +68,17 @@ class LearnerState(NamedTuple):
     num_updates: Tensor  # [], the optimizer's counter
     metric_sums: Tensor  # [len(METRICS)], over the updates since they were last read
     q_extremes: Tensor  # [2], the largest of -Q and of Q in the batches of those updates
+    target_extremes: Tensor  # [2], the same of the expected returns that were the targets
 
 
 class UpdateRule(NamedTuple):
     """The choices that make an update another function; numbers do not."""
 
-    network: Callable[[Tensor, Sequence[Tensor], Tensor, Tensor], Outputs]  # see FlatNetwork
+    network: FlatNetwork
     gather: Callable[[Sequence[Tensor], Tensor], Batch]  # (tensors of the storage, indices [B])
     representation: Representation
-    # (target network's values [B, A], online network's or None, batch) -> action [B]
-    next_action: Callable[[Tensor, Tensor | None, Batch], Tensor]
+    next_state: NextStateRule
     optimizer: Adam | AdamW | RMSprop | SGD
-    double: bool  # `next_action` asks for the online network's values too
     clip_norm: bool
     clip_value: bool
     soft_target: bool
@@ -75,21 +97,23 @@ def update(  # noqa: PLR0917
     `storage` and `buffers` are the tensors of the replay storage and of the network. Mnih et al.
     2015, algorithm 1, the lines from "Sample random minibatch" on.
     """
-
-    def network(params: Tensor, obs: Tensor) -> Outputs:
-        return rule.network(params, buffers, obs, inputs.noise)
-
     batch = rule.gather(storage, inputs.indices)
+    noise = rule.network.split_noise(inputs.noise, len(inputs.indices))
+
+    def network(params: Tensor, noise: Tensor) -> Network:
+        return lambda obs: rule.network(params, buffers, obs, noise)
+
+    online_noise, target_noise, selection_noise = noise
     target_params = state.target_params
     if not rule.soft_target:
         target_params = torch.where(inputs.copy_target, state.params, target_params)
-    following = network(target_params, batch.next_obs)
-    online_q = network(state.params, batch.next_obs).q_values if rule.double else None
-    next_action = rule.next_action(following.q_values, online_q, batch)
-    target = rule.representation.target(batch, following, next_action, hyper)
+    next_state = rule.next_state(
+        batch, network(target_params, target_noise), network(state.params, selection_noise), hyper
+    )
+    target = rule.representation.target(next_state, hyper)
 
     def mean_loss(params: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        outputs = network(params, batch.obs)
+        outputs = network(params, online_noise)(batch.obs)
         loss, priority = rule.representation.loss(outputs, batch.action, target)
         return (inputs.weights * loss).mean(), (priority, outputs.values_of(batch.action))
 
@@ -100,16 +124,21 @@ def update(  # noqa: PLR0917
     if rule.soft_target:
         target_params = soft_update(target_params, params, hyper["tau"])
     metrics = torch.stack([loss, q_value.mean(), grad_norm])
-    extremes = torch.stack([-q_value, q_value]).amax(dim=1)
     new_state = LearnerState(
         params,
         target_params,
         slots,
         count,
         state.metric_sums + metrics,
-        state.q_extremes.maximum(extremes),
+        state.q_extremes.maximum(extremes(q_value)),
+        state.target_extremes.maximum(extremes(next_state.expected_return)),
     )
     return new_state, priority
+
+
+def extremes(values: Tensor) -> Tensor:
+    """The largest of -x and of x [2], for x in `values` [B]."""
+    return torch.stack([-values, values]).amax(dim=1)
 
 
 def clipped(rule: UpdateRule, grad: Tensor, hyper: Hyper) -> tuple[Tensor, Tensor]:
@@ -143,9 +172,10 @@ class Learner:
             num_updates=initial_params.new_zeros(()),
             metric_sums=initial_params.new_zeros(len(METRICS)),
             q_extremes=initial_params.new_full((2,), -math.inf),
+            target_extremes=initial_params.new_full((2,), -math.inf),
         )
         self.buffers = tuple(buffer.clone() for buffer in buffers)
-        self._noise = initial_params.new_empty(0)
+        self._no_noise = initial_params.new_empty(0)
         self._no_yes = torch.tensor([False, True], device=initial_params.device).unbind()
         self._copy_is_due = False
         self._compiled: Callable[..., Tensor] | None = None
@@ -156,7 +186,8 @@ class Learner:
         """From now on run the update compiled, on this storage; raises CompilationError."""
         indices = torch.zeros(batch_size, dtype=torch.int64, device=self._hyper.device)
         weights = torch.ones(batch_size, device=self._hyper.device)
-        inputs = StepInputs(indices, weights, self._noise, self._no_yes[False].clone())
+        noise = self.rule.network.draw_noise(np.random.default_rng(0), batch_size)
+        inputs = StepInputs(indices, weights, noise, self._no_yes[False].clone())
         compiler = capture if self._hyper.is_cuda else compile_ahead
         constants = (self._hyper, *self.state, *self.buffers, *storage)
         self._compiled = compiler(self._update_in_place, constants, inputs)
@@ -184,14 +215,21 @@ class Learner:
                 self._hyper[list(self._numbers).index(name)] = value
                 self._numbers[name] = value
 
-    def update(self, storage: Sequence[Tensor], indices: Tensor, weights: Tensor) -> Tensor:
+    def update(
+        self,
+        storage: Sequence[Tensor],
+        indices: Tensor,
+        weights: Tensor,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """Learn from the rows `indices` [B] of `storage`, whose losses count by `weights` [B].
 
-        Returns their priorities [B].
+        `noise` is what the network's `draw_noise` drew, if it takes any. Returns the rows'
+        priorities [B].
         """
         self.updates += 1
         copy_target, self._copy_is_due = self._no_yes[self._copy_is_due], False
-        inputs = (indices, weights, self._noise, copy_target)
+        inputs = (indices, weights, self._no_noise if noise is None else noise, copy_target)
         if self._compiled is not None:
             return self._compiled(*inputs)
         return self._update_in_place(self._hyper, *self.state, *self.buffers, *storage, *inputs)
@@ -214,6 +252,8 @@ class Learner:
         """Go on learning from `state`; raises ValueError for a state of other shapes."""
         self.updates, self._updates_at_reading = state["updates"], state["updates_at_reading"]
         self._copy_is_due = state.get("copy_is_due", False)  # older runs have copied at once
+        # Older runs did not look at their targets.
+        state = {"target_extremes": self.state.target_extremes, **state}
         pairs = [(name, tensor, state[name]) for name, tensor in self.state._asdict().items()]
         # Older runs kept no buffers; their seed has made the same ones.
         kept = state.get("buffers", self.buffers)
@@ -222,6 +262,12 @@ class Learner:
             if saved.shape != tensor.shape:
                 raise ValueError(f"{name} has shape {tuple(saved.shape)}")
             tensor.copy_(saved)
+
+    def read_target_extremes(self) -> tuple[float, float]:
+        """The lowest and the highest expected return that was a target since the last reading."""
+        minus_lowest, highest = self.state.target_extremes.tolist()
+        self.state.target_extremes.fill_(-math.inf)
+        return -minus_lowest, highest
 
     def read_metrics(self) -> dict[str, float]:
         """Means, and the extremes of Q, over the updates since the last reading.

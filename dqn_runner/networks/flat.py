@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from dqn_runner.errors import ConfigError, RunFailedError, failing_as
+from dqn_runner.networks.heads import NoiseSize, QNetwork
 from dqn_runner.types import Array, Outputs, QFunction
 
 
@@ -25,12 +27,14 @@ class FlatNetwork:
         self, module: nn.Module, on_numpy: Callable[[list[Array]], QFunction] | None = None
     ) -> None:
         self._module, self._on_numpy = module.requires_grad_(False), on_numpy
+        self._num_normals = self._noise_sizes(0)[0].normals
         self._failure = f"the network {type(module).__name__} failed"
         parameters = dict(module.named_parameters())
         self._names = [*parameters, *(name for name, _ in module.named_buffers())]
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self._sizes = [parameter.numel() for parameter in parameters.values()]
         self.initial_params = torch.cat([p.flatten() for p in parameters.values()])
+        self._no_noise = self.initial_params.new_empty(0)
         self.buffers: tuple[Tensor, ...] = tuple(module.buffers())
 
     def __call__(
@@ -38,10 +42,41 @@ class FlatNetwork:
     ) -> Outputs:
         """What the network says of `obs` [B, *obs_shape] in training mode.
 
-        A network that draws noise gets `noise` [Z] as its second argument. Raises RunFailedError
+        A network that takes noise gets `noise` [Z] as its second argument. Raises RunFailedError
         for whatever the module raises, which may be the user's own.
         """
         return self._call(params, buffers, obs, noise, training=True)
+
+    def buffer(self, name: str, buffers: Sequence[Tensor]) -> Tensor | None:
+        """The one of `buffers` that the module has under `name`; None if it has none."""
+        names = self._names[-len(buffers) :] if buffers else []
+        return buffers[names.index(name)] if name in names else None
+
+    def draw_noise(self, rng: np.random.Generator, batch_size: int) -> Tensor:
+        """The noise [Z] of an update: that of each call in turn, normal and then uniform numbers.
+
+        Z is 0 for a network that takes none.
+        """
+        sizes = self._noise_sizes(batch_size)
+        total = sum(map(sum, sizes))
+        if total == 0:
+            return self._no_noise
+        noise = np.empty(total, np.float32)
+        rest = noise
+        for size in sizes:
+            rng.standard_normal(out=rest[: size.normals], dtype=np.float32)
+            rng.random(out=rest[size.normals : sum(size)], dtype=np.float32)
+            rest = rest[sum(size) :]
+        return torch.from_numpy(noise).to(self.initial_params.device)
+
+    def split_noise(self, noise: Tensor, batch_size: int) -> Sequence[Tensor]:
+        """The noise of the online, of the target and of the selecting network."""
+        return torch.split(noise, [sum(size) for size in self._noise_sizes(batch_size)])
+
+    def _noise_sizes(self, batch_size: int) -> list[NoiseSize]:
+        if isinstance(self._module, QNetwork):
+            return self._module.noise_sizes(batch_size)
+        return [NoiseSize(0, 0)] * 3
 
     def _call(
         self,
@@ -64,10 +99,16 @@ class FlatNetwork:
         pieces = torch.split(params, self._sizes)
         return [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
 
-    def on_arrays(self, params: Tensor, buffers: Sequence[Tensor]) -> QFunction:
+    def on_arrays(
+        self,
+        params: Tensor,
+        buffers: Sequence[Tensor],
+        noise_rng: np.random.Generator | None = None,
+    ) -> QFunction:
         """The network in evaluation mode on NumPy observations.
 
-        It follows `params` and `buffers` as they change in place.
+        It follows `params` and `buffers` as they change in place. With `noise_rng` a noisy network
+        has noise on its weights, new at each call.
         """
         if params.device.type == "cpu" and self._on_numpy is not None:
             return self._on_numpy([piece.numpy() for piece in self._split(params)])
@@ -75,7 +116,11 @@ class FlatNetwork:
         @torch.no_grad()
         def q_values(obs: Array) -> Array:
             on_device = torch.from_numpy(obs).to(params.device)
-            outputs = self._call(params, buffers, on_device, training=False)
+            noise = None
+            if noise_rng is not None and self._num_normals:
+                normals = noise_rng.standard_normal(self._num_normals, np.float32)
+                noise = torch.from_numpy(normals).to(params.device)
+            outputs = self._call(params, buffers, on_device, noise, training=False)
             result: Array = outputs.q_values.cpu().numpy()
             return result
 

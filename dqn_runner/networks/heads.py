@@ -2,40 +2,258 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
 
-from dqn_runner.networks.init import Init, fill_weights
-from dqn_runner.networks.torsos import Torso, TorsoSpec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dqn_runner.networks.init import fill_weights
+from dqn_runner.networks.noisy import NoisyLinear
+from dqn_runner.networks.torsos import TorsoSpec
 from dqn_runner.types import Outputs
 
 
-class QHead(nn.Module):
-    """One value for each action."""
+class Stream(nn.Module):
+    """A hidden layer and the outputs; both are noisy if the network is."""
 
-    def __init__(self, num_features: int, num_actions: int) -> None:
+    def __init__(self, spec: TorsoSpec, num_features: int, num_outputs: int) -> None:
         super().__init__()
-        self.values = nn.Linear(num_features, num_actions)
+        first, *others = spec.hidden(num_features)
+        assert isinstance(first, nn.Linear)
+        last = nn.Linear(first.out_features, num_outputs)
+        self.hidden = first if spec.noisy is None else NoisyLinear(first, spec.noisy)
+        self.others = nn.Sequential(*others)
+        self.outputs = last if spec.noisy is None else NoisyLinear(last, spec.noisy)
 
-    def forward(self, features: Tensor) -> Outputs:
-        """Action values [B, A] of `features` [B, F]."""
-        return Outputs(self.values(features))
+    @property
+    def num_normals(self) -> list[int]:
+        """The normal numbers that the noise of each layer takes; none without noise."""
+        layers = (self.hidden, self.outputs)
+        return [layer.num_normals for layer in layers if isinstance(layer, NoisyLinear)]
 
-
-class QNetwork(nn.Module):
-    """A torso and a head; `init` draws the weights of all their layers."""
-
-    def __init__(self, torso: Torso, head: QHead, init: Init) -> None:
-        super().__init__()
-        self.torso, self.head = torso, head
-        fill_weights(self, init)
-
-    def forward(self, obs: Tensor) -> Outputs:
-        """What the head says of `obs` [B, *obs_shape]."""
-        outputs: Outputs = self.head(self.torso(obs))
+    def forward(self, features: Tensor, *normals: Tensor) -> Tensor:
+        """Outputs [..., num_outputs] of `features` [..., F], with the noise of each layer."""
+        of_hidden, of_outputs = ((tensor,) for tensor in normals) if normals else ((), ())
+        x = self.others(self.hidden(features, *of_hidden))
+        outputs: Tensor = self.outputs(x, *of_outputs)
         return outputs
 
 
-def make_network(spec: TorsoSpec, obs_shape: tuple[int, ...], num_actions: int) -> QNetwork:
-    """The Q-network that `spec` describes."""
+class Streams(nn.Module):
+    """From features [..., F] to K outputs for each action, by one stream or by two.
+
+    With `spec.dueling` there is one for the value V of a state and one for the advantages A of
+    actions; an output is V + A less the mean of A over actions (Wang et al. 2016, eq. 9), for
+    distributions output by output (Hessel et al. 2018, section 3).
+    """
+
+    def __init__(
+        self, spec: TorsoSpec, num_features: int, num_actions: int, num_outputs: int
+    ) -> None:
+        super().__init__()
+        self._shape = (num_actions, num_outputs)
+        self.value = Stream(spec, num_features, num_outputs) if spec.dueling else None
+        self.actions = Stream(spec, num_features, num_actions * num_outputs)
+
+    @property
+    def num_normals(self) -> list[int]:
+        """The normal numbers that the noise of each layer takes."""
+        return [*(self.value.num_normals if self.value else []), *self.actions.num_normals]
+
+    def forward(self, features: Tensor, normals: Tensor | None = None) -> Tensor:
+        """Outputs [..., A, K] of `features` [..., F]; without `normals` without noise."""
+        noise = [] if normals is None else list(torch.split(normals, self.num_normals))
+        outputs: Tensor = self.actions(features, *noise[-2:]).unflatten(-1, self._shape)
+        if self.value is None:
+            return outputs
+        value = self.value(features, *noise[:-2]).unsqueeze(-2)
+        dueling: Tensor = value + outputs - outputs.mean(dim=-2, keepdim=True)
+        return dueling
+
+
+class CustomStreams(nn.Module):
+    """A network of the user's own, with K outputs for each action as if these were actions."""
+
+    num_normals: tuple[int, ...] = ()
+
+    def __init__(self, module: nn.Module, num_actions: int, num_outputs: int) -> None:
+        super().__init__()
+        self.module, self._shape = module, (num_actions, num_outputs)
+
+    def forward(self, obs: Tensor, normals: None = None) -> Tensor:
+        """Outputs [B, A, K] of `obs` [B, *obs_shape]."""
+        outputs: Tensor = self.module(obs).unflatten(-1, self._shape)
+        return outputs
+
+
+class Head(nn.Module, ABC):
+    """What the outputs of the streams mean."""
+
+    num_uniforms: tuple[int, int] = (0, 0)
+    """The numbers that it draws for each row, of the online and of the target network."""
+
+    def __init__(self, streams: Streams | CustomStreams) -> None:
+        super().__init__()
+        self.streams = streams
+
+    @abstractmethod
+    def forward(self, features: Tensor, normals: Tensor | None, uniforms: Tensor) -> Outputs:
+        """What is learned of `features` [B, F], with noise on weights made of `normals`.
+
+        `uniforms` [B·T] in [0, 1) are for a head that draws; it is empty when acting.
+        """
+
+
+class ScalarHead(Head):
+    """One value for each action."""
+
+    def forward(self, features: Tensor, normals: Tensor | None, uniforms: Tensor) -> Outputs:
+        """Values [B, A] of `features` [B, F]."""
+        return Outputs(self.streams(features, normals).squeeze(-1))
+
+
+class CategoricalHead(Head):
+    """Logits of K atoms, the returns `support` [K], for each action (Bellemare et al. 2017, eq. 6).
+
+    The support is a buffer, which stays with the parameters.
+    """
+
+    support: Tensor
+
+    def __init__(self, streams: Streams | CustomStreams, support: Tensor) -> None:
+        super().__init__(streams)
+        self.register_buffer("support", support)
+
+    def forward(self, features: Tensor, normals: Tensor | None, uniforms: Tensor) -> Outputs:
+        """Logits [B, A, K] of `features` [B, F], and the means of their distributions."""
+        logits = self.streams(features, normals)
+        return Outputs((logits.softmax(-1) * self.support).sum(-1), logits, self.support)
+
+
+class QuantileHead(Head):
+    """Quantiles of the return at the midpoints of K equal shares (Dabney et al. 2018a, lemma 2)."""
+
+    taus: Tensor
+
+    def __init__(self, streams: Streams | CustomStreams, num_quantiles: int) -> None:
+        super().__init__(streams)
+        self.register_buffer("taus", midpoints(num_quantiles))
+
+    def forward(self, features: Tensor, normals: Tensor | None, uniforms: Tensor) -> Outputs:
+        """Quantiles [B, A, K] of `features` [B, F], and their means."""
+        quantiles = self.streams(features, normals)
+        return Outputs(quantiles.mean(-1), quantiles, self.taus)
+
+
+class ImplicitQuantileHead(Head):
+    """Quantiles of the return at any fractions τ in [0, 1] (Dabney et al. 2018b, section 3).
+
+    Features are multiplied by an embedding of τ: relu of a linear layer on cos(π·i·τ), for i below
+    `embedding_dim` (eq. 4). An update draws τ, `num_tau` of them for the online and `num_tau_next`
+    for the target network. Values are means over `num_tau_act` fixed τ, the midpoints of equal
+    shares, so that acting draws nothing; the paper draws these too.
+    """
+
+    taus: Tensor
+    multiples: Tensor
+
+    def __init__(
+        self,
+        streams: Streams | CustomStreams,
+        num_features: int,
+        embedding_dim: int,
+        num_uniforms: tuple[int, int],
+        num_tau_act: int,
+    ) -> None:
+        super().__init__(streams)
+        self.num_uniforms = num_uniforms
+        self.embedding = nn.Linear(embedding_dim, num_features)
+        self.register_buffer("taus", midpoints(num_tau_act))
+        self.register_buffer("multiples", math.pi * torch.arange(embedding_dim))
+
+    def forward(self, features: Tensor, normals: Tensor | None, uniforms: Tensor) -> Outputs:
+        """Quantiles [B, A, T] of `features` [B, F] at the τ `uniforms` [B·T], and values."""
+        q_values = self.quantiles(features, self.taus, normals).mean(-1)
+        if uniforms.numel() == 0:
+            return Outputs(q_values)
+        taus = uniforms.reshape(len(features), -1)
+        return Outputs(q_values, self.quantiles(features, taus, normals), taus)
+
+    def quantiles(self, features: Tensor, taus: Tensor, normals: Tensor | None) -> Tensor:
+        """The quantiles [B, A, T] of `features` [B, F] at `taus` [T] or [B, T]."""
+        cosines = (taus.unsqueeze(-1) * self.multiples).cos()  # [B, T, embedding_dim]
+        embedded = functional.relu(self.embedding(cosines))  # [B, T, F]
+        outputs: Tensor = self.streams(features.unsqueeze(1) * embedded, normals)  # [B, T, A, 1]
+        return outputs.squeeze(-1).transpose(1, 2)
+
+
+def midpoints(count: int) -> Tensor:
+    """The midpoints [count] of `count` equal shares of [0, 1]."""
+    return (torch.arange(count) + 0.5) / count
+
+
+class QNetwork(nn.Module):
+    """A torso and a head."""
+
+    def __init__(self, torso: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.torso, self.head = torso, head
+        self._num_normals = sum(head.streams.num_normals)
+
+    def forward(self, obs: Tensor, noise: Tensor | None = None) -> Outputs:
+        """What the head says of `obs` [B, *obs_shape], with normal and then uniform numbers.
+
+        `noise_sizes` says how many of them; without any it says what it has learned.
+        """
+        noise = obs.new_empty(0) if noise is None else noise
+        normals, uniforms = noise[: self._num_normals], noise[self._num_normals :]
+        outputs: Outputs = self.head(self.torso(obs), normals if len(normals) else None, uniforms)
+        return outputs
+
+    def noise_sizes(self, batch_size: int) -> list[NoiseSize]:
+        """The noise that an update takes for the online, the target and the selecting network.
+
+        The last is the online network that selects actions in double Q-learning.
+        """
+        of_online, of_target = self.head.num_uniforms
+        return [
+            NoiseSize(self._num_normals, batch_size * num_uniforms)
+            for num_uniforms in (of_online, of_target, 0)
+        ]
+
+
+class NoiseSize(NamedTuple):
+    """How many random numbers of either kind a call of a network takes."""
+
+    normals: int
+    uniforms: int
+
+
+StreamsMaker = Callable[[int], Streams | CustomStreams]  # the number of outputs K for each action
+HeadMaker = Callable[[StreamsMaker, int], Head]  # how to make streams, the number of features
+
+
+def make_scalar_head(make_streams: StreamsMaker, num_features: int) -> Head:
+    """One value for each action."""
+    return ScalarHead(make_streams(1))
+
+
+def make_network(
+    spec: TorsoSpec,
+    obs_shape: tuple[int, ...],
+    num_actions: int,
+    make_head: HeadMaker = make_scalar_head,
+) -> QNetwork:
+    """The Q-network that `spec` describes; its `init` draws the weights of all layers."""
     torso = spec.torso(obs_shape)
-    return QNetwork(torso, QHead(torso.num_features, num_actions), spec.init)
+
+    def make_streams(num_outputs: int) -> Streams:
+        return Streams(spec, torso.num_features, num_actions, num_outputs)
+
+    network = QNetwork(torso, make_head(make_streams, torso.num_features))
+    fill_weights(network, spec.init)
+    return network

@@ -9,6 +9,7 @@ import torch
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 from torch import Tensor, nn
 
+from dqn_runner.networks.noisy import NoisyLinear
 from dqn_runner.spec import PositiveFloat, Spec, drop_nulls
 
 
@@ -106,7 +107,7 @@ InitSpec = Annotated[
 def fill_weights(network: nn.Module, init: Init) -> None:
     """Draw the weights of the linear layers of `network`, in order."""
     for layer in network.modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | NoisyLinear):
             init.fill(layer.weight)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dqn_runner.networks.init import InitSpec, TorchInit
 from dqn_runner.networks.numpy_mlp import numpy_mlp
-from dqn_runner.spec import PositiveInt, Spec
+from dqn_runner.spec import PositiveFloat, PositiveInt, Spec
 from dqn_runner.types import Array, QFunction
 
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "tanh", "sigmoid"]
@@ -37,19 +37,27 @@ class Torso(nn.Module):
 
 
 class TorsoSpec(Spec, ABC):
-    """The settings of a network of ours; `init` is for the head's weights too."""
+    """The settings of a network of ours: a torso, then one stream of layers, or two if it duels."""
 
-    # With a default: the config.yaml of older runs lacks it.
+    # With defaults: the config.yaml of older runs has none of these.
     init: InitSpec = TorchInit()
     """How weights are drawn, with null for what name does not use; biases are as in torch."""
+    dueling: bool = False
+    """Two streams after the shared layers: the value of a state, and the advantages of actions."""
+    noisy: PositiveFloat | None = None
+    """Initial noise σ₀ in the last hidden layer and in the outputs; null for no noise."""
 
     @abstractmethod
     def torso(self, obs_shape: tuple[int, ...]) -> Torso:
-        """The layers below the head."""
+        """The layers that all outputs share."""
+
+    @abstractmethod
+    def hidden(self, num_features: int) -> list[nn.Module]:
+        """The last hidden layer, which each stream has for itself; a `nn.Linear` comes first."""
 
     @property
     def on_numpy(self) -> Callable[[list[Array]], QFunction] | None:
-        """The whole network on NumPy arrays, given the parameters of each layer; None: by torch."""
+        """The layers on NumPy arrays, given the parameters of each; None: act by torch."""
         return None
 
 
@@ -66,36 +74,39 @@ class MLPSpec(TorsoSpec):
     """Normalization before each activation."""
 
     def torso(self, obs_shape: tuple[int, ...]) -> MLP:
-        """The layers below the head."""
+        """All hidden layers but the last."""
         return MLP(obs_shape, self)
 
+    def hidden(self, num_features: int) -> list[nn.Module]:
+        """The last hidden layer."""
+        return self.block(num_features, self.hidden_sizes[-1])
+
+    def block(self, width_in: int, width_out: int) -> list[nn.Module]:
+        """A hidden layer, with its norm (Ba et al. 2016, section 3) and its activation."""
+        norm = [nn.LayerNorm(width_out)] if self.norm == "layer_norm" else []
+        return [nn.Linear(width_in, width_out), *norm, _ACTIVATIONS[self.activation]()]
+
     @property
-    def on_numpy(self) -> Callable[[list[Array]], QFunction]:
-        """The whole network on NumPy arrays."""
+    def on_numpy(self) -> Callable[[list[Array]], QFunction] | None:
+        """The layers on NumPy arrays; None if they have two streams, or noise."""
+        if self.dueling or self.noisy is not None:
+            return None
         layer_norm = self.norm == "layer_norm"
         return functools.partial(numpy_mlp, activation=self.activation, layer_norm=layer_norm)
 
 
 class MLP(Torso):
-    """Fully connected layers; observations are flattened first.
-
-    With `norm="layer_norm"` each layer is normalized before its activation (Ba et al. 2016,
-    section 3).
-    """
+    """Fully connected layers; observations are flattened first."""
 
     def __init__(self, obs_shape: tuple[int, ...], spec: MLPSpec) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for width_in, width_out in pairwise([math.prod(obs_shape), *spec.hidden_sizes]):
-            layers.append(nn.Linear(width_in, width_out))
-            if spec.norm == "layer_norm":
-                layers.append(nn.LayerNorm(width_out))
-            layers.append(_ACTIVATIONS[spec.activation]())
-        self.layers = nn.Sequential(*layers)
-        self.num_features = spec.hidden_sizes[-1]
+        widths = [math.prod(obs_shape), *spec.hidden_sizes[:-1]]
+        blocks = [spec.block(*pair) for pair in pairwise(widths)]
+        self.layers = nn.Sequential(*(layer for block in blocks for layer in block))
+        self.num_features = widths[-1]
 
     def forward(self, obs: Tensor) -> Tensor:
         """Features [B, F] of `obs` [B, *obs_shape]."""
-        first = self.layers[0]
-        features: Tensor = self.layers(obs.flatten(1).to(first.weight.dtype))  # type: ignore[arg-type]
+        flat = obs.flatten(1)
+        features: Tensor = self.layers(flat if flat.is_floating_point() else flat.float())
         return features

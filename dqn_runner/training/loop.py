@@ -79,6 +79,7 @@ class Training:
             phase_ends = spec.ends_phase(episodes_before, progress)
             updates = spec.updates_due(len(storage), steps_before, progress, phase_ends)
             if updates:
+                agent.settle_range(parts.agent_spec, progress)
                 moving = parts.agent_spec.moving_hyperparameters(progress)
                 agent.learner.set_hyperparameters(moving)
             for _ in range(updates):

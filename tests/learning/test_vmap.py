@@ -37,6 +37,7 @@ class Run:
             num_updates=torch.zeros((), dtype=dtype),
             metric_sums=torch.zeros(len(METRICS), dtype=dtype),
             q_extremes=torch.full((2,), -torch.inf, dtype=dtype),
+            target_extremes=torch.full((2,), -torch.inf, dtype=dtype),
         )
         ends = torch.rand(CAPACITY, generator=generator) < 0.2
         self.storage = (
