@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqn_runner.agents.c51 import CategoricalSpec, NumAtoms, cross_entropy
-from dqn_runner.learning.learner import NextState
+from dqn_runner.learning.learner import Losses, NextState
 from dqn_runner.learning.optimizers import Hyper
 from dqn_runner.spec import PositiveFloat
 from dqn_runner.types import Outputs
@@ -56,8 +56,8 @@ class HistogramReturn(NamedTuple):
         assert centers is not None
         return histogram(next_state.expected_return, centers, self.sigma)
 
-    def loss(self, outputs: Outputs, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of `target` [B, K], which is the priority too: both [B]."""
+    def loss(self, outputs: Outputs, action: Tensor, target: Tensor) -> Losses:
+        """The cross-entropy of `target` [B, K], which is the priority too."""
         return cross_entropy(outputs, action, target)
 
 
