@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,17 @@ from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.seeding import get_state, set_state
 from dqn_runner.target_update import Hard, Soft, Unit
 from dqn_runner.types import Array, EnvStep, Progress
+
+
+class Resets(NamedTuple):
+    """The last layers are drawn anew every `interval` updates, for the networks as for `draw`.
+
+    As with high replay ratios in Nikishin et al. 2022 and in SR-SPR (D'Oro et al. 2023).
+    """
+
+    interval: int
+    rng: np.random.Generator
+    draw: Callable[[], Tensor]  # parameters [P], from `rng`
 
 
 class Agent:
@@ -35,13 +46,15 @@ class Agent:
         *,
         temperature: float | None = None,
         noise_rng: np.random.Generator | None = None,
+        resets: Resets | None = None,
     ) -> None:
         self.learner = learner
         self._network = network
-        self._num_actions = num_actions
+        self.num_actions = num_actions
         self._target_update = target_update
         self._rng, self._temperature = rng, temperature
         self._noise_rng = noise_rng or np.random.default_rng(0)
+        self._resets = resets
         self.policy = self.policy_of(learner.state.params)
         noisy_q = network.on_arrays(learner.state.params, learner.buffers, self._noise_rng)
         self._behavior = make_policy(noisy_q, temperature, rng)
@@ -53,7 +66,7 @@ class Agent:
         all_explore = len(explorers) == len(coins)
         action: list[int] = [0] * len(coins) if all_explore else self._behavior(obs).tolist()
         for i in explorers:
-            action[i] = int(self._rng.integers(self._num_actions))
+            action[i] = int(self._rng.integers(self.num_actions))
         return action
 
     def final_actions(self, step: EnvStep, epsilon: float) -> dict[int, int]:
@@ -71,6 +84,8 @@ class Agent:
         noise = self._network.draw_noise(self._noise_rng, len(indices))
         priorities = self.learner.update(storage, indices, weights, noise)
         self._copy_target("update", self.learner.updates - 1, self.learner.updates)
+        if self._resets is not None and self.learner.updates % self._resets.interval == 0:
+            self.learner.reset(self._network.last_layers, self._resets.draw())
         return priorities
 
     def settle_range(self, spec: AgentSpec, progress: Progress) -> None:
@@ -81,7 +96,7 @@ class Agent:
         if self.learner.updates == 0 and isinstance(spec, CategoricalSpec) and spec.is_open:
             support = self.support
             assert support is not None
-            support.copy_(spec.settled(progress).atoms)
+            support.copy_(spec.settled(progress, self.num_actions).atoms)
 
     @property
     def support(self) -> Tensor | None:
@@ -104,6 +119,8 @@ class Agent:
     def get_state(self) -> dict[str, Any]:
         """What the agent has learned and the state of its exploration, as tensors and numbers."""
         streams = {"exploration": get_state(self._rng), "noise": get_state(self._noise_rng)}
+        if self._resets is not None:
+            streams["resets"] = get_state(self._resets.rng)
         return {**self.learner.get_state(), **streams}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -112,3 +129,5 @@ class Agent:
         set_state(self._rng, state["exploration"])
         if "noise" in state:  # older runs had none
             set_state(self._noise_rng, state["noise"])
+        if self._resets is not None:
+            set_state(self._resets.rng, state["resets"])

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dqn_runner.agents.spec import AgentSpec
-from dqn_runner.agents.targets import likely_returns
-from dqn_runner.errors import RunError
+from dqn_runner.agents.targets import horizon, likely_returns
+from dqn_runner.envs.make import EnvSpec
+from dqn_runner.errors import ConfigError, RunError
 from dqn_runner.learning.learner import Losses, NextState
 from dqn_runner.learning.optimizers import Hyper
 from dqn_runner.networks.heads import CategoricalHead, Head, StreamsMaker
@@ -50,12 +51,30 @@ class CategoricalSpec(AgentSpec):
         v_max = high + added if self.v_max == "auto" else self.v_max
         return self.model_copy(update={"v_min": v_min, "v_max": v_max})
 
+    def covering_env(self, env: EnvSpec, num_actions: int) -> Self:
+        """These settings, with the returns that `env` is known to give where they say `auto`.
+
+        They are those of the rewards that are learned from, with Munchausen's bonus if there is
+        one. Raises ConfigError if that is no range.
+        """
+        returns = env.possible_returns(self.gamma, self.reward_clip)
+        if returns is None or (self.gamma == 1.0 and self.td_target == "munchausen"):
+            return self
+        scaled = (self.reward_scale * returns[0], self.reward_scale * returns[1])
+        spec = self.covering(*self.with_bonus(scaled, horizon(self.gamma), num_actions))
+        if spec.v_min >= spec.v_max:  # type: ignore[operator]
+            raise ConfigError(
+                f"agent.v_min={self.v_min}, agent.v_max={self.v_max}: env.return_range makes "
+                f"that {spec.v_min:.4g} to {spec.v_max:.4g}; v_min must be less than v_max"
+            )
+        return spec
+
     @property
     def is_open(self) -> bool:
         """Whether the range is still to be found."""
         return "auto" in (self.v_min, self.v_max)
 
-    def settled(self, progress: Progress) -> Self:
+    def settled(self, progress: Progress, num_actions: int) -> Self:
         """These settings, with the range that the rewards seen so far make likely."""
         low, high = likely_returns(progress, self.gamma)
         if low == high:
@@ -65,7 +84,8 @@ class CategoricalSpec(AgentSpec):
                 "is assumed; set agent.v_min and agent.v_max",
                 progress.env_steps,
             )
-        spec = self.covering(low, high)
+        steps = horizon(self.gamma, progress)
+        spec = self.covering(*self.with_bonus((low, high), steps, num_actions))
         if spec.v_min >= spec.v_max:  # type: ignore[operator]
             raise RunError(
                 f"agent.v_min={self.v_min}, agent.v_max={self.v_max}: the rewards seen so far "

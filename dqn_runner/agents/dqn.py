@@ -37,11 +37,12 @@ class DQNSpec(AgentSpec):
         """One value for each action."""
         return ScalarReturn(self.loss, self.clip_target)
 
-    def moving_hyperparameters(self, progress: Progress) -> dict[str, float]:
+    def moving_hyperparameters(self, progress: Progress, num_actions: int) -> dict[str, float]:
         """The numbers of an update that change during training."""
-        numbers = super().moving_hyperparameters(progress)
+        numbers = super().moving_hyperparameters(progress, num_actions)
         if self.clip_target:
-            numbers["return_low"], numbers["return_high"] = self.return_bounds(progress)
+            bounds = self.return_bounds(progress, num_actions)
+            numbers["return_low"], numbers["return_high"] = bounds
         return numbers
 
 

@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dqn_runner.agents import targets
-from dqn_runner.agents.targets import return_bounds
+from dqn_runner.agents.targets import horizon, return_bounds
 from dqn_runner.learning.learner import NextStateRule, Representation
 from dqn_runner.learning.optimizers import OptimizerSpec
 from dqn_runner.networks.heads import Head, StreamsMaker
 from dqn_runner.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Spec
-from dqn_runner.types import Progress
+from dqn_runner.types import EnvStep, Progress
 
 FINAL_LR = 0.01  # of agent.lr, at the end of a schedule
 
@@ -60,13 +60,24 @@ class AgentSpec(Spec, ABC):
     """How the learning rate falls, down to 1 % of lr."""
     lr_decay_steps: PositiveInt | None = None
     """Env steps until the learning rate has fallen; null for the budget."""
+    reward_clip: PositiveFloat | None = None
+    """Rewards are learned from as if clipped to between -reward_clip and it; null: as they are."""
+    reward_scale: PositiveFloat = 1.0
+    """Factor on the rewards that are learned from, after reward_clip."""
+    reset_interval: PositiveInt | None = None
+    """Updates after which the last hidden layer and the outputs are drawn anew; null for never."""
 
     @model_validator(mode="after")
-    def _sarsa_looks_one_step_ahead(self) -> AgentSpec:
+    def _next_state_has_one_policy(self) -> AgentSpec:
         if self.td_target == "sarsa" and (self.double or self.n_step != 1):
             raise ValueError(
                 "td_target=sarsa: needs agent.double=false and agent.n_step=1, for its target is "
                 "the value of the one action taken next"
+            )
+        if self.td_target == "munchausen" and self.double:
+            raise ValueError(
+                "td_target=munchausen: needs agent.double=false, for its policy is a softmax of "
+                "the target network's values, and no action is selected"
             )
         return self
 
@@ -83,11 +94,43 @@ class AgentSpec(Spec, ABC):
             left = (1.0 + math.cos(math.pi * progress)) / 2
         return self.lr * (FINAL_LR + (1.0 - FINAL_LR) * left)
 
-    def return_bounds(self, progress: Progress) -> tuple[float, float]:
-        """The lowest and the highest return that the rewards seen so far allow."""
-        return return_bounds(progress.lowest_reward, progress.highest_reward, self.gamma)
+    def learned_from(self, step: EnvStep) -> EnvStep:
+        """The step with the rewards that are learned from, clipped and then scaled.
 
-    def moving_hyperparameters(self, progress: Progress) -> dict[str, float]:
+        Its episodes keep the returns that the environment gave.
+        """
+        rewards, most = step.reward, self.reward_clip
+        if most is not None:
+            rewards = [min(max(reward, -most), most) for reward in rewards]
+        if self.reward_scale != 1.0:
+            rewards = [self.reward_scale * reward for reward in rewards]
+        return step._replace(reward=rewards)
+
+    def return_bounds(self, progress: Progress, num_actions: int) -> tuple[float, float]:
+        """The lowest and the highest return that the rewards seen so far allow."""
+        bounds = return_bounds(progress.lowest_reward, progress.highest_reward, self.gamma)
+        return self.with_bonus(bounds, horizon(self.gamma), num_actions)
+
+    def with_bonus(
+        self, returns: tuple[float, float], horizon: float, num_actions: int
+    ) -> tuple[float, float]:
+        """The lowest and the highest of `returns`, with Munchausen's bonus over `horizon` steps.
+
+        For A actions a softmax of temperature τ has an entropy of at most log A, so that a step
+        adds at most τ·log A to the value of a state. Its best action has a log-policy of at least
+        -log A: the value loses at most α·τ·log A a step, and no more than the clipped bonus. Any
+        other action loses α·|clip| at most, once.
+        """
+        if self.td_target != "munchausen":
+            return returns
+        if math.isinf(horizon):
+            return -math.inf, math.inf
+        bonus, (low, high) = self.munchausen, returns
+        gain = bonus.temperature * math.log(num_actions)
+        loss = bonus.alpha * min(gain, -bonus.clip)
+        return low - horizon * loss + bonus.alpha * bonus.clip, high + horizon * gain
+
+    def moving_hyperparameters(self, progress: Progress, num_actions: int) -> dict[str, float]:
         """The numbers of an update that change during training."""
         numbers = {"lr": self.learning_rate(progress.env_steps)}
         if self.td_target == "munchausen":

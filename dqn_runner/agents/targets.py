@@ -77,14 +77,22 @@ def likely_returns(progress: Progress, gamma: float) -> tuple[float, float]:
     """A guess of the lowest and the highest return, from the rewards seen so far.
 
     The mean reward for ever, counting only rewards above 0 for the highest and only those below
-    for the lowest return, and the largest single reward on top. With `gamma` 1 "for ever" is the
-    mean length of an episode so far. (0, 0) if no reward was seen.
+    for the lowest return, and the largest single reward on top. (0, 0) if no reward was seen.
     """
-    steps = max(progress.env_steps, 1)
-    horizon = 1.0 / (1.0 - gamma) if gamma < 1.0 else steps / max(progress.episodes, 1)
-    low = progress.sum_of_costs / steps * horizon + min(progress.lowest_reward, 0.0)
-    high = progress.sum_of_gains / steps * horizon + max(progress.highest_reward, 0.0)
+    mean_sum = horizon(gamma, progress) / max(progress.env_steps, 1)
+    low = progress.sum_of_costs * mean_sum + min(progress.lowest_reward, 0.0)
+    high = progress.sum_of_gains * mean_sum + max(progress.highest_reward, 0.0)
     return low, high
+
+
+def horizon(gamma: float, progress: Progress | None = None) -> float:
+    """The env steps that count for a return, "for ever": 1/(1-γ).
+
+    With `gamma` 1 the mean length of an episode so far; without `progress` infinite.
+    """
+    if gamma < 1.0:
+        return 1.0 / (1.0 - gamma)
+    return progress.env_steps / max(progress.episodes, 1) if progress else math.inf
 
 
 def return_bounds(lowest_reward: float, highest_reward: float, gamma: float) -> tuple[float, float]:
@@ -92,7 +100,7 @@ def return_bounds(lowest_reward: float, highest_reward: float, gamma: float) -> 
 
     Infinite if `gamma` is 1; (0, 0) if no reward was seen.
     """
-    horizon = 1.0 / (1.0 - gamma) if gamma < 1.0 else math.inf
-    low = horizon * lowest_reward if lowest_reward < 0.0 else 0.0
-    high = horizon * highest_reward if highest_reward > 0.0 else 0.0
+    steps = horizon(gamma)
+    low = steps * lowest_reward if lowest_reward < 0.0 else 0.0
+    high = steps * highest_reward if highest_reward > 0.0 else 0.0
     return low, high

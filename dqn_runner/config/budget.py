@@ -1,9 +1,10 @@
-"""What a run's budget allows for, and the settings of learning that it never reaches."""
+"""What a run's budget allows for, and the settings that have no effect in it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from dqn_runner.agents.spec import AgentSpec, MunchausenSpec
 from dqn_runner.config.root import Config
 from dqn_runner.envs.encoding import Env
 from dqn_runner.target_update import Hard
@@ -42,6 +43,27 @@ def expected_env_steps(config: Config, env: Env) -> int:
     return min(budget for budget in budgets if budget)
 
 
+def unused(agent: AgentSpec) -> Iterator[str]:
+    """A line for each setting of the agent that has no effect without another one."""
+    if agent.td_target != "munchausen":
+        default = MunchausenSpec().model_dump()
+        for name, value in agent.munchausen.model_dump().items():
+            if value != default[name]:
+                yield (
+                    f"agent.munchausen.{name}={value}: has no effect without "
+                    "agent.td_target=munchausen"
+                )
+    if agent.behaviour != "softmax" and agent.temperature != 1.0:
+        yield (
+            f"agent.temperature={agent.temperature}: has no effect without agent.behaviour=softmax"
+        )
+    if agent.lr_schedule == "constant" and agent.lr_decay_steps is not None:
+        yield (
+            f"agent.lr_decay_steps={agent.lr_decay_steps}: has no effect with "
+            "agent.lr_schedule=constant"
+        )
+
+
 def unreached(config: Config, episode_limit: int | None) -> Iterator[str]:
     """A line for each setting that has no effect, because the run ends before it could.
 
@@ -59,7 +81,7 @@ def unreached(config: Config, episode_limit: int | None) -> Iterator[str]:
         yield f"eval.video_interval={config.eval.video_interval}: {ends}, and films nothing"
     stored = min(steps, config.buffer.capacity)
     updates = _most_updates(config, steps)
-    target = config.target_update
+    target, resets = config.target_update, config.agent.reset_interval
     if config.learning_starts > steps:
         yield f"learning_starts={config.learning_starts}: {ends}, and learns nothing"
     elif config.batch_size > stored:
@@ -73,6 +95,11 @@ def unreached(config: Config, episode_limit: int | None) -> Iterator[str]:
                 f"target_update.interval={target.interval}: the run ends after at most {reached:,} "
                 f"{unit}, and its target network stays as it was at the start"
             )
+    if updates and resets is not None and resets > updates:
+        yield (
+            f"agent.reset_interval={resets}: the run ends after at most {updates:,} updates, and "
+            "resets nothing"
+        )
 
 
 def _most_steps(config: Config, episode_limit: int | None) -> int | None:

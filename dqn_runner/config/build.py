@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dqn_runner.agents.agent import Agent
+from dqn_runner.agents.agent import Agent, Resets
 from dqn_runner.agents.c51 import CategoricalSpec
 from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.buffers.n_step import NStepAssembler
@@ -24,6 +24,7 @@ from dqn_runner.config.budget import (
     expected_updates,
     is_worth_compiling,
     unreached,
+    unused,
 )
 from dqn_runner.config.memory import check_memory
 from dqn_runner.config.root import Config, find_modules
@@ -60,6 +61,7 @@ def check(config: Config) -> None:
     find_modules(config)
     env = make_env(config.env)
     check_memory(config, env, resolve_device(config.device))
+    resolve_agent(config, env)
     if isinstance(config.network, Custom):
         build_network(config, env, 0, torch.device("cpu"))
     close(env)
@@ -95,16 +97,17 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     decided["torch_threads"] = resolve_threads(config, network)
     config = config.model_copy(update=decided)
     torch.set_num_threads(decided["torch_threads"])
-    learner = build_learner(config, network)
+    learner = build_learner(config, network, num_actions(env))
     storage = build_storage(config, env, device)
     compiled = compile_learner(config, env, learner, storage)
-    warn_of_unreached(config, env)
+    warn_of_what_has_no_effect(config, env)
     close(env)
     temperature = config.agent.softmax_temperature
+    resets = build_resets(config, env, streams.network, device)
     parts = Parts(
         agent=Agent(
             network, num_actions(env), learner, config.target_update, streams.exploration,
-            temperature=temperature, noise_rng=streams.noise,
+            temperature=temperature, noise_rng=streams.noise, resets=resets,
         ),
         envs=build_environments(config, streams.env),
         storage=storage,
@@ -120,9 +123,10 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     return config.model_copy(update={"compile": "always" if compiled else "never"}), parts
 
 
-def warn_of_unreached(config: Config, env: Env) -> None:
-    """Warn of settings that have no effect within the budget."""
-    for line in unreached(config, env.spec.max_episode_steps if env.spec else None):
+def warn_of_what_has_no_effect(config: Config, env: Env) -> None:
+    """Warn of settings that have no effect, within the budget or without another setting."""
+    limit = env.spec.max_episode_steps if env.spec else None
+    for line in (*unused(config.agent), *unreached(config, limit)):
         logger.warning("%s", line)
 
 
@@ -183,14 +187,14 @@ def compile_learner(config: Config, env: Env, learner: Learner, storage: RowStor
 def resolve_agent(config: Config, env: Env) -> AgentSpec:
     """The agent's settings, with the decay of its learning rate and its range of returns filled in.
 
-    The range stays open if nothing is known of the environment's returns.
+    The range stays open if nothing is known of the environment's returns. Raises ConfigError if
+    one end of it is given and does not fit the other.
     """
     agent = config.agent
     if agent.lr_schedule != "constant" and agent.lr_decay_steps is None:
         agent = agent.model_copy(update={"lr_decay_steps": expected_env_steps(config, env)})
-    returns = config.env.possible_returns(agent.gamma)
-    if isinstance(agent, CategoricalSpec) and returns is not None:
-        agent = agent.covering(*returns)
+    if isinstance(agent, CategoricalSpec):
+        agent = agent.covering_env(config.env, num_actions(env))
     return agent
 
 
@@ -250,7 +254,20 @@ def custom_module(spec: Custom, obs_shape: tuple[int, ...], num_actions: int) ->
     return module
 
 
-def build_learner(config: Config, network: FlatNetwork) -> Learner:
+def build_resets(
+    config: Config, env: Env, rng: np.random.Generator, device: torch.device
+) -> Resets | None:
+    """When the last layers are drawn anew, and how: like the first ones, and from their `rng`."""
+    if config.agent.reset_interval is None:
+        return None
+
+    def draw() -> torch.Tensor:
+        return build_network(config, env, draw_seed(rng), device).initial_params
+
+    return Resets(config.agent.reset_interval, rng, draw)
+
+
+def build_learner(config: Config, network: FlatNetwork, num_actions: int) -> Learner:
     """The learner with the algorithm's choices and its numbers."""
     agent, target = config.agent, config.target_update
     rule = UpdateRule(
@@ -264,11 +281,12 @@ def build_learner(config: Config, network: FlatNetwork) -> Learner:
         soft_target=isinstance(target, Soft),
     )
     numbers = {
-        **agent.moving_hyperparameters(Progress()),
+        **agent.moving_hyperparameters(Progress(), num_actions),
         **agent.optimizer.hyperparameters(),
         "max_grad_norm": agent.max_grad_norm,
         "max_grad_value": agent.max_grad_value,
         "tau": target.tau if isinstance(target, Soft) else None,
     }
     hyperparameters = {name: value for name, value in numbers.items() if value is not None}
-    return Learner(rule, hyperparameters, network.initial_params, network.buffers)
+    counts = agent.reset_interval is not None
+    return Learner(rule, hyperparameters, network.initial_params, network.buffers, counts=counts)

@@ -45,14 +45,22 @@ class EnvSpec(Spec):
     return_range: tuple[Return, Return] | None = None
     """Lowest and highest return, as numbers, horizon (1/(1-γ)) or -horizon; null: not known."""
 
-    def possible_returns(self, gamma: float) -> tuple[float, float] | None:
-        """The lowest and the highest return discounted by `gamma`; None if they are not known."""
-        if self.return_range is None or (gamma == 1.0 and "horizon" in str(self.return_range)):
+    def possible_returns(
+        self, gamma: float, reward_clip: float | None = None
+    ) -> tuple[float, float] | None:
+        """The lowest and the highest return discounted by `gamma`; None if they are not known.
+
+        Rewards that are clipped leave a number other than 0 unknown, and horizon is at most
+        `reward_clip` for each step.
+        """
+        ends = self.return_range or ()
+        by_length = {"horizon": 1.0, "-horizon": -1.0, 0.0: 0.0}
+        clipped = reward_clip is not None and any(end not in by_length for end in ends)
+        if not ends or clipped or (gamma == 1.0 and "horizon" in str(ends)):
             return None
-        horizon = {"horizon": 1.0, "-horizon": -1.0}
+        most = 1.0 if reward_clip is None else min(reward_clip, 1.0)
         low, high = (
-            horizon[end] / (1.0 - gamma) if isinstance(end, str) else end
-            for end in self.return_range
+            by_length[end] * most / (1.0 - gamma) if isinstance(end, str) else end for end in ends
         )
         return low, high
 

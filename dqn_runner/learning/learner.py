@@ -73,7 +73,7 @@ class LearnerState(NamedTuple):
     params: Tensor  # [P]
     target_params: Tensor  # [P]
     slots: Tensor  # [S, P], the optimizer's state vectors
-    num_updates: Tensor  # [], the optimizer's counter
+    num_updates: Tensor  # [] or [P], the optimizer's counter
     metric_sums: Tensor  # [len(METRICS)], over the updates since they were last read
     q_extremes: Tensor  # [2], the largest of -Q and of Q in the batches of those updates
     target_extremes: Tensor  # [2], the same of the expected returns that were the targets
@@ -169,7 +169,10 @@ class Learner:
         hyperparameters: dict[str, float],
         initial_params: Tensor,
         buffers: Sequence[Tensor] = (),
+        *,
+        counts: bool = False,
     ) -> None:
+        """With `counts` each parameter has a counter of its own, so that some can be reset."""
         self.rule = rule
         self._numbers = dict(hyperparameters)
         self._hyper = initial_params.new_tensor(list(hyperparameters.values()))
@@ -177,7 +180,7 @@ class Learner:
             params=initial_params.clone(),
             target_params=initial_params.clone(),
             slots=initial_params.new_zeros(rule.optimizer.num_slots, len(initial_params)),
-            num_updates=initial_params.new_zeros(()),
+            num_updates=initial_params.new_zeros(len(initial_params) if counts else ()),
             metric_sums=initial_params.new_zeros(len(METRICS)),
             q_extremes=initial_params.new_full((2,), -math.inf),
             target_extremes=initial_params.new_full((2,), -math.inf),
@@ -245,6 +248,13 @@ class Learner:
     def copy_target(self) -> None:
         """Have the next update begin by setting the target network to the online one."""
         self._copy_is_due = True
+
+    def reset(self, part: slice, params: Tensor) -> None:
+        """Begin anew with that part of `params` [P], in both networks and in the optimizer."""
+        self.state.params[part] = params[part]
+        self.state.target_params[part] = params[part]
+        self.state.slots[:, part] = 0.0
+        self.state.num_updates[part] = 0.0
 
     def get_state(self) -> dict[str, Any]:
         """All that learning depends on, as tensors and numbers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +43,17 @@ class FlatNetwork:
         for whatever the module raises, which may be the user's own.
         """
         return self._call(params, buffers, obs, noise, training=True)
+
+    @property
+    def last_layers(self) -> slice:
+        """Where in the parameters [P] those of the head's streams are, side by side.
+
+        They are the last hidden layer and the outputs; all layers of a network of the user's own.
+        """
+        inside = [name.startswith("head.streams.") for name in self._names[: len(self._sizes)]]
+        ends = list(itertools.accumulate(self._sizes, initial=0))
+        first = inside.index(True)
+        return slice(ends[first], ends[first + sum(inside)])
 
     def buffer(self, name: str, buffers: Sequence[Tensor]) -> Tensor | None:
         """The one of `buffers` that the module has under `name`; None if it has none."""

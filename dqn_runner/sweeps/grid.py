@@ -42,6 +42,8 @@ _OPEN = {
     "torch_threads": "auto",
     "compile": "auto",
     "agent.lr_decay_steps": None,
+    "agent.v_min": "auto",
+    "agent.v_max": "auto",
 }
 
 # Sections and settings that are numbers to an update, or no part of it.
@@ -50,12 +52,16 @@ _NUMBERS = {
     *("learning_starts", "train_frequency", "gradient_steps", "phase", "eval", "log"),
     *("checkpoint", "tracker", "epsilon", "env.max_step_seconds"),
     *("agent.lr", "agent.lr_schedule", "agent.lr_decay_steps", "agent.gamma", "agent.n_step"),
-    *("agent.behaviour", "agent.temperature"),
+    *("agent.behaviour", "agent.temperature", "agent.reward_clip", "agent.reward_scale"),
+    *("agent.v_min", "agent.v_max", "env.return_range"),
+    *(f"agent.munchausen.{name}" for name in ("alpha", "temperature", "clip")),
     *(f"agent.optimizer.{name}" for name in ("betas", "eps", "weight_decay", "momentum", "alpha")),
     *("target_update.tau", "target_update.interval", "target_update.unit"),
 }
 # Numbers to an update, which is another function if they are null.
-_NUMBERS_OR_NULL = {"agent.max_grad_norm", "agent.max_grad_value"}
+_NUMBERS_OR_NULL = {
+    *("agent.max_grad_norm", "agent.max_grad_value", "agent.reset_interval", "network.noisy"),
+}
 
 
 def is_to_do(job: Job) -> bool:
@@ -90,7 +96,8 @@ def checked(jobs: Sequence[Job]) -> list[Config]:
     built: set[str] = set()
     configs = [root.parse(job.config) for job in jobs]
     for config in configs:
-        parts = config.model_dump_json(include={"env", "device", "network", "epsilon", "buffer"})
+        checks = {"env", "device", "agent", "network", "epsilon", "buffer"}
+        parts = config.model_dump_json(include=checks)
         if parts not in built:
             build.check(config)
             built.add(parts)

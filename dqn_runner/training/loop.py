@@ -62,7 +62,7 @@ class Training:
 
             progress.epsilon = parts.epsilon(progress.env_steps, progress.episodes)
             action = agent.act(envs.obs, progress.epsilon)
-            step = envs.step(action)
+            step = parts.agent_spec.learned_from(envs.step(action))
             progress.see(step.reward)
             final_action = (
                 agent.final_actions(step, progress.epsilon)
@@ -80,7 +80,7 @@ class Training:
             updates = spec.updates_due(len(storage), steps_before, progress, phase_ends)
             if updates:
                 agent.settle_range(parts.agent_spec, progress)
-                moving = parts.agent_spec.moving_hyperparameters(progress)
+                moving = parts.agent_spec.moving_hyperparameters(progress, agent.num_actions)
                 agent.learner.set_hyperparameters(moving)
             for _ in range(updates):
                 indices, weights = sampler.draw(spec.batch_size, parts.replay_rng)

@@ -63,7 +63,7 @@ class Meter:
     def _warn_of_divergence(self, row: Row) -> None:
         """Say once if Q-values are far from any return that is possible."""
         progress = self._progress
-        low, high = self._agent_spec.return_bounds(progress)
+        low, high = self._agent_spec.return_bounds(progress, self._agent.num_actions)
         slack = SLACK * (high - low)
         if progress.has_warned or slack == 0.0 or "train/q_max" not in row:
             return

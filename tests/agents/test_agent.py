@@ -352,6 +352,6 @@ def test_the_numbers_that_move_are_the_learning_rate_and_the_bounds_of_clipped_t
     progress.see([0.0, -1.0])
     progress.see([3.0, 2.0])
     decaying = {"lr_schedule": "linear", "lr_decay_steps": 40}
-    assert spec_of().moving_hyperparameters(progress) == {"lr": 2.0}
-    numbers = spec_of(clip_target=True, **decaying).moving_hyperparameters(progress)
+    assert spec_of().moving_hyperparameters(progress, 2) == {"lr": 2.0}
+    numbers = spec_of(clip_target=True, **decaying).moving_hyperparameters(progress, 2)
     assert numbers == {"lr": pytest.approx(1.01), "return_low": -2.0, "return_high": 6.0}

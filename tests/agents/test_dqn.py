@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from dqn_runner.agents.dqn import ScalarReturn, td_loss
+from dqn_runner.agents.targets import by_action
 from dqn_runner.types import Batch, Outputs
 
 
@@ -25,7 +26,7 @@ def random_batch(seed, size=64, num_actions=5):
 def test_the_target_is_reward_plus_discounted_value_of_the_action():
     batch, following, _ = random_batch(0)
     action = torch.arange(64) % 5
-    target = ScalarReturn("mse").target(batch, following, action, {})
+    target = ScalarReturn("mse").target(by_action(batch, following, action), {})
     assert target.shape == (64,)
     for b in range(64):
         value = following.q_values[b, b % 5].item()
@@ -35,15 +36,16 @@ def test_the_target_is_reward_plus_discounted_value_of_the_action():
 def test_discount_zero_leaves_the_reward_alone():
     batch, following, _ = random_batch(1)
     batch = batch._replace(discount=torch.zeros(64))
-    target = ScalarReturn("mse").target(batch, following, batch.action, {})
+    target = ScalarReturn("mse").target(by_action(batch, following, batch.action), {})
     assert torch.equal(target, batch.reward)
 
 
 def test_targets_are_clipped_only_if_that_is_asked_for():
     batch, following, _ = random_batch(2)
     hyper = {"return_low": torch.tensor(-0.5), "return_high": torch.tensor(0.25)}
-    free = ScalarReturn("mse").target(batch, following, batch.action, hyper)
-    clipped = ScalarReturn("mse", clip_target=True).target(batch, following, batch.action, hyper)
+    next_state = by_action(batch, following, batch.action)
+    free = ScalarReturn("mse").target(next_state, hyper)
+    clipped = ScalarReturn("mse", clip_target=True).target(next_state, hyper)
     assert free.min() < -0.5
     assert free.max() > 0.25
     assert clipped.tolist() == [min(max(y, -0.5), 0.25) for y in free.tolist()]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
 import torch
 
+from dqn_runner.composing import hydra_internals
 from dqn_runner.composing.command import Command
 from dqn_runner.config.budget import expected_updates
 from dqn_runner.config.root import parse
@@ -137,10 +140,55 @@ TABLE: dict[str, dict[str, object]] = {
     },
 }
 
+KEPT = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))
+OTHER_DEFAULTS = {
+    "config.yaml": {
+        "agent": "iqn",
+        "epsilon": "fixed",
+        "num_envs": "3",
+        "learning_starts": "333",
+        "train_frequency": "3",
+        "gradient_steps": "3",
+        "batch_size": "33",
+    },
+    "network/mlp.yaml": {
+        "hidden_sizes": "[33]",
+        "norm": "none",
+        "activation": "silu",
+        "dueling": "true",
+        "noisy": "0.3",
+    },
+    "buffer/uniform.yaml": {"capacity": "333333"},
+}
+
 
 def resolved(name):
     (job,) = Command([f"experiment={name}"]).jobs
     return parse(job.config)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_recipe_stays_what_it_was(name):
+    """A setting that is newer than the list has its old behavior there."""
+    assert resolved(name) == parse(KEPT[name])
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_other_defaults_change_no_recipe(name, tmp_path, monkeypatch):
+    """Each default by which an agent learns is another one here."""
+    conf = tmp_path / "conf"
+    shutil.copytree(hydra_internals.conf_dir(), conf)
+    for file, others in OTHER_DEFAULTS.items():
+        text = (conf / file).read_text()
+        for key, value in others.items():
+            text, count = re.subn(rf"(?m)^([- ]*{key}: ).*$", rf"\g<1>{value}", text)
+            assert count == 1, key
+        (conf / file).write_text(text)
+    monkeypatch.setattr(hydra_internals, "conf_dir", lambda: str(conf))
+    (job,) = Command([]).jobs
+    default = parse(job.config)
+    assert (default.agent.name, default.batch_size) == ("iqn", 33)
+    assert resolved(name) == parse(KEPT[name])
 
 
 @pytest.mark.parametrize("name", TABLE)
