@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from dqn_runner.agents.agent import Agent
-from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.buffers.n_step import NStepAssembler
+from dqn_runner.buffers.prioritized import PrioritizedSpec
 from dqn_runner.buffers.rows import RowStorage, gather
 from dqn_runner.buffers.sarsa import SarsaAssembler
 from dqn_runner.config.budget import (
@@ -81,14 +81,14 @@ def resolve_device(device: str) -> torch.device:
 def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     """Build and seed all that training works with.
 
-    Returns `config` too, with what was decided here: device, threads, compilation, decay of the
-    learning rate.
+    Returns `config` too, with what was decided here: device, threads, compilation, the ends of
+    schedules.
     """
     device = resolve_device(config.device)
     streams = random_streams(config.seed)
     env = make_env(config.env, warn=True)
     network = build_network(config, env, draw_seed(streams.network), device)
-    decided: dict[str, Any] = {"device": str(device), "agent": resolve_lr_decay(config, env)}
+    decided: dict[str, Any] = {"device": str(device), **resolve_schedules(config, env)}
     decided["torch_threads"] = resolve_threads(config, network)
     config = config.model_copy(update=decided)
     torch.set_num_threads(decided["torch_threads"])
@@ -177,12 +177,14 @@ def compile_learner(config: Config, env: Env, learner: Learner, storage: RowStor
     return True
 
 
-def resolve_lr_decay(config: Config, env: Env) -> AgentSpec:
-    """The agent's settings, with the env steps of its learning rate's decay filled in."""
-    agent = config.agent
-    if agent.lr_schedule == "constant" or agent.lr_decay_steps is not None:
-        return agent
-    return agent.model_copy(update={"lr_decay_steps": expected_env_steps(config, env)})
+def resolve_schedules(config: Config, env: Env) -> dict[str, Any]:
+    """The sections with a schedule that ends with the budget, with its env steps filled in."""
+    agent, buffer, budget = config.agent, config.buffer, expected_env_steps(config, env)
+    if agent.lr_schedule != "constant" and agent.lr_decay_steps is None:
+        agent = agent.model_copy(update={"lr_decay_steps": budget})
+    if isinstance(buffer, PrioritizedSpec) and buffer.beta_steps is None:
+        buffer = buffer.model_copy(update={"beta_steps": budget})
+    return {"agent": agent, "buffer": buffer}
 
 
 def build_epsilon(config: Config) -> Callable[[int, int], float]:

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from dqn_runner import epsilon, target_update
 from dqn_runner.agents.dqn import DQNSpec
+from dqn_runner.buffers.prioritized import PrioritizedSpec
 from dqn_runner.buffers.uniform import UniformSpec
 from dqn_runner.config.messages import checked, kind
 from dqn_runner.custom import Custom, search_working_directory
@@ -29,6 +30,18 @@ EpsilonSpec = Annotated[
     | Annotated[epsilon.Multiplicative, Tag("multiplicative")]
     | _Custom,
     Discriminator(kind),
+]
+
+
+def _buffer_kind(section: Any) -> str:
+    """The `name` of a buffer; that of older runs has none, and is uniform."""
+    name = kind(section)
+    return "uniform" if name == "None" else name
+
+
+BufferSpec = Annotated[
+    Annotated[UniformSpec, Tag("uniform")] | Annotated[PrioritizedSpec, Tag("prioritized")],
+    Discriminator(_buffer_kind),
 ]
 NetworkSpec = Annotated[Annotated[MLPSpec, Tag("mlp")] | _Custom, Discriminator(kind)]
 TargetUpdateSpec = Annotated[target_update.Hard | target_update.Soft, Field(discriminator="name")]
@@ -56,8 +69,8 @@ class Config(TrainingSpec):
     """Learning rate, discount, n-step returns, double Q-learning, loss, optimizer."""
     network: NetworkSpec
     """The Q-network."""
-    buffer: UniformSpec
-    """The replay buffer."""
+    buffer: BufferSpec
+    """The replay buffer, and how transitions are drawn from it."""
     epsilon: EpsilonSpec
     """How exploration decays."""
     target_update: TargetUpdateSpec
@@ -71,6 +84,16 @@ class Config(TrainingSpec):
             raise ValueError(
                 f"buffer.capacity={self.buffer.capacity}: must be at least "
                 f"batch_size={self.batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _phases_draw_uniformly(self) -> Config:
+        if self.phase.episodes is not None and self.buffer.name == "prioritized":
+            raise ValueError(
+                f"buffer.name=prioritized: phase.episodes={self.phase.episodes} needs "
+                "buffer=uniform, for a phase forgets its transitions, and with them their "
+                "priorities, when it has learned from them"
             )
         return self
 

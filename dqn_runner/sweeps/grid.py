@@ -42,6 +42,7 @@ _OPEN = {
     "torch_threads": "auto",
     "compile": "auto",
     "agent.lr_decay_steps": None,
+    "buffer.beta_steps": None,
 }
 
 # Sections and settings that are numbers to an update, or no part of it.
@@ -51,6 +52,7 @@ _NUMBERS = {
     *("checkpoint", "tracker", "epsilon", "env.max_step_seconds"),
     *("agent.lr", "agent.lr_schedule", "agent.lr_decay_steps", "agent.gamma", "agent.n_step"),
     *("agent.behaviour", "agent.temperature"),
+    *(f"buffer.{name}" for name in ("name", "alpha", "beta_start", "beta_steps", "eps")),
     *(f"agent.optimizer.{name}" for name in ("betas", "eps", "weight_decay", "momentum", "alpha")),
     *("target_update.tau", "target_update.interval", "target_update.unit"),
 }

@@ -81,6 +81,7 @@ class Training:
             if updates:
                 moving = parts.agent_spec.moving_hyperparameters(progress)
                 agent.learner.set_hyperparameters(moving)
+                sampler.anneal(progress.env_steps)
             for _ in range(updates):
                 indices, weights = sampler.draw(spec.batch_size, parts.replay_rng)
                 priorities = agent.learn(storage.tensors, indices, weights)
