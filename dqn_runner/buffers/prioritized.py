@@ -55,7 +55,7 @@ class PrioritizedSampler:
     """Draws transitions of `storage` in proportion to p = (|priority| + eps)^alpha (eq. 1).
 
     A new transition has the largest p that there has been (algorithm 1, line 6), until an update
-    tells more about it. New ones are noticed when something is drawn.
+    tells more about it. The sampler notices new ones by itself, when something is drawn.
     """
 
     def __init__(self, storage: RowStorage, spec: PrioritizedSpec) -> None:
@@ -88,6 +88,7 @@ class PrioritizedSampler:
 
         Those that are not finite are passed over: learning has diverged, which training tells.
         """
+        self._notice_new_transitions()  # which must not come later, over what is set here
         rows = indices.cpu().numpy()
         p = (np.abs(priorities.cpu().numpy().astype(np.float64)) + self._spec.eps) ** (
             self._spec.alpha

@@ -68,8 +68,8 @@ class SumTree:
         """
         ends = _running_sums(self._levels[-1])
         rest = np.minimum(prefix_sums, np.nextafter(ends[-1], 0.0))
-        child = found = ends[1:].searchsorted(rest, side="right")
-        row = np.int64(0)  # where the running sums of each node begin in `ends`
+        found: Integers = ends[1:].searchsorted(rest, side="right")
+        child, row = found, np.zeros(1, np.int64)  # `row`: where each node begins in `ends`
         for children in reversed(self._nodes):
             rest = rest - ends.take(row + child)
             ends = _running_sums(children.take(found, axis=0))  # [B, FAN_OUT + 1]
