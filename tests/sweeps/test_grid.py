@@ -266,6 +266,7 @@ NUMBERS = (
     "seed=3", "agent.lr=0.5", "agent.gamma=0.5", "agent.n_step=1", "target_update.tau=0.5",
     "agent.max_grad_norm=3", "agent.optimizer.eps=0.1", "agent.optimizer.betas=[0.5,0.6]",
     "epsilon=linear", "total_timesteps=7", "agent.lr_schedule=cosine", "agent.lr_decay_steps=9",
+    "buffer=prioritized",
 )  # fmt: skip
 FUNCTIONS = (
     "batch_size=8", "buffer.capacity=50", "network.hidden_sizes=[8]", "env=acrobot",
