@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from building import mlp, rule_of
 from scipy import stats
+from torch import Tensor
 
 from dqn_runner.buffers.prioritized import PrioritizedSampler, PrioritizedSpec
 from dqn_runner.buffers.rows import RowStorage
 from dqn_runner.config import root
 from dqn_runner.config.build import build
-from dqn_runner.learning.learner import Learner
-from dqn_runner.learning.optimizers import SGD
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.training.loop import Training
@@ -29,7 +27,9 @@ class Filled:
     """A storage and its sampler; all p's also in a plain array."""
 
     def __init__(self, capacity: int, added: int = 0, **settings: float) -> None:
-        self.storage = RowStorage(capacity, ObsSpec((1,), np.dtype(np.float32)), torch.device("cpu"))
+        self.storage = RowStorage(
+            capacity, ObsSpec((1,), np.dtype(np.float32)), torch.device("cpu")
+        )
         given = {"alpha": ALPHA, "beta_start": 0.4, "beta_steps": 100, "eps": EPS, **settings}
         spec = PrioritizedSpec.model_validate({"capacity": capacity, **given})
         self.sampler = PrioritizedSampler(self.storage, spec)
@@ -239,7 +239,9 @@ class Recorded:
 
     def __init__(self, config, path, monkeypatch):
         self.config, self.parts = build(config, RunDirectory(path))
-        self.drawn, self.learned, self.moments = [], [], []
+        self.drawn: list[tuple[Tensor, Tensor]] = []
+        self.learned: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.moments: list[tuple[int, int]] = []
         draw, learn = self.parts.sampler.draw, self.parts.agent.learner.update
         self.progress = Progress()
 
@@ -266,6 +268,7 @@ def test_in_training_beta_follows_the_env_steps_up_to_the_budget(
         "buffer=prioritized", "total_timesteps=400", f"num_envs={num_envs}", "train_frequency=8"
     )
     run = Recorded(config, tmp_path, monkeypatch)
+    assert isinstance(run.config.buffer, PrioritizedSpec)
     assert run.config.buffer.beta_steps == 400
     assert run.moments[-1][0] == 400
     # What each p was when it was drawn, from the priorities that the learner gave back.

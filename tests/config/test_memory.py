@@ -20,7 +20,13 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("env", ["env=lunarlander", "env.id=FrozenLake-v1"])
 @pytest.mark.parametrize("buffer", ["uniform", "prioritized"])
 def test_it_counts_what_is_built(compose, env, buffer):
-    config = compose(env, f"buffer={buffer}", "buffer.capacity=5000", "network.hidden_sizes=[7,5]", "batch_size=10")
+    config = compose(
+        env,
+        f"buffer={buffer}",
+        "buffer.capacity=5000",
+        "network.hidden_sizes=[7,5]",
+        "batch_size=10",
+    )
     env = make_env(config.env)
     params = len(build_network(config, env, 0, CPU).initial_params)
     sizes, batch, replay = memory.needed_memory(config, env).values()
