@@ -113,11 +113,12 @@ class PrioritizedSampler:
         """The p of each place of the storage that is filled, and the largest ever."""
         self._notice_new_transitions()
         p = self._tree.priorities[: self._storage.size]
-        return {"priorities": torch.from_numpy(p.copy()), "largest": self._largest}
+        largest = torch.tensor(self._largest, dtype=torch.float64)
+        return {"priorities": torch.from_numpy(p.copy()), "largest": largest}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from there, with a storage that is filled already; raises ValueError for others."""
-        p, largest = state["priorities"].numpy(), float(state["largest"])
+        p, largest = state["priorities"].numpy(), state["largest"].item()
         if p.shape != (self._storage.size,) or p.dtype != np.float64:
             raise ValueError(f"priorities have shape {p.shape} and type {p.dtype}")
         if not (p.min(initial=largest) > 0.0 and math.isfinite(largest + p.sum())):

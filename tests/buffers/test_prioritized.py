@@ -216,8 +216,8 @@ def test_a_sampler_goes_on_where_another_was():
         {"priorities": torch.full((10,), torch.nan, dtype=torch.float64)},
         {"priorities": torch.full((10,), torch.inf, dtype=torch.float64)},
         {"priorities": torch.zeros(10, dtype=torch.float64)},
-        {"largest": float("nan")},
-        {"largest": -1.0},
+        {"largest": torch.tensor(torch.nan)},
+        {"largest": torch.tensor(torch.inf)},
     ],
 )
 def test_a_state_that_cannot_be_is_refused(broken):
