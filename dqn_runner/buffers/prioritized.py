@@ -106,7 +106,7 @@ class PrioritizedSampler:
         added = self._storage.num_added
         if added > self._seen:
             rows = self._storage.places(max(self._seen, added - self._storage.size), added)
-            self._tree.set(rows, np.full(len(rows), self._largest))
+            self._tree.set(rows, self._largest)
             self._seen = added
 
     def get_state(self) -> dict[str, Any]:

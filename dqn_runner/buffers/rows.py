@@ -117,7 +117,8 @@ class RowStorage:
 
     def places(self, first: int, last: int) -> Array:
         """The indices of the transitions number `first` to `last` (excluded), all still stored."""
-        return (np.arange(first, last) - self.num_added + self._write_head) % self.capacity
+        ahead = self._write_head - self.num_added
+        return np.arange(first + ahead, last + ahead) % self.capacity
 
     def on_device(self, values: Array) -> Tensor:
         """`values` on the device of the columns, without waiting for the copy to end."""

@@ -50,10 +50,10 @@ class SumTree:
         """The sum of all priorities."""
         return float(self._levels[-1].sum())
 
-    def set(self, indices: Integers, priorities: Floats) -> None:
-        """Set the `priorities` [B], at least 0, at `indices` [B]; of equal indices the last wins.
+    def set(self, indices: Integers, priorities: Floats | float) -> None:
+        """Set the `priorities` [B] at `indices` [B], or one at all; of equal indices the last wins.
 
-        The sum of all must be finite.
+        None may be negative, and the sum of all must be finite.
         """
         self._levels[0][indices] = priorities
         for children, sums in zip(self._nodes, self._levels[1:], strict=True):
