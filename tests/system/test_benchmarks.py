@@ -40,8 +40,13 @@ def test_the_benchmark_runs_with_a_tiny_budget():
 
 
 def test_the_benchmark_of_replay_runs_on_few_items():
-    line = [sys.executable, BENCHMARKS / "replay.py", "--items=1000", "--cycles=200", "--repeats=1"]
-    finished = subprocess.run([*line, "--peers"], capture_output=True, text=True, check=False)
+    replay = str(BENCHMARKS / "replay.py")
+    finished = subprocess.run(
+        [sys.executable, replay, "--items=1000", "--cycles=200", "--repeats=1", "--peers"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert finished.returncode == 0, finished.stderr
     assert "1,000 transitions on " in finished.stdout
     assert "ours" in finished.stdout
