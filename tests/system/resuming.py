@@ -31,6 +31,14 @@ KINDS = {
     "pytorch_tutorial": ["experiment=pytorch_tutorial"],
     "lunarlander_sarsa": ["experiment=lunarlander_sarsa", "learning_starts=0", "phase.episodes=2"],
     "swanlab_cartpole": ["experiment=swanlab_cartpole", "eval.interval=2"],
+    "noisy": [
+        "agent=c51", "network.noisy=0.5", "network.dueling=true", "epsilon=fixed",
+        "epsilon.value=0",
+    ],
+    "noisy in eight environments": [
+        "agent=iqn", "network.noisy=0.5", "network.dueling=true", "num_envs=8",
+    ],
+    "implicit quantiles": ["agent=iqn", "network.hidden_sizes=[8]"],
     "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],
 }  # fmt: skip
 COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
