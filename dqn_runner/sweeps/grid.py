@@ -55,7 +55,7 @@ _NUMBERS = {
     *("target_update.tau", "target_update.interval", "target_update.unit"),
 }
 # Numbers to an update, which is another function if they are null.
-_NUMBERS_OR_NULL = {"agent.max_grad_norm", "agent.max_grad_value"}
+_NUMBERS_OR_NULL = {"agent.max_grad_norm", "agent.max_grad_value", "network.noisy"}
 
 
 def is_to_do(job: Job) -> bool:

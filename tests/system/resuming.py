@@ -33,12 +33,12 @@ KINDS = {
     "swanlab_cartpole": ["experiment=swanlab_cartpole", "eval.interval=2"],
     "noisy": [
         "agent=c51", "network.noisy=0.5", "network.dueling=true", "epsilon=fixed",
-        "epsilon.value=0",
+        "epsilon.value=0", "train_frequency=4",
     ],
     "noisy in eight environments": [
-        "agent=iqn", "network.noisy=0.5", "network.dueling=true", "num_envs=8",
+        "agent=iqn", "network.noisy=0.5", "network.dueling=true", "num_envs=8", "train_frequency=4",
     ],
-    "implicit quantiles": ["agent=iqn", "network.hidden_sizes=[8]"],
+    "implicit quantiles": ["agent=iqn", "train_frequency=2"],
     "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],
 }  # fmt: skip
 COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
