@@ -116,6 +116,16 @@ class Config(TrainingSpec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _network_has_features(self) -> Config:
+        if isinstance(self.agent, IQNSpec) and isinstance(self.network, Custom):
+            raise ValueError(  # noqa: TRY004
+                "agent=iqn: needs a network of this package, such as network=mlp, for τ joins the "
+                f"features before the last layers; network.name={self.network.name} gives its "
+                "outputs alone"
+            )
+        return self
+
     def plain(self) -> dict[str, Any]:
         """The configuration as plain values, as config.yaml holds it."""
         return self.model_dump(mode="json")

@@ -276,7 +276,8 @@ NUMBERS = (
 FUNCTIONS = (
     "batch_size=8", "buffer.capacity=50", "network.hidden_sizes=[8]", "env=acrobot",
     "agent.double=false", "agent.loss=mse", "agent.max_grad_norm=null", "agent.optimizer.name=sgd",
-    "target_update=hard", "agent.clip_target=false", "network.norm=none",
+    "target_update=hard", "agent.clip_target=false", "network.norm=none", "network.dueling=true",
+    "network.noisy=0.5",
 )  # fmt: skip
 
 
@@ -306,6 +307,7 @@ def test_runs_share_what_is_the_same_to_the_compiler(compose, tmp_path, monkeypa
         function, name = both(override)
         assert function != plain[0], override
         assert name != plain[1], override
+    assert both("network.noisy=0.5") == both("network.noisy=0.1")
 
 
 @pytest.mark.parametrize(

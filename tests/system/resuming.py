@@ -35,6 +35,14 @@ KINDS = {
     "pytorch_tutorial": ["experiment=pytorch_tutorial"],
     "lunarlander_sarsa": ["experiment=lunarlander_sarsa", "learning_starts=0", "phase.episodes=2"],
     "swanlab_cartpole": ["experiment=swanlab_cartpole", "eval.interval=2"],
+    "noisy": [
+        "agent=c51", "network.noisy=0.5", "network.dueling=true", "epsilon=fixed",
+        "epsilon.value=0", "train_frequency=4",
+    ],
+    "noisy in eight environments": [
+        "agent=iqn", "network.noisy=0.5", "network.dueling=true", "num_envs=8", "train_frequency=4",
+    ],
+    "implicit quantiles": ["agent=iqn", "train_frequency=2"],
     "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],
 }  # fmt: skip
 COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
