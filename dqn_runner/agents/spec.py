@@ -134,8 +134,10 @@ class AgentSpec(Spec, ABC):
         """The numbers of an update that change during training."""
         numbers = {"lr": self.learning_rate(progress.env_steps)}
         if self.td_target == "munchausen":
-            bonus = self.munchausen.model_dump()
-            numbers |= {f"munchausen_{name}": value for name, value in bonus.items()}
+            bonus = self.munchausen
+            numbers["munchausen_alpha"] = bonus.alpha
+            numbers["munchausen_temperature"] = bonus.temperature
+            numbers["munchausen_clip"] = bonus.clip
         return numbers
 
     @property
