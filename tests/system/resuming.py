@@ -25,6 +25,11 @@ KINDS = {
     "decaying learning rate": [
         "agent.lr_schedule=cosine", "agent.clip_target=true", "network.norm=layer_norm",
     ],
+    "resets and munchausen": [
+        "agent.reset_interval=40", "agent.td_target=munchausen", "agent.double=false",
+        "agent.reward_clip=0.5", "agent.reward_scale=2", "target_update=hard",
+        "target_update.interval=7",
+    ],
     "mountaincar": ["env=mountaincar", "num_envs=4", "target_update=hard"],
     "hands_on_rl": ["experiment=hands_on_rl"],
     "joyrl": ["experiment=joyrl"],
