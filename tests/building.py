@@ -13,10 +13,27 @@ from dqn_runner.buffers.rows import gather
 from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.learning.optimizers import SGD, Adam, AdamW, RMSprop
 from dqn_runner.networks.flat import FlatNetwork
-from dqn_runner.networks.heads import QNetwork, make_network
+from dqn_runner.networks.heads import (
+    CategoricalHead,
+    HeadMaker,
+    ImplicitQuantileHead,
+    QNetwork,
+    QuantileHead,
+    make_network,
+    make_scalar_head,
+)
 from dqn_runner.networks.init import Init, TorchInit
 from dqn_runner.networks.torsos import Activation, MLPSpec, Norm
 from dqn_runner.types import Batch
+
+HEADS: dict[str, HeadMaker] = {
+    "scalar": make_scalar_head,
+    "categorical": lambda streams, _: CategoricalHead(streams(11), torch.linspace(-3.0, 7.0, 11)),
+    "quantile": lambda streams, _: QuantileHead(streams(9), 9),
+    "implicit quantile": lambda streams, num_features: ImplicitQuantileHead(
+        streams(1), num_features, embedding_dim=6, num_uniforms=(4, 5), num_tau_act=7
+    ),
+}
 
 
 def mlp(
@@ -27,6 +44,9 @@ def mlp(
     init: Init | None = None,
     *,
     norm: Norm = "none",
+    dueling: bool = False,
+    noisy: float | None = None,
+    head: str = "scalar",
 ) -> QNetwork:
     """The fully connected Q-network that such a configuration makes."""
     spec = MLPSpec(
@@ -34,8 +54,10 @@ def mlp(
         activation=activation,
         norm=norm,
         init=init or TorchInit(),
+        dueling=dueling,
+        noisy=noisy,
     )
-    return make_network(spec, obs_shape, num_actions)
+    return make_network(spec, obs_shape, num_actions, HEADS[head])
 
 
 def columns(batch: Batch) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.agents.targets import horizon, likely_returns
 from dqn_runner.envs.make import EnvSpec
 from dqn_runner.errors import ConfigError, RunError
-from dqn_runner.learning.learner import NextState
+from dqn_runner.learning.learner import Losses, NextState
 from dqn_runner.learning.optimizers import Hyper
 from dqn_runner.networks.heads import CategoricalHead, Head, StreamsMaker
 from dqn_runner.types import Outputs, Progress
@@ -99,6 +99,10 @@ class CategoricalSpec(AgentSpec):
         spec = self.covering(0.0, 1.0) if self.is_open else self
         return CategoricalHead(make_streams(len(spec.atoms)), spec.atoms)
 
+    def reach(self, support: Tensor) -> tuple[float, float]:
+        """The lowest and the highest return that the atoms `support` [K] can stand for."""
+        return float(support[0]), float(support[-1])
+
     @property
     @abstractmethod
     def atoms(self) -> Tensor:
@@ -142,8 +146,8 @@ class CategoricalReturn(NamedTuple):
         moved = next_state.reward.unsqueeze(1) + next_state.discount.unsqueeze(1) * atoms
         return projected(probabilities, moved, atoms)
 
-    def loss(self, outputs: Outputs, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of `target` [B, K], which is the priority too: both [B]."""
+    def loss(self, outputs: Outputs, action: Tensor, target: Tensor) -> Losses:
+        """The cross-entropy of `target` [B, K], which is the priority too."""
         return cross_entropy(outputs, action, target)
 
 
@@ -153,14 +157,19 @@ def projected(probabilities: Tensor, places: Tensor, atoms: Tensor) -> Tensor:
     Each goes to the two atoms beside its place, in proportion to its nearness (Bellemare et al.
     2017, eq. 7); beyond the ends to the last one.
     """
-    width = (atoms[-1] - atoms[0]) / (len(atoms) - 1)
-    inside = torch.minimum(torch.maximum(places, atoms[0]), atoms[-1])
-    distance = (inside.unsqueeze(1) - atoms.unsqueeze(1)).abs() / width  # [B, K, K]
-    return ((1 - distance).clamp(min=0) * probabilities.unsqueeze(1)).sum(dim=-1)
+    last = len(atoms) - 1
+    # In widths between two atoms, from the first one on.
+    inside = ((places - atoms[0]) * (last / (atoms[-1] - atoms[0]))).clamp(0, last)
+    below = inside.floor()
+    to_next = probabilities * (inside - below)
+    index = below.long()
+    shares = torch.zeros_like(probabilities).scatter_add(1, index, probabilities - to_next)
+    return shares.scatter_add(1, (index + 1).clamp(max=last), to_next)
 
 
-def cross_entropy(outputs: Outputs, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The cross-entropy [B] of `target` [B, K] and the logits of `action` [B]; twice."""
-    logits, _ = outputs.distribution_of(action)
-    loss = -(target * functional.log_softmax(logits, dim=-1)).sum(dim=-1)
-    return loss, loss.detach()
+def cross_entropy(outputs: Outputs, action: Tensor, target: Tensor) -> Losses:
+    """The cross-entropy of `target` [B, K] and the logits of `action` [B]."""
+    logits, atoms = outputs.distribution_of(action)
+    log_probabilities = functional.log_softmax(logits, dim=-1)
+    loss = -(target * log_probabilities).sum(dim=-1)
+    return Losses(loss, loss.detach(), (log_probabilities.detach().exp() * atoms).sum(dim=-1))

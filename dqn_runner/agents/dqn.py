@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dqn_runner.agents.spec import AgentSpec
-from dqn_runner.learning.learner import NextState
+from dqn_runner.learning.learner import Losses, NextState
 from dqn_runner.learning.optimizers import Hyper
 from dqn_runner.networks.heads import Head, StreamsMaker, make_scalar_head
-from dqn_runner.types import Outputs, Progress
+from dqn_runner.types import Outputs, Progress, at_action
 
 Loss = Literal["mse", "huber"]
 
@@ -63,10 +63,11 @@ class ScalarReturn(NamedTuple):
             target = target.clamp(hyper["return_low"], hyper["return_high"])
         return target
 
-    def loss(self, outputs: Outputs, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The square of each TD error or Huber's loss with δ = 1, and its size: both [B]."""
-        td_error = target - outputs.values_of(action)
-        return td_loss(self.loss_kind, td_error), td_error.detach().abs()
+    def loss(self, outputs: Outputs, action: Tensor, target: Tensor) -> Losses:
+        """The square of each TD error, or Huber's loss with δ = 1; its size is the priority."""
+        q_value = at_action(outputs.q_values, action)
+        td_error = target - q_value
+        return Losses(td_loss(self.loss_kind, td_error), td_error.detach().abs(), q_value)
 
 
 def td_loss(kind: Loss, td_error: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqn_runner.agents.c51 import CategoricalSpec, NumAtoms, cross_entropy
-from dqn_runner.learning.learner import NextState
+from dqn_runner.learning.learner import Losses, NextState
 from dqn_runner.learning.optimizers import Hyper
 from dqn_runner.spec import PositiveFloat
 from dqn_runner.types import Outputs
@@ -34,6 +34,11 @@ class HLGaussSpec(CategoricalSpec):
         half = (high - low) / self.num_bins / 2
         return torch.linspace(low + half, high - half, self.num_bins)
 
+    def reach(self, support: Tensor) -> tuple[float, float]:
+        """The outer edges of the bins around the centers `support` [K]."""
+        half = float(support[-1] - support[0]) / (len(support) - 1) / 2
+        return float(support[0]) - half, float(support[-1]) + half
+
     @property
     def representation(self) -> HistogramReturn:
         """The histogram of the expected return."""
@@ -56,8 +61,8 @@ class HistogramReturn(NamedTuple):
         assert centers is not None
         return histogram(next_state.expected_return, centers, self.sigma)
 
-    def loss(self, outputs: Outputs, action: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The cross-entropy of `target` [B, K], which is the priority too: both [B]."""
+    def loss(self, outputs: Outputs, action: Tensor, target: Tensor) -> Losses:
+        """The cross-entropy of `target` [B, K], which is the priority too."""
         return cross_entropy(outputs, action, target)
 
 

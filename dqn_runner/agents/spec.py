@@ -33,6 +33,8 @@ class MunchausenSpec(Spec):
 class AgentSpec(Spec, ABC):
     """The settings that all agents share; an extension of DQN is off if it is false, 1 or null."""
 
+    name: str
+    """The kind of agent."""
     lr: PositiveFloat
     """Learning rate of the optimizer, at the start of its schedule."""
     gamma: Probability

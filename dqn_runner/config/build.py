@@ -15,7 +15,6 @@ from torch import nn
 
 from dqn_runner.agents.agent import Agent, Resets
 from dqn_runner.agents.c51 import CategoricalSpec
-from dqn_runner.agents.dqn import DQNSpec
 from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.buffers.n_step import NStepAssembler
 from dqn_runner.buffers.rows import RowStorage, gather
@@ -222,8 +221,7 @@ def build_network(config: Config, env: Env, seed: int, device: torch.device) -> 
     make_head, actions = config.agent.head, num_actions(env)
     if not isinstance(spec, Custom):
         module = initialize(lambda: make_network(spec, obs_spec.shape, actions, make_head), seed)
-        on_numpy = spec.on_numpy if isinstance(config.agent, DQNSpec) else None
-        return FlatNetwork(module.to(device), on_numpy)
+        return FlatNetwork(module.to(device))
     module = initialize(lambda: custom_network(spec, obs_spec.shape, actions, make_head), seed)
     obs = torch.from_numpy(np.zeros((2, *obs_spec.shape), obs_spec.dtype))
     check_pure(module, obs, f"network.name={spec.name}")

@@ -45,14 +45,22 @@ class NextState(NamedTuple):
         return self.reward + self.discount * self.average(self.outputs.q_values)
 
 
+class Losses(NamedTuple):
+    """What is told of each prediction."""
+
+    loss: Tensor  # [B]
+    priority: Tensor  # [B], in replay
+    q_value: Tensor  # [B], the expected return that is predicted
+
+
 class Representation(Protocol):
     """How returns are represented: what is learned, and how wrong a prediction of it is."""
 
     def target(self, next_state: NextState, hyper: Hyper, /) -> Tensor:
         """What to predict [B, ...]."""
 
-    def loss(self, outputs: Outputs, action: Tensor, target: Tensor, /) -> tuple[Tensor, Tensor]:
-        """The loss [B] and the replay priority [B] of each prediction."""
+    def loss(self, outputs: Outputs, action: Tensor, target: Tensor, /) -> Losses:
+        """How far what is predicted of `action` [B] is from `target` [B, ...]."""
 
 
 # (batch, target network, online network, hyperparameters) -> how the next state is valued
@@ -114,8 +122,8 @@ def update(  # noqa: PLR0917
 
     def mean_loss(params: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         outputs = network(params, online_noise)(batch.obs)
-        loss, priority = rule.representation.loss(outputs, batch.action, target)
-        return (inputs.weights * loss).mean(), (priority, outputs.values_of(batch.action))
+        losses = rule.representation.loss(outputs, batch.action, target)
+        return (inputs.weights * losses.loss).mean(), (losses.priority, losses.q_value)
 
     grad, (loss, (priority, q_value)) = grad_and_value(mean_loss, has_aux=True)(state.params)
     grad, grad_norm = clipped(rule, grad, hyper)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,14 +20,10 @@ class FlatNetwork:
 
     One vector makes the optimizer, the clipping, the target update and the checkpoint work on a
     single tensor. Buffers keep their shapes and types; an update reads them and never writes them.
-    `on_numpy` is the same function on NumPy arrays, given the parameters of each layer; without it
-    a policy acts through torch.
     """
 
-    def __init__(
-        self, module: nn.Module, on_numpy: Callable[[list[Array]], QFunction] | None = None
-    ) -> None:
-        self._module, self._on_numpy = module.requires_grad_(False), on_numpy
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module.requires_grad_(False)
         self._num_normals = self._noise_sizes(0)[0].normals
         self._failure = f"the network {type(module).__name__} failed"
         parameters = dict(module.named_parameters())
@@ -122,8 +118,13 @@ class FlatNetwork:
         It follows `params` and `buffers` as they change in place. With `noise_rng` a noisy network
         has noise on its weights, new at each call.
         """
-        if params.device.type == "cpu" and self._on_numpy is not None:
-            return self._on_numpy([piece.numpy() for piece in self._split(params)])
+        if params.device.type == "cpu" and isinstance(self._module, QNetwork):
+            of_module = [*self._module.parameters(), *self._module.buffers()]
+            tensors = [*self._split(params), *buffers]
+            arrays = {own: tensor.numpy() for own, tensor in zip(of_module, tensors, strict=True)}
+            on_numpy = self._module.on_numpy(arrays, noise_rng)
+            if on_numpy is not None:
+                return on_numpy
 
         @torch.no_grad()
         def q_values(obs: Array) -> Array:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dqn_runner.networks.init import fill_weights
-from dqn_runner.networks.noisy import NoisyLinear
-from dqn_runner.networks.torsos import TorsoSpec
-from dqn_runner.types import Outputs
+from dqn_runner.networks.noisy import NoisyLinear, noise_factors
+from dqn_runner.networks.numpy_mlp import ArrayFunction, Arrays, in_turn, linear, relu
+from dqn_runner.networks.torsos import Torso, TorsoSpec
+from dqn_runner.types import Array, Outputs, QFunction
 
 
 class Stream(nn.Module):
@@ -41,6 +43,18 @@ class Stream(nn.Module):
         x = self.others(self.hidden(features, *of_hidden))
         outputs: Tensor = self.outputs(x, *of_outputs)
         return outputs
+
+    def on_numpy(self, arrays: Arrays, factors: Sequence[Array]) -> ArrayFunction:
+        """The stream on NumPy arrays, with the noise factors of each layer."""
+        of_layers = iter(factors)
+        hidden, last = (
+            layer.on_numpy(arrays, next(of_layers, None))
+            if isinstance(layer, NoisyLinear)
+            else linear(layer, arrays)
+            for layer in (self.hidden, self.outputs)
+        )
+        others = in_turn(self.others, arrays)
+        return lambda features: last(others(hidden(features)))
 
 
 class Streams(nn.Module):
@@ -74,6 +88,24 @@ class Streams(nn.Module):
         dueling: Tensor = value + outputs - outputs.mean(dim=-2, keepdim=True)
         return dueling
 
+    def on_numpy(self, arrays: Arrays, factors: Array | None) -> ArrayFunction:
+        """Outputs [N, A·K] of features [N, F] on NumPy arrays, with noise made of `factors`."""
+        noise = [] if factors is None else np.split(factors, np.cumsum(self.num_normals)[:-1])
+        of_actions = self.actions.on_numpy(arrays, noise[-2:])
+        if self.value is None:
+            return of_actions
+        of_state = self.value.on_numpy(arrays, noise[:-2])
+        num_actions = self._shape[0]
+
+        def dueling(features: Array) -> Array:
+            flat = of_actions(features)
+            outputs = flat.reshape(len(flat), *self._shape)
+            value = of_state(features) - np.add.reduce(outputs, axis=1) / num_actions
+            outputs += value[:, None]
+            return flat
+
+        return dueling
+
 
 class CustomStreams(nn.Module):
     """A network of the user's own, with K outputs for each action as if these were actions."""
@@ -88,6 +120,9 @@ class CustomStreams(nn.Module):
         """Outputs [B, A, K] of `obs` [B, *obs_shape]."""
         outputs: Tensor = self.module(obs).unflatten(-1, self._shape)
         return outputs
+
+    def on_numpy(self, arrays: Arrays, factors: Array | None) -> None:
+        """Only torch has it."""
 
 
 class Head(nn.Module, ABC):
@@ -107,6 +142,10 @@ class Head(nn.Module, ABC):
         `uniforms` [B·T] in [0, 1) are for a head that draws; it is empty when acting.
         """
 
+    @abstractmethod
+    def on_numpy(self, streams: ArrayFunction, arrays: Arrays) -> ArrayFunction:
+        """Values [N, A] of features [N, F] on NumPy arrays, given the streams there."""
+
 
 class ScalarHead(Head):
     """One value for each action."""
@@ -114,6 +153,10 @@ class ScalarHead(Head):
     def forward(self, features: Tensor, normals: Tensor | None, uniforms: Tensor) -> Outputs:
         """Values [B, A] of `features` [B, F]."""
         return Outputs(self.streams(features, normals).squeeze(-1))
+
+    def on_numpy(self, streams: ArrayFunction, arrays: Arrays) -> ArrayFunction:
+        """The streams themselves."""
+        return streams
 
 
 class CategoricalHead(Head):
@@ -133,6 +176,20 @@ class CategoricalHead(Head):
         logits = self.streams(features, normals)
         return Outputs((logits.softmax(-1) * self.support).sum(-1), logits, self.support)
 
+    def on_numpy(self, streams: ArrayFunction, arrays: Arrays) -> ArrayFunction:
+        """The means of the distributions."""
+        support = arrays[self.support]
+
+        def means(features: Array) -> Array:
+            logits = streams(features).reshape(-1, len(support))  # [N·A, K]
+            logits -= np.maximum.reduce(logits, axis=1, keepdims=True)
+            weights = np.exp(logits, out=logits)
+            result: Array = weights.dot(support)
+            result /= np.add.reduce(weights, axis=1)
+            return result.reshape(len(features), -1)
+
+        return means
+
 
 class QuantileHead(Head):
     """Quantiles of the return at the midpoints of K equal shares (Dabney et al. 2018a, lemma 2)."""
@@ -148,6 +205,17 @@ class QuantileHead(Head):
         quantiles = self.streams(features, normals)
         return Outputs(quantiles.mean(-1), quantiles, self.taus)
 
+    def on_numpy(self, streams: ArrayFunction, arrays: Arrays) -> ArrayFunction:
+        """The means of the quantiles."""
+        count = len(self.taus)
+
+        def means(features: Array) -> Array:
+            quantiles = streams(features).reshape(-1, count)  # [N·A, K]
+            result: Array = np.add.reduce(quantiles, axis=1) / count
+            return result.reshape(len(features), -1)
+
+        return means
+
 
 class ImplicitQuantileHead(Head):
     """Quantiles of the return at any fractions τ in [0, 1] (Dabney et al. 2018b, section 3).
@@ -158,8 +226,8 @@ class ImplicitQuantileHead(Head):
     shares, so that acting draws nothing; the paper draws these too.
     """
 
-    taus: Tensor
-    multiples: Tensor
+    cosines: Tensor  # [K, embedding_dim], of the fixed τ
+    multiples: Tensor  # [embedding_dim]
 
     def __init__(
         self,
@@ -172,21 +240,39 @@ class ImplicitQuantileHead(Head):
         super().__init__(streams)
         self.num_uniforms = num_uniforms
         self.embedding = nn.Linear(embedding_dim, num_features)
-        self.register_buffer("taus", midpoints(num_tau_act))
         self.register_buffer("multiples", math.pi * torch.arange(embedding_dim))
+        self.register_buffer("cosines", self._cosines(midpoints(num_tau_act)))
 
     def forward(self, features: Tensor, normals: Tensor | None, uniforms: Tensor) -> Outputs:
         """Quantiles [B, A, T] of `features` [B, F] at the τ `uniforms` [B·T], and values."""
-        q_values = self.quantiles(features, self.taus, normals).mean(-1)
+        q_values = self._quantiles(features, self.cosines, normals).mean(-1)
         if uniforms.numel() == 0:
             return Outputs(q_values)
         taus = uniforms.reshape(len(features), -1)
-        return Outputs(q_values, self.quantiles(features, taus, normals), taus)
+        return Outputs(q_values, self._quantiles(features, self._cosines(taus), normals), taus)
 
-    def quantiles(self, features: Tensor, taus: Tensor, normals: Tensor | None) -> Tensor:
-        """The quantiles [B, A, T] of `features` [B, F] at `taus` [T] or [B, T]."""
-        cosines = (taus.unsqueeze(-1) * self.multiples).cos()  # [B, T, embedding_dim]
-        embedded = functional.relu(self.embedding(cosines))  # [B, T, F]
+    def on_numpy(self, streams: ArrayFunction, arrays: Arrays) -> ArrayFunction:
+        """The means of the quantiles at the fixed τ."""
+        cosines, embedding = arrays[self.cosines], linear(self.embedding, arrays)
+        count = len(cosines)
+
+        def means(features: Array) -> Array:
+            products = features[:, None] * relu(embedding(cosines))  # [N, K, F]
+            quantiles = streams(products.reshape(-1, products.shape[-1])).reshape(
+                len(features), count, -1
+            )
+            result: Array = np.add.reduce(quantiles, axis=1) / count
+            return result
+
+        return means
+
+    def _cosines(self, taus: Tensor) -> Tensor:
+        """The cosines [..., T, embedding_dim] that represent `taus` [..., T]."""
+        return (taus.unsqueeze(-1) * self.multiples).cos()
+
+    def _quantiles(self, features: Tensor, cosines: Tensor, normals: Tensor | None) -> Tensor:
+        """The quantiles [B, A, T] of `features` [B, F] at the τ of `cosines`."""
+        embedded = functional.relu(self.embedding(cosines))  # [T, F] or [B, T, F]
         outputs: Tensor = self.streams(features.unsqueeze(1) * embedded, normals)  # [B, T, A, 1]
         return outputs.squeeze(-1).transpose(1, 2)
 
@@ -213,6 +299,30 @@ class QNetwork(nn.Module):
         normals, uniforms = noise[: self._num_normals], noise[self._num_normals :]
         outputs: Outputs = self.head(self.torso(obs), normals if len(normals) else None, uniforms)
         return outputs
+
+    def on_numpy(
+        self, arrays: Arrays, noise_rng: np.random.Generator | None = None
+    ) -> QFunction | None:
+        """Action values [N, A] of observations [N, *obs_shape], as torch computes them.
+
+        With `noise_rng` noisy layers have new noise at each call. None if only torch can do it.
+        """
+        is_noisy = noise_rng is not None and self._num_normals > 0
+        noise = np.empty(self._num_normals, np.float32) if is_noisy else None
+        features = self.torso.on_numpy(arrays) if isinstance(self.torso, Torso) else None
+        streams = self.head.streams.on_numpy(arrays, noise)
+        if features is None or streams is None:
+            return None
+        values = self.head.on_numpy(streams, arrays)
+        if noise_rng is None or noise is None:
+            return lambda obs: values(features(obs))
+
+        def noisy_values(obs: Array) -> Array:
+            noise_rng.standard_normal(out=noise, dtype=np.float32)
+            noise_factors(noise)
+            return values(features(obs))
+
+        return noisy_values
 
     def noise_sizes(self, batch_size: int) -> list[NoiseSize]:
         """The noise that an update takes for the online, the target and the selecting network.

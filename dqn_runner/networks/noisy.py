@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from dqn_runner.networks.numpy_mlp import ArrayFunction, Arrays, linear
+from dqn_runner.types import Array
 
 
 class NoisyLinear(nn.Module):
@@ -37,3 +41,29 @@ class NoisyLinear(nn.Module):
         noise_in, noise_out = torch.split(scaled, [self.num_in, self.num_out])
         weight = self.weight + self.weight_sigma * (noise_out.unsqueeze(1) * noise_in)
         return functional.linear(x, weight, self.bias + self.bias_sigma * noise_out)
+
+    def on_numpy(self, arrays: Arrays, factors: Array | None = None) -> ArrayFunction:
+        """The layer on NumPy arrays, with noise made of `factors` [num_normals] as they are then.
+
+        These are what `noise_factors` made of normal numbers.
+        """
+        outputs = linear(self, arrays)
+        if factors is None:
+            return outputs
+        noise_in, noise_out = factors[: self.num_in], factors[self.num_in :]
+        weight_sigma, bias_sigma = arrays[self.weight_sigma].T, arrays[self.bias_sigma]
+
+        def noisy_outputs(x: Array) -> Array:
+            # Without the matrix of noise, which costs more than all else.
+            noise: Array = (x * noise_in).dot(weight_sigma)
+            noise += bias_sigma
+            noise *= noise_out
+            noise += outputs(x)
+            return noise
+
+        return noisy_outputs
+
+
+def noise_factors(normals: Array) -> None:
+    """Put f(x) = sign(x)·√|x| in place of each x of `normals`."""
+    np.copysign(np.sqrt(np.abs(normals)), normals, out=normals)

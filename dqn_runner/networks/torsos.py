@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
 from dqn_runner.networks.init import InitSpec, TorchInit
-from dqn_runner.networks.numpy_mlp import numpy_mlp
+from dqn_runner.networks.numpy_mlp import ArrayFunction, Arrays, in_turn
 from dqn_runner.spec import PositiveFloat, PositiveInt, Spec
-from dqn_runner.types import Array, QFunction
+from dqn_runner.types import Array
 
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "tanh", "sigmoid"]
 Norm = Literal["none", "layer_norm"]
@@ -34,6 +33,10 @@ class Torso(nn.Module):
     """Layers from observations [B, *obs_shape] to features [B, num_features]."""
 
     num_features: int
+
+    def on_numpy(self, arrays: Arrays) -> ArrayFunction | None:
+        """The layers on NumPy arrays; None for those that only torch has."""
+        return None
 
 
 class TorsoSpec(Spec, ABC):
@@ -54,11 +57,6 @@ class TorsoSpec(Spec, ABC):
     @abstractmethod
     def hidden(self, num_features: int) -> list[nn.Module]:
         """The last hidden layer, which each stream has for itself; a `nn.Linear` comes first."""
-
-    @property
-    def on_numpy(self) -> Callable[[list[Array]], QFunction] | None:
-        """The layers on NumPy arrays, given the parameters of each; None: act by torch."""
-        return None
 
 
 class MLPSpec(TorsoSpec):
@@ -86,14 +84,6 @@ class MLPSpec(TorsoSpec):
         norm = [nn.LayerNorm(width_out)] if self.norm == "layer_norm" else []
         return [nn.Linear(width_in, width_out), *norm, _ACTIVATIONS[self.activation]()]
 
-    @property
-    def on_numpy(self) -> Callable[[list[Array]], QFunction] | None:
-        """The layers on NumPy arrays; None if they have two streams, or noise."""
-        if self.dueling or self.noisy is not None:
-            return None
-        layer_norm = self.norm == "layer_norm"
-        return functools.partial(numpy_mlp, activation=self.activation, layer_norm=layer_norm)
-
 
 class MLP(Torso):
     """Fully connected layers; observations are flattened first."""
@@ -109,4 +99,13 @@ class MLP(Torso):
         """Features [B, F] of `obs` [B, *obs_shape]."""
         flat = obs.flatten(1)
         features: Tensor = self.layers(flat if flat.is_floating_point() else flat.float())
+        return features
+
+    def on_numpy(self, arrays: Arrays) -> ArrayFunction:
+        """The layers on NumPy arrays."""
+        layers = in_turn(self.layers, arrays)
+
+        def features(obs: Array) -> Array:
+            return layers(obs.reshape(len(obs), -1).astype(np.float32, copy=False))
+
         return features

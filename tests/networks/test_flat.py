@@ -1,17 +1,14 @@
 """The flat form of a network against the module, in learning and in acting."""
 
-import functools
-
 import numpy as np
 import pytest
 import torch
-from building import mlp, q_values
+from building import HEADS, mlp, q_values
 from torch import nn
 
 from dqn_runner.errors import ConfigError
 from dqn_runner.networks.flat import FlatNetwork, check_pure
 from dqn_runner.networks.init import initialize
-from dqn_runner.networks.numpy_mlp import numpy_mlp
 
 ACTIVATIONS = ["relu", "leaky_relu", "elu", "silu", "tanh", "sigmoid"]
 
@@ -31,18 +28,12 @@ class Convolutional(nn.Module):
         return self.scale * self.head(hidden.flatten(1))
 
 
-def net(activation="relu", obs_shape=(4,), hidden_sizes=(16, 8), seed=0, norm="none"):
-    return initialize(lambda: mlp(obs_shape, 3, hidden_sizes, activation, norm=norm), seed)
+def net(activation="relu", obs_shape=(4,), hidden_sizes=(16, 8), seed=0, **settings):
+    return initialize(lambda: mlp(obs_shape, 3, hidden_sizes, activation, **settings), seed)
 
 
 def some_obs(shape, count=32, seed=0):
     return np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)
-
-
-def flat(activation="relu", obs_shape=(4,), norm="none"):
-    """A fully connected network that acts through NumPy, as `config.build` makes it."""
-    on_numpy = functools.partial(numpy_mlp, activation=activation, layer_norm=norm == "layer_norm")
-    return FlatNetwork(net(activation, obs_shape, norm=norm), on_numpy)
 
 
 @pytest.mark.parametrize("obs_shape", [(4,), (2, 3, 5)])
@@ -72,32 +63,73 @@ def test_gradient_of_the_flat_network_is_that_of_the_module():
     assert torch.allclose(grad, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture
+def no_torch(monkeypatch):
+    """Networks of ours act by NumPy alone."""
+    monkeypatch.setattr(FlatNetwork, "_call", lambda *_, **__: pytest.fail("acts by torch"))
+
+
+def shaken(module, seed=0):
+    """The module with all its parameters moved, those too that start at 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return module
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("obs_shape", [(4,), (2, 3, 5)])
 @pytest.mark.parametrize("norm", ["none", "layer_norm"])
 @pytest.mark.parametrize("count", [1, 32])
-def test_acting_on_arrays_equals_torch(activation, obs_shape, norm, count):
-    network, obs = flat(activation, obs_shape, norm), some_obs(obs_shape, count)
-    module = net(activation, obs_shape, norm=norm)
-    with torch.no_grad():
-        expected = module(torch.from_numpy(obs)).q_values.numpy()
+def test_acting_on_arrays_equals_torch(no_torch, activation, obs_shape, norm, count):
+    module = shaken(net(activation, obs_shape, norm=norm))
+    network, obs = FlatNetwork(module), some_obs(obs_shape, count)
+    expected = module(torch.from_numpy(obs)).q_values.numpy()
     actual = network.on_arrays(network.initial_params, network.buffers)(obs)
     assert actual.dtype == expected.dtype
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("noisy", [None, 0.5])
+@pytest.mark.parametrize("hidden_sizes", [(8,), (16, 8)])
+@pytest.mark.parametrize("count", [1, 5])
+def test_acting_on_arrays_equals_torch_for_each_head(
+    no_torch, head, dueling, noisy, hidden_sizes, count
+):
+    """Without noise, and with the noise of three steps."""
+    settings = {"head": head, "dueling": dueling, "noisy": noisy, "norm": "layer_norm"}
+    module = shaken(net(hidden_sizes=hidden_sizes, **settings))
+    network, obs = FlatNetwork(module), some_obs((4,), count)
+    params, buffers = network.initial_params, network.buffers
+    expected = module(torch.from_numpy(obs)).q_values.numpy()
+    actual = network.on_arrays(params, buffers)(obs)
+    assert actual.dtype == expected.dtype
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    acting = network.on_arrays(params, buffers, np.random.default_rng(7))
+    rng = np.random.default_rng(7)
+    for _ in range(3):
+        noise = torch.from_numpy(rng.standard_normal(module.noise_sizes(0)[0].normals, np.float32))
+        noisy_expected = module(torch.from_numpy(obs), noise).q_values.numpy()
+        np.testing.assert_allclose(acting(obs), noisy_expected, rtol=1e-4, atol=1e-5)
+        assert (np.abs(noisy_expected - expected).max() > 1e-2) == (noisy is not None)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_acting_on_arrays_stays_finite_where_torch_does(activation):
+@pytest.mark.parametrize("head", HEADS)
+def test_acting_on_arrays_stays_finite_where_torch_does(no_torch, activation, head):
     """Large inputs on both sides of zero overflow a careless exponential."""
-    network, obs = flat(activation), 1e4 * some_obs((4,))
-    expected = q_values(network, network.initial_params, torch.from_numpy(obs)).numpy()
+    module, obs = net(activation, head=head), 1e4 * some_obs((4,))
+    network = FlatNetwork(module)
+    expected = module(torch.from_numpy(obs)).q_values.numpy()
     with np.errstate(all="raise", under="ignore"):
         actual = network.on_arrays(network.initial_params, network.buffers)(obs)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_acting_on_arrays_takes_bytes_and_leaves_the_observation_alone():
-    network = flat(obs_shape=(2, 3))
+    network = FlatNetwork(net(obs_shape=(2, 3)))
     pixels = np.random.default_rng(0).integers(256, size=(5, 2, 3), dtype=np.uint8)
     kept = pixels.copy()
     actual = network.on_arrays(network.initial_params, network.buffers)(pixels)
@@ -113,23 +145,38 @@ def test_acting_on_arrays_takes_bytes_and_leaves_the_observation_alone():
 NETWORKS = {
     "mlp": lambda: mlp((3, 5, 6), 4, [8]),
     "layer norm": lambda: mlp((3, 5, 6), 4, [8, 7], norm="layer_norm"),
+    "noisy and dueling": lambda: mlp((3, 5, 6), 4, [8, 7], dueling=True, noisy=0.5),
+    **{head: lambda head=head: mlp((3, 5, 6), 4, [8, 7], head=head) for head in HEADS},
     "custom": lambda: Convolutional((3, 5, 6), 4),
 }
 
 
-@pytest.mark.parametrize("name", ["numpy", *NETWORKS])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_acting_follows_parameters_that_change_in_place(name):
-    by_numpy = name == "numpy"
-    obs_shape = (3, 5, 6)
-    network = flat(obs_shape=obs_shape) if by_numpy else FlatNetwork(initialize(NETWORKS[name], 1))
-    params, obs = network.initial_params.clone(), some_obs(obs_shape)
+    network, obs = FlatNetwork(initialize(NETWORKS[name], 1)), some_obs((3, 5, 6))
+    params = network.initial_params.clone()
     q_function = network.on_arrays(params, network.buffers)
     for step in range(3):
         expected = q_values(network, params, torch.from_numpy(obs)).numpy()
-        np.testing.assert_allclose(q_function(obs), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(q_function(obs), expected, rtol=1e-4, atol=1e-5)
         before = expected
         params.copy_(params * 1.5 + 0.01 * step)
         assert np.abs(q_function(obs) - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("head", ["categorical", "implicit quantile"])
+def test_acting_follows_buffers_that_change_in_place(no_torch, head):
+    module, obs = net(head=head), some_obs((4,))
+    network = FlatNetwork(module)
+    buffers = [buffer.clone() for buffer in network.buffers]
+    q_function = network.on_arrays(network.initial_params, buffers)
+    before = q_function(obs)
+    for buffer, own in zip(buffers, module.buffers(), strict=True):
+        buffer.copy_(buffer * 0.5 + 0.3)
+        own.copy_(buffer)
+    expected = module(torch.from_numpy(obs)).q_values.numpy()
+    np.testing.assert_allclose(q_function(obs), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(expected - before).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", NETWORKS)

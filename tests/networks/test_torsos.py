@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from building import mlp
+from torch import nn
 
 from dqn_runner.networks.init import initialize
 
@@ -63,5 +64,7 @@ def test_layer_norm_stands_between_each_hidden_layer_and_its_activation():
 def test_mlp_flattens_images_and_takes_bytes():
     module = net(obs_shape=(2, 3, 5))
     pixels = np.random.default_rng(0).integers(256, size=(6, 2, 3, 5), dtype=np.uint8)
-    flat = torch.from_numpy(pixels.reshape(6, 30).astype(np.float32))
-    assert torch.equal(module.torso(torch.from_numpy(pixels)), module.torso.layers(flat))
+    first, second, last = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    x = torch.from_numpy(pixels.reshape(6, 30).astype(np.float32))
+    expected = last(torch.relu(second(torch.relu(first(x)))))
+    assert torch.equal(module(torch.from_numpy(pixels)).q_values, expected)
