@@ -10,6 +10,7 @@ import pytest
 import torch
 from watching import rows_without_clock
 
+from dqn_runner.agents.c51 import CategoricalSpec
 from dqn_runner.config.build import resolve_agent
 from dqn_runner.envs.make import make_env
 
@@ -90,6 +91,7 @@ def test_the_known_range_of_returns_is_that_of_the_rewards_learned_from(
     env = make_env(config.env)
     agent = resolve_agent(config, env)
     env.close()
+    assert isinstance(agent, CategoricalSpec)
     expected = [end if end == "auto" else pytest.approx(end) for end in (low, high)]
     assert [agent.v_min, agent.v_max] == expected
 
