@@ -67,7 +67,7 @@ class AgentSpec(Spec, ABC):
     reward_scale: PositiveFloat = 1.0
     """Factor on the rewards that are learned from, after reward_clip."""
     reset_interval: PositiveInt | None = None
-    """Updates after which the last hidden layer and the outputs are drawn anew; null for never."""
+    """Updates between resets of the last layers (all of a network of your own); null for none."""
 
     @model_validator(mode="after")
     def _next_state_has_one_policy(self) -> AgentSpec:
