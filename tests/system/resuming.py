@@ -29,6 +29,11 @@ KINDS = {
         "buffer=prioritized", "buffer.capacity=128", "num_envs=2", "train_frequency=7",
         "gradient_steps=3",
     ],
+    "resets and munchausen": [
+        "agent.reset_interval=40", "agent.td_target=munchausen", "agent.double=false",
+        "agent.reward_clip=0.5", "agent.reward_scale=2", "target_update=hard",
+        "target_update.interval=7",
+    ],
     "mountaincar": ["env=mountaincar", "num_envs=4", "target_update=hard"],
     "hands_on_rl": ["experiment=hands_on_rl"],
     "joyrl": ["experiment=joyrl"],
