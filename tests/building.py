@@ -53,6 +53,7 @@ def mlp(
     dueling: bool = False,
     noisy: float | None = None,
     head: str = "scalar",
+    agent: AgentSpec | None = None,
 ) -> QNetwork:
     """The fully connected Q-network that such a configuration makes."""
     spec = MLPSpec(
@@ -63,7 +64,7 @@ def mlp(
         dueling=dueling,
         noisy=noisy,
     )
-    return make_network(spec, obs_shape, num_actions, HEADS[head])
+    return make_network(spec, obs_shape, num_actions, agent.head if agent else HEADS[head])
 
 
 AGENTS: dict[str, tuple[type[AgentSpec], dict[str, Any]]] = {
