@@ -5,7 +5,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from dqn_runner.agents.c51 import CategoricalReturn, cross_entropy, projected
+from dqn_runner.agents.c51 import CategoricalReturn, CategoricalSpec, cross_entropy, projected
+from dqn_runner.agents.hl_gauss import HLGaussSpec
 from dqn_runner.agents.targets import by_action, munchausen
 from dqn_runner.config.build import build, check, resolve_agent
 from dqn_runner.envs.make import make_env
@@ -193,9 +194,10 @@ def test_the_range_follows_from_what_is_known_of_the_environments_returns(
 ):
     config = compose(*overrides)
     agent = resolve_agent(config, make_env(config.env))
+    assert isinstance(agent, CategoricalSpec)
     assert (agent.v_min, agent.v_max) == pytest.approx(expected)
     half_a_bin = 0.0
-    if agent.name == "hl_gauss":
+    if isinstance(agent, HLGaussSpec):
         half_a_bin = (expected[1] - expected[0]) / agent.num_bins / 2
     assert agent.atoms[0].item() == pytest.approx(expected[0] + half_a_bin, abs=1e-4)
     assert agent.atoms[-1].item() == pytest.approx(expected[1] - half_a_bin, abs=1e-4)
@@ -208,7 +210,7 @@ def test_ends_that_are_no_range_are_refused(compose, command):
     assert "agent" in outcome.err
     assert "must be less than v_max=5" in outcome.err
     assert len(outcome.err.splitlines()) == 1
-    with pytest.raises(ConfigError, match="env.return_range makes that 200 to 100"):
+    with pytest.raises(ConfigError, match=r"env\.return_range makes that 200 to 100"):
         check(compose("agent=c51", "env=cartpole", "agent.v_min=200"))
 
 

@@ -175,7 +175,7 @@ def test_updates_are_those_of_sb3_contribs_qr_dqn(monkeypatch):
     )  # fmt: skip
 
     def in_our_order(net):
-        """Their last layer holds the actions of each quantile, ours the quantiles of each action."""
+        """Their last layer has the actions of each quantile, ours the quantiles of each action."""
         *hidden, weight, bias = (p.detach() for p in net.parameters())
         last = [weight.view(K, actions, -1).transpose(0, 1), bias.view(K, actions).T]
         return torch.cat([p.flatten() for p in (*hidden, *last)])

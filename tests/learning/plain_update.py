@@ -54,21 +54,25 @@ class PlainNetwork(nn.Module):
         self.agent = agent
         self.shared = nn.Linear(num_obs, width)
         outputs = [self.num_outputs] * dueling + [self.num_actions * self.num_outputs]
-        self.layers = nn.ModuleList(
+        self.layers: list[nn.Linear] = [
             layer
             for count in outputs
             for layer in (linear(width, last_width), linear(last_width, count))
-        )
-        self.embedding = nn.Linear(agent.embedding_dim, width) if isinstance(agent, IQNSpec) else None
+        ]
+        self.registered = nn.ModuleList(self.layers)
+        self.embedding = None
+        if isinstance(agent, IQNSpec):
+            self.embedding = nn.Linear(agent.embedding_dim, width)
 
-    def noise_sizes(self) -> int:
+    def num_normals(self) -> int:
         """How many normal numbers its noise takes."""
         noisy = [layer for layer in self.layers if isinstance(layer, PlainNoisyLinear)]
         return sum(layer.in_features + layer.out_features for layer in noisy)
 
     def _layer(self, index: int, x: Tensor, noise: list[Tensor]) -> Tensor:
         layer = self.layers[index]
-        weight, bias = layer.weight, layer.bias
+        weight: Tensor = layer.weight
+        bias: Tensor = layer.bias
         if isinstance(layer, PlainNoisyLinear) and noise:
             count_in = layer.in_features
             f_in, f_out = noise[index][:count_in], noise[index][count_in:]
@@ -81,7 +85,7 @@ class PlainNetwork(nn.Module):
         noise: list[Tensor] = []
         if len(normals):
             scaled = torch.sign(normals) * torch.sqrt(torch.abs(normals))
-            sizes = [layer.weight.shape[0] + layer.weight.shape[1] for layer in self.layers]
+            sizes = [layer.in_features + layer.out_features for layer in self.layers]
             noise = list(torch.split(scaled, sizes))
         streams = [
             self._layer(i + 1, torch.relu(self._layer(i, features, noise)), noise)
@@ -140,17 +144,18 @@ def target_of(agent: AgentSpec, reward: float, discount: float, policy: list[flo
             width = atoms[1] - atoms[0]
             for chance, row in zip(policy, following, strict=True):
                 for probability, atom in zip(row.softmax(0), atoms, strict=True):
-                    moved = min(max(reward + discount * atom.item(), atoms[0].item()), atoms[-1].item())
+                    moved = reward + discount * atom.item()
+                    moved = min(max(moved, atoms[0].item()), atoms[-1].item())
                     for i, other in enumerate(atoms):  # Bellemare et al. 2017, equation 7
                         nearness = 1 - abs(moved - other.item()) / width.item()
                         result[i] += chance * probability * min(max(nearness, 0.0), 1.0)
             return result
         case HLGaussSpec():
             low, high = float(agent.v_min), float(agent.v_max)
-            width = (high - low) / agent.num_bins
+            scale = agent.sigma * (high - low) / agent.num_bins
             mean = min(max(reward + discount * value, low), high)
             edges = np.linspace(low, high, agent.num_bins + 1)
-            shares = np.diff(stats.norm.cdf(edges, mean, agent.sigma * width))
+            shares = np.diff(stats.norm.cdf(edges, mean, scale))
             return torch.from_numpy(shares / shares.sum())
         case QRDQNSpec() | IQNSpec():
             mixed = sum(chance * row for chance, row in zip(policy, following, strict=True))
@@ -180,7 +185,7 @@ def loss_of(agent: AgentSpec, prediction: Tensor, taus: Tensor, target: Tensor) 
             if agent.loss == "mse":
                 return error**2
             return 0.5 * error**2 if error <= 1 else error - 0.5
-    raise AssertionError(agent.name)
+    raise AssertionError(agent)
 
 
 class PlainLearner:
@@ -230,9 +235,10 @@ class PlainLearner:
         values = self.target.values(next_obs, normals)
         policy = [0.0] * len(values)
         if agent.td_target == "munchausen":  # Vieillard et al. 2020, equation 1
-            alpha, tau, clip = (getattr(agent.munchausen, n) for n in ("alpha", "temperature", "clip"))
+            bonus = agent.munchausen
+            tau = bonus.temperature
             here = (self.target.values(batch.obs[b], normals) / tau).softmax(0)
-            reward += alpha * max(tau * math.log(here[batch.action[b]].item()), clip)
+            reward += bonus.alpha * max(tau * math.log(here[batch.action[b]].item()), bonus.clip)
             policy = (values / tau).softmax(0).tolist()
             reward -= discount * tau * sum(chance * math.log(chance) for chance in policy)
         elif agent.td_target == "sarsa":

@@ -1,5 +1,7 @@
 """An update of each representation under each policy and with each option, against plain torch."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from dqn_runner.types import Batch
 
 B, D, A, WIDTH, LAST = 12, 4, 3, 8, 6
 TAU = 0.3
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "max": {},
     "double": {"double": True},
     "sarsa": {"td_target": "sarsa"},
@@ -55,23 +57,24 @@ def test_updates_are_those_of_a_plain_torch_loop(name, option):
     network = FlatNetwork(module)
     generator = torch.Generator().manual_seed(0)
     online, target = (
-        0.5 * torch.randn(len(network.initial_params), generator=generator)
-        for _ in range(2)
+        0.5 * torch.randn(len(network.initial_params), generator=generator) for _ in range(2)
     )
     ours = Learner(rule_for(agent, network, soft_target=True), numbers_of(agent, A, TAU),
                    online, network.buffers)  # fmt: skip
     ours.state.target_params.copy_(target)
-    networks = [
+    online_network, target_network = (
         plain_network(agent, (D, WIDTH, A, LAST), params, dueling=dueling, noisy=noisy is not None)
         for params in (online, target)
-    ]
-    theirs = PlainLearner(agent, *networks, TAU)
+    )
+    theirs = PlainLearner(agent, online_network, target_network, TAU)
     rng = np.random.default_rng(1)
     for _ in range(3):
         batch, weights = random_batch(generator), torch.rand(B, generator=generator)
         noise = network.draw_noise(rng, B).double()
-        num_normals = networks[0].noise_sizes()
-        pieces = [torch.tensor_split(piece, [num_normals]) for piece in network.split_noise(noise, B)]
+        num_normals = online_network.num_normals()
+        pieces = [
+            (piece[:num_normals], piece[num_normals:]) for piece in network.split_noise(noise, B)
+        ]
         priorities = ours.update(columns(batch), torch.arange(B), weights, noise)
         expected = theirs.update(batch, weights, pieces)
         torch.testing.assert_close(priorities, expected, rtol=1e-9, atol=1e-9)
