@@ -21,7 +21,10 @@ _ASIDE = ("compile", "torch_threads", "device", "log", "checkpoint", "eval", "re
 
 # These say what is learned, and how long: they make groups, and are no hyperparameters.
 _TASK = ("env", "total_timesteps", "total_episodes")
-_DECAY = "agent.lr_decay_steps"  # follows from the budget, unless it is given
+# These follow from the budget, unless they are given; each if there is what it is the end of.
+_ENDS = {"agent.lr_decay_steps": "agent.lr_schedule", "buffer.beta_steps": "buffer.name"}
+# These follow from the environment and from gamma, unless they are given.
+_RANGE = ("env.return_range", "agent.v_min", "agent.v_max")
 
 SUMMARY = "summary/episode_return"  # how the names of a group's statistics begin
 RETURNS = ("final", "best")  # the scores in result.json
@@ -104,11 +107,11 @@ def group_all(runs: Sequence[Run]) -> list[Group]:
 def differing_keys(runs: Sequence[Run]) -> list[str]:
     """The dotted keys that make groups of `runs`: all that differ, except `differing_aside`.
 
-    A key that only some runs have, such as `epsilon.tau` of one schedule, is left out if the other
-    keys make the same number of groups without it.
+    A key that only some runs have, such as `epsilon.tau` of one schedule, or one that may follow
+    from others, is left out if the other keys make the same number of groups without it.
     """
     keys = [key for key in _differing(runs) if _section(key) not in _ASIDE]
-    for key in [key for key in keys if any(key not in run.config for run in runs)]:
+    for key in [k for k in keys if k in _RANGE or any(k not in run.config for run in runs)]:
         fewer = [other for other in keys if other != key]
         if _num_groups(runs, fewer) == _num_groups(runs, keys):
             keys = fewer
@@ -119,13 +122,14 @@ def hyperparameters(groups: Sequence[Group]) -> list[str]:
     """The settings of `groups`, all of one environment, in which their agents differ.
 
     Neither the environment nor the budget is one, nor what `differing_aside` lists, even if it
-    makes groups; nor `agent.lr_decay_steps` where it differs only because the budget does.
+    makes groups; nor the end of a schedule where it differs only because the budget does.
     """
     keys = [key for key in (groups[0].settings if groups else ()) if _is_of_agent(key)]
     runs = [run for group in groups for run in group.runs]
-    budgets = ["total_timesteps", "total_episodes", "agent.lr_schedule"]
-    if _num_groups(runs, budgets) == _num_groups(runs, [*budgets, _DECAY]):
-        keys = [key for key in keys if key != _DECAY]
+    for end, schedule in _ENDS.items():
+        budgets = ["total_timesteps", "total_episodes", schedule]
+        if _num_groups(runs, budgets) == _num_groups(runs, [*budgets, end]):
+            keys = [key for key in keys if key != end]
     return [key for key in keys if _differing_in(key, runs)]
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dqn_runner.agents.agent import Agent, Resets
 from dqn_runner.agents.c51 import CategoricalSpec
 from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.buffers.n_step import NStepAssembler
+from dqn_runner.buffers.prioritized import PrioritizedSpec
 from dqn_runner.buffers.rows import RowStorage, gather
 from dqn_runner.buffers.sarsa import SarsaAssembler
 from dqn_runner.config.budget import (
@@ -27,12 +28,13 @@ from dqn_runner.config.budget import (
     unused,
 )
 from dqn_runner.config.memory import check_memory
-from dqn_runner.config.root import Config, find_modules
+from dqn_runner.config.root import BufferSpec, Config, find_modules
 from dqn_runner.custom import Custom
 from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
 from dqn_runner.envs.episode import close
 from dqn_runner.envs.make import make_env
 from dqn_runner.envs.vector import Environments
+from dqn_runner.epsilon import is_random
 from dqn_runner.errors import ConfigError, RunFailedError, failing_as
 from dqn_runner.learning.compilation import CompilationError
 from dqn_runner.learning.learner import Learner, UpdateRule
@@ -85,13 +87,14 @@ def resolve_device(device: str) -> torch.device:
 def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     """Build and seed all that training works with.
 
-    Returns `config` too, with what was decided here: device, threads, compilation, decay of the
-    learning rate.
+    Returns `config` too, with what was decided here: device, threads, compilation, the ends of
+    schedules.
     """
     device = resolve_device(config.device)
     streams = random_streams(config.seed)
     env = make_env(config.env, warn=True)
-    decided: dict[str, Any] = {"device": str(device), "agent": resolve_agent(config, env)}
+    decided: dict[str, Any] = {"device": str(device)}
+    decided |= {"agent": resolve_agent(config, env), "buffer": resolve_buffer(config, env)}
     config = config.model_copy(update=decided)
     network = build_network(config, env, draw_seed(streams.network), device)
     decided["torch_threads"] = resolve_threads(config, network)
@@ -100,7 +103,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     learner = build_learner(config, network, num_actions(env))
     storage = build_storage(config, env, device)
     compiled = compile_learner(config, env, learner, storage)
-    warn_of_what_has_no_effect(config, env)
+    warn_of_settings(config, env)
     close(env)
     temperature = config.agent.softmax_temperature
     resets = build_resets(config, env, streams.network, device)
@@ -123,11 +126,19 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     return config.model_copy(update={"compile": "always" if compiled else "never"}), parts
 
 
-def warn_of_what_has_no_effect(config: Config, env: Env) -> None:
-    """Warn of settings that have no effect, within the budget or without another setting."""
+def warn_of_settings(config: Config, env: Env) -> None:
+    """Warn of settings without effect, and of those that do the same twice."""
     limit = env.spec.max_episode_steps if env.spec else None
     for line in (*unused(config.agent), *unreached(config, limit)):
         logger.warning("%s", line)
+    network, epsilon = config.network, config.epsilon
+    if not isinstance(network, Custom) and network.noisy is not None and is_random(epsilon):
+        logger.warning(
+            "network.noisy=%g: explores by itself, and epsilon=%s explores too; rainbow uses "
+            "epsilon=fixed epsilon.value=0",
+            network.noisy,
+            epsilon.name,
+        )
 
 
 def build_environments(config: Config, rng: np.random.Generator) -> Environments:
@@ -198,6 +209,14 @@ def resolve_agent(config: Config, env: Env) -> AgentSpec:
     return agent
 
 
+def resolve_buffer(config: Config, env: Env) -> BufferSpec:
+    """The buffer's settings, with the end of beta's schedule filled in, if it has one."""
+    buffer = config.buffer
+    if isinstance(buffer, PrioritizedSpec) and buffer.beta_steps is None:
+        buffer = buffer.model_copy(update={"beta_steps": expected_env_steps(config, env)})
+    return buffer
+
+
 def build_epsilon(config: Config) -> Callable[[int, int], float]:
     """The schedule (env_steps, episodes) -> ε."""
     if not isinstance(config.epsilon, Custom):
@@ -224,8 +243,21 @@ def build_network(config: Config, env: Env, seed: int, device: torch.device) -> 
         return FlatNetwork(module.to(device))
     module = initialize(lambda: custom_network(spec, obs_spec.shape, actions, make_head), seed)
     obs = torch.from_numpy(np.zeros((2, *obs_spec.shape), obs_spec.dtype))
-    check_pure(module, obs, f"network.name={spec.name}")
+    check_custom(module, obs, f"network.name={spec.name}")
     return FlatNetwork(module.to(device))
+
+
+def check_custom(network: QNetwork, obs: Tensor, where: str) -> None:
+    """Raise ConfigError, which begins with `where`, for a network that an update cannot use."""
+    outputs = check_pure(network.users_own, obs, where)
+    num_actions = math.prod(network.head.streams.shape)
+    shape = list(outputs.shape) if isinstance(outputs, Tensor) else None
+    if shape != [len(obs), num_actions]:
+        what = type(outputs).__name__ if shape is None else f"outputs of shape {shape}"
+        raise ConfigError(
+            f"{where}: gives {what} for {len(obs)} observations; with num_actions={num_actions} "
+            f"they have {[len(obs), num_actions]}"
+        )
 
 
 def custom_network(

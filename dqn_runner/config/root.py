@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from dqn_runner.agents.dqn import DQNSpec
 from dqn_runner.agents.hl_gauss import HLGaussSpec
 from dqn_runner.agents.iqn import IQNSpec
 from dqn_runner.agents.qr_dqn import QRDQNSpec
+from dqn_runner.buffers.prioritized import PrioritizedSpec
 from dqn_runner.buffers.uniform import UniformSpec
 from dqn_runner.config.messages import checked, kind
 from dqn_runner.custom import Custom, search_working_directory
@@ -36,10 +38,14 @@ EpsilonSpec = Annotated[
 ]
 
 
-def _kind_of_agent(section: Any) -> str:
-    """The agent's name; older runs, which are all DQN's, give none."""
-    nameless = isinstance(section, dict) and "name" not in section
-    return "dqn" if nameless else kind(section)
+def _kind_or(before: str) -> Callable[[Any], str]:
+    """The `name` of a section; `before` for the config.yaml of older runs, which gives none."""
+
+    def kind_of(section: Any) -> str:
+        name = kind(section)
+        return before if name == "None" else name
+
+    return kind_of
 
 
 AgentSpecs = Annotated[
@@ -48,7 +54,13 @@ AgentSpecs = Annotated[
     | Annotated[QRDQNSpec, Tag("qr_dqn")]
     | Annotated[IQNSpec, Tag("iqn")]
     | Annotated[HLGaussSpec, Tag("hl_gauss")],
-    Discriminator(_kind_of_agent),
+    Discriminator(_kind_or("dqn")),
+]
+
+
+BufferSpec = Annotated[
+    Annotated[UniformSpec, Tag("uniform")] | Annotated[PrioritizedSpec, Tag("prioritized")],
+    Discriminator(_kind_or("uniform")),
 ]
 NetworkSpec = Annotated[Annotated[MLPSpec, Tag("mlp")] | _Custom, Discriminator(kind)]
 TargetUpdateSpec = Annotated[target_update.Hard | target_update.Soft, Field(discriminator="name")]
@@ -76,8 +88,8 @@ class Config(TrainingSpec):
     """How returns are represented and backed up; learning rate, discount, optimizer."""
     network: NetworkSpec
     """The Q-network."""
-    buffer: UniformSpec
-    """The replay buffer."""
+    buffer: BufferSpec
+    """The replay buffer, and how transitions are drawn from it."""
     epsilon: EpsilonSpec
     """How exploration decays."""
     target_update: TargetUpdateSpec
@@ -91,6 +103,26 @@ class Config(TrainingSpec):
             raise ValueError(
                 f"buffer.capacity={self.buffer.capacity}: must be at least "
                 f"batch_size={self.batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _phases_draw_uniformly(self) -> Config:
+        if self.phase.episodes is not None and self.buffer.name == "prioritized":
+            raise ValueError(
+                f"buffer.name=prioritized: phase.episodes={self.phase.episodes} needs "
+                "buffer=uniform, for a phase forgets its transitions, and with them their "
+                "priorities, when it has learned from them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _network_has_features(self) -> Config:
+        if isinstance(self.agent, IQNSpec) and isinstance(self.network, Custom):
+            raise ValueError(  # noqa: TRY004
+                "agent=iqn: needs a network of this package, such as network=mlp, for τ joins the "
+                f"features before the last layers; network.name={self.network.name} gives its "
+                "outputs alone"
             )
         return self
 
