@@ -1,6 +1,7 @@
 """What each representation learns of small problems, against closed forms and value iteration."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def means_and_deviations():
     return pairs[..., 0], np.sqrt(pairs[..., 1])
 
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "dqn": {"loss": "mse"},
     "c51": {"v_min": -5.0, "v_max": 8.0, "num_atoms": 53},
     "qr_dqn": {"num_quantiles": 32, "kappa": 0.0},
