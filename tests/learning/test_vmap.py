@@ -1,4 +1,4 @@
-"""Several runs in one call of the update, under `torch.func.vmap`, equal each run alone."""
+"""Several runs in one call of the update, and a run compiled, equal each run alone and eager."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from dqn_runner.agents.spec import AgentSpec
-from dqn_runner.learning.learner import METRICS, LearnerState, UpdateRule, update
+from dqn_runner.learning import compilation
+from dqn_runner.learning import learner as learner_module
+from dqn_runner.learning.learner import METRICS, Learner, LearnerState, UpdateRule, update
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.types import StepInputs
 
@@ -131,6 +133,20 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
+def parts_of(
+    case: str, target: str, dtype: torch.dtype, count: int
+) -> tuple[UpdateRule, list[Run]]:
+    """The update of a case, and runs that differ in all that is no part of it."""
+    name, settings, options = CASES[case]
+    clip_target = {"clip_target": True} if name == "dqn" else {}
+    agent = agent_of(name, max_grad_norm=1.0, **clip_target, **settings)
+    options = {"norm": "layer_norm", **options}
+    module = mlp((4,), NUM_ACTIONS, [16, 8], agent=agent, **options)
+    rule = rule_for(agent, FlatNetwork(module.to(dtype)), soft_target=target == "soft")
+    counts = agent.reset_interval is not None
+    return rule, [Run(seed, agent, rule, dtype, counts=counts) for seed in range(count)]
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["f64", "f32"]
 )
@@ -139,15 +155,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def test_runs_trained_together_equal_each_run_alone(case, target, dtype, tolerance):
     """Runs that differ in lr, tau, gamma, clips, temperature, range of returns, parameters, replay,
     noise and copies of the target."""
-    name, settings, options = CASES[case]
-    agent = agent_of(
-        name, max_grad_norm=1.0, **({"clip_target": True} if name == "dqn" else {}), **settings
-    )
-    options = {"norm": "layer_norm", **options}
-    module = mlp((4,), NUM_ACTIONS, [16, 8], agent=agent, **options)
-    rule = rule_for(agent, FlatNetwork(module.to(dtype)), soft_target=target == "soft")
-    counts = agent.reset_interval is not None
-    runs = [Run(seed, agent, rule, dtype, counts=counts) for seed in range(R)]
+    rule, runs = parts_of(case, target, dtype, R)
     states, priorities = together(rule, runs)
     for r, run in enumerate(runs):
         expected_state, expected_priorities = alone(rule, run)
@@ -157,3 +165,47 @@ def test_runs_trained_together_equal_each_run_alone(case, target, dtype, toleran
             torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, msg=name)
         for together_, expected in zip(priorities, expected_priorities, strict=True):
             torch.testing.assert_close(together_[r], expected, rtol=tolerance, atol=tolerance)
+
+
+def assert_compiled_equals_eager(case: str, target: str) -> None:
+    """Updates by what `Learner.compile` makes, with copies of the target network."""
+    rule, (run,) = parts_of(case, target, torch.float32, 1)
+    numbers = {name: value.item() for name, value in run.hyper.items()}
+    learner = Learner(rule, numbers, run.state.params, run.buffers)
+    learner.state.target_params.copy_(run.state.target_params)
+    learner.compile(run.storage, B)
+    expected_state, expected_priorities = alone(rule, run)
+    for inputs, expected in zip(run.inputs, expected_priorities, strict=True):
+        if inputs.copy_target:
+            learner.copy_target()
+        priorities = learner.update(run.storage, inputs.indices, inputs.weights, inputs.noise)
+        torch.testing.assert_close(priorities, expected, rtol=1e-4, atol=1e-5)
+    for name, expected in expected_state._asdict().items():
+        actual = getattr(learner.state, name)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5, msg=name)
+    assert not torch.equal(learner.state.params, run.state.params)
+
+
+@pytest.mark.parametrize(
+    "case", [f"{name}-{option}" for name in AGENTS for option in ("munchausen", "rainbow's")]
+)
+def test_what_is_compiled_equals_the_eager_update(case, monkeypatch):
+    """The graph that the compiler would get, which holds none of the inputs as a constant."""
+
+    def traced(function, constants, inputs):
+        graph = compilation._trace(function, (*constants, *inputs))
+        return lambda *given: graph(*constants, *given)
+
+    monkeypatch.setattr(learner_module, "compile_ahead", traced)
+    assert_compiled_equals_eager(case, "hard")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    ["dqn-munchausen", "c51-rainbow's", "qr_dqn-dueling", "iqn-rainbow's", "hl_gauss-double"],
+)
+def test_compiled_equals_the_eager_update(case, monkeypatch, tmp_path):
+    """By the compiler itself, some twenty seconds each."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert_compiled_equals_eager(case, "soft")
