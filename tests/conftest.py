@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Each test may override these; the later override wins.
 QUICK = (
+    "agent=dqn",  # the quickest update
     "total_timesteps=300",
     "learning_starts=50",
     "batch_size=16",
