@@ -23,7 +23,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Each test may override these; the later override wins.
 QUICK = (
-    "agent=dqn",  # the quickest update
     "total_timesteps=300",
     "learning_starts=50",
     "batch_size=16",
@@ -36,6 +35,7 @@ QUICK = (
     "eval.final_episodes=3",
     "log.interval=50",
     "checkpoint.interval=100",
+    "agent=dqn",  # has the quickest update
 )
 
 
