@@ -35,6 +35,7 @@ QUICK = (
     "eval.final_episodes=3",
     "log.interval=50",
     "checkpoint.interval=100",
+    "agent=dqn",  # has the quickest update
 )
 
 

@@ -124,6 +124,11 @@ class Config(TrainingSpec):
                 f"features before the last layers; network.name={self.network.name} gives its "
                 "outputs alone"
             )
+        if isinstance(self.agent, IQNSpec) and len(self.network.hidden_sizes) == 1:
+            raise ValueError(
+                f"network.hidden_sizes={self.network.hidden_sizes}: agent=iqn needs two layers or "
+                "more, for τ joins the features before the last one"
+            )
         return self
 
     def plain(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from watching import rows_without_clock
 
 # What the kills are tried on; each run has about 300 env steps and a checkpoint every 60.
 KINDS = {
-    "defaults": [],
+    "defaults": ["agent=hl_gauss"],  # the others are plain DQN's where they name no agent
     "four environments": ["num_envs=4", "train_frequency=2"],
     "small buffer": ["buffer.capacity=64", "agent.optimizer.name=rmsprop"],
     "acrobot": ["env=acrobot", "+env.kwargs.max_episode_steps=50", "num_envs=4"],
@@ -45,8 +45,8 @@ KINDS = {
         "epsilon=fixed", "epsilon.value=0", "train_frequency=4",
     ],
     "rainbow": [
-        "experiment=rainbow", "network.hidden_sizes=[16,16]", "target_update.interval=50",
-        "train_frequency=2",
+        "experiment=rainbow", "agent=c51", "network.hidden_sizes=[16,16]",
+        "target_update.interval=50", "train_frequency=2",
     ],
     "range found in the rewards": [
         "env=lunarlander", "agent=hl_gauss", "env.return_range=null", "total_timesteps=200",

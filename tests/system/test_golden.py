@@ -37,18 +37,20 @@ SHORT = (
     "checkpoint.interval=300",
 )
 BY_STEPS = ("total_timesteps=600", "learning_starts=100", "eval.interval=200")
+# The defaults when golden.json was made; a recipe names its own.
+PLAIN = ("agent=dqn", "batch_size=64", *BY_STEPS)
 BY_EPISODES = ("total_episodes=25", "eval.unit=episode", "eval.interval=10")
 RUNS = {
-    "cartpole": BY_STEPS,
-    "acrobot": ("env=acrobot", *BY_STEPS),
-    "mountaincar": ("env=mountaincar", "seed=3", *BY_STEPS),
-    "lunarlander": ("env=lunarlander", *BY_STEPS),
+    "cartpole": PLAIN,
+    "acrobot": ("env=acrobot", *PLAIN),
+    "mountaincar": ("env=mountaincar", "seed=3", *PLAIN),
+    "lunarlander": ("env=lunarlander", *PLAIN),
     "four_envs": ("num_envs=4", "train_frequency=2", "target_update=hard", "epsilon=linear",
-                  "target_update.interval=50", *BY_STEPS),
+                  "target_update.interval=50", *PLAIN),
     "rmsprop": ("agent.optimizer={name: rmsprop, centered: true, momentum: 0.9}",
-                "agent.lr_schedule=cosine", "agent.max_grad_value=0.5", *BY_STEPS),
+                "agent.lr_schedule=cosine", "agent.max_grad_value=0.5", *PLAIN),
     "sgd": ("agent.optimizer={name: sgd, momentum: 0.9, nesterov: true}", "agent.behaviour=softmax",
-            "network.activation=tanh", *BY_STEPS),
+            "network.activation=tanh", *PLAIN),
     "plain_dqn": ("experiment=plain_dqn", *BY_STEPS),
     "pytorch_tutorial": ("experiment=pytorch_tutorial", *BY_EPISODES),
     "swanlab_cartpole": ("experiment=swanlab_cartpole", *BY_EPISODES),

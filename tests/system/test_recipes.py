@@ -249,6 +249,7 @@ RUNS = {
     "joyrl": (["total_timesteps=300"], lambda steps, _: steps - 63),
     "pytorch_tutorial": (["total_timesteps=300"], lambda steps, _: steps - 127),
     "swanlab_cartpole": (["total_timesteps=300"], lambda steps, _: steps - 63),
+    "swanlab_cartpole_hl_gauss": (["total_timesteps=300"], lambda steps, _: steps - 127),
     "rainbow": (["total_timesteps=1100"], lambda steps, _: steps - 999),
     "lunarlander_sarsa": (
         ["total_episodes=5", "phase.episodes=2", "eval.interval=2"],
