@@ -21,7 +21,8 @@ _ASIDE = ("compile", "torch_threads", "device", "log", "checkpoint", "eval", "re
 
 # These say what is learned, and how long: they make groups, and are no hyperparameters.
 _TASK = ("env", "total_timesteps", "total_episodes")
-_DECAY = "agent.lr_decay_steps"  # follows from the budget, unless it is given
+# These follow from the budget, unless they are given; each if there is what it is the end of.
+_ENDS = {"agent.lr_decay_steps": "agent.lr_schedule", "buffer.beta_steps": "buffer.name"}
 
 SUMMARY = "summary/episode_return"  # how the names of a group's statistics begin
 RETURNS = ("final", "best")  # the scores in result.json
@@ -119,13 +120,14 @@ def hyperparameters(groups: Sequence[Group]) -> list[str]:
     """The settings of `groups`, all of one environment, in which their agents differ.
 
     Neither the environment nor the budget is one, nor what `differing_aside` lists, even if it
-    makes groups; nor `agent.lr_decay_steps` where it differs only because the budget does.
+    makes groups; nor the end of a schedule where it differs only because the budget does.
     """
     keys = [key for key in (groups[0].settings if groups else ()) if _is_of_agent(key)]
     runs = [run for group in groups for run in group.runs]
-    budgets = ["total_timesteps", "total_episodes", "agent.lr_schedule"]
-    if _num_groups(runs, budgets) == _num_groups(runs, [*budgets, _DECAY]):
-        keys = [key for key in keys if key != _DECAY]
+    for end, schedule in _ENDS.items():
+        budgets = ["total_timesteps", "total_episodes", schedule]
+        if _num_groups(runs, budgets) == _num_groups(runs, [*budgets, end]):
+            keys = [key for key in keys if key != end]
     return [key for key in keys if _differing_in(key, runs)]
 
 

@@ -106,16 +106,19 @@ class RowStorage:
 
     def rows(self, first: int, last: int) -> list[Tensor]:
         """Columns of the transitions number `first` to `last` (excluded), all still stored."""
-        return [column[self._places(first, last)].cpu() for column in self.tensors]
+        places = torch.from_numpy(self.places(first, last)).to(self.device)
+        return [column[places].cpu() for column in self.tensors]
 
     def set_rows(self, first: int, last: int, columns: list[Tensor]) -> None:
         """Put what `rows` gave back into its place."""
+        places = torch.from_numpy(self.places(first, last)).to(self.device)
         for column, values in zip(self.tensors, columns, strict=True):
-            column[self._places(first, last)] = values.to(column.device)
+            column[places] = values.to(column.device)
 
-    def _places(self, first: int, last: int) -> Tensor:
-        numbers = torch.arange(first, last, device=self.device)
-        return (numbers - self.num_added + self._write_head) % self.capacity
+    def places(self, first: int, last: int) -> Array:
+        """The indices of the transitions number `first` to `last` (excluded), all still stored."""
+        ahead = self._write_head - self.num_added
+        return np.arange(first + ahead, last + ahead) % self.capacity
 
     def on_device(self, values: Array) -> Tensor:
         """`values` on the device of the columns, without waiting for the copy to end."""

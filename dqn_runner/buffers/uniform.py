@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,12 +15,20 @@ from dqn_runner.spec import PositiveInt, Spec
 class UniformSpec(Spec):
     """Every stored transition is equally likely; the newest replaces the oldest."""
 
+    # With a default: the config.yaml of older runs has no name.
+    name: Literal["uniform"] = "uniform"
+    """How transitions are drawn."""
     capacity: PositiveInt
     """Transitions that are kept; the oldest makes room for the newest."""
 
     def sampler(self, storage: RowStorage) -> UniformSampler:
         """What draws from `storage`."""
         return UniformSampler(storage)
+
+    @property
+    def sampler_bytes(self) -> int:
+        """Memory that the sampler takes, in bytes: none."""
+        return 0
 
 
 class UniformSampler:
@@ -27,6 +37,9 @@ class UniformSampler:
     def __init__(self, storage: RowStorage) -> None:
         self._storage = storage
         self._batch_size, self._weights = 0, torch.ones(0, device=storage.device)
+
+    def anneal(self, env_steps: int) -> None:
+        """Adapt to `env_steps`; here nothing depends on them."""
 
     def draw(self, batch_size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Indices [batch_size] into the storage, and their importance weights: all 1."""
@@ -39,3 +52,10 @@ class UniformSampler:
 
     def update(self, indices: Tensor, priorities: Tensor) -> None:
         """Take note of the priorities [B] that an update found; uniform sampling has none."""
+
+    def get_state(self) -> dict[str, Any]:
+        """What drawing depends on beside the storage: nothing."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""

@@ -17,6 +17,7 @@ from dqn_runner.agents.agent import Agent, Resets
 from dqn_runner.agents.c51 import CategoricalSpec
 from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.buffers.n_step import NStepAssembler
+from dqn_runner.buffers.prioritized import PrioritizedSpec
 from dqn_runner.buffers.rows import RowStorage, gather
 from dqn_runner.buffers.sarsa import SarsaAssembler
 from dqn_runner.config.budget import (
@@ -27,7 +28,7 @@ from dqn_runner.config.budget import (
     unused,
 )
 from dqn_runner.config.memory import check_memory
-from dqn_runner.config.root import Config, find_modules
+from dqn_runner.config.root import BufferSpec, Config, find_modules
 from dqn_runner.custom import Custom
 from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
 from dqn_runner.envs.episode import close
@@ -85,13 +86,14 @@ def resolve_device(device: str) -> torch.device:
 def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     """Build and seed all that training works with.
 
-    Returns `config` too, with what was decided here: device, threads, compilation, decay of the
-    learning rate.
+    Returns `config` too, with what was decided here: device, threads, compilation, the ends of
+    schedules.
     """
     device = resolve_device(config.device)
     streams = random_streams(config.seed)
     env = make_env(config.env, warn=True)
-    decided: dict[str, Any] = {"device": str(device), "agent": resolve_agent(config, env)}
+    decided: dict[str, Any] = {"device": str(device)}
+    decided |= {"agent": resolve_agent(config, env), "buffer": resolve_buffer(config, env)}
     config = config.model_copy(update=decided)
     network = build_network(config, env, draw_seed(streams.network), device)
     decided["torch_threads"] = resolve_threads(config, network)
@@ -196,6 +198,14 @@ def resolve_agent(config: Config, env: Env) -> AgentSpec:
     if isinstance(agent, CategoricalSpec):
         agent = agent.covering_env(config.env, num_actions(env))
     return agent
+
+
+def resolve_buffer(config: Config, env: Env) -> BufferSpec:
+    """The buffer's settings, with the end of beta's schedule filled in, if it has one."""
+    buffer = config.buffer
+    if isinstance(buffer, PrioritizedSpec) and buffer.beta_steps is None:
+        buffer = buffer.model_copy(update={"beta_steps": expected_env_steps(config, env)})
+    return buffer
 
 
 def build_epsilon(config: Config) -> Callable[[int, int], float]:

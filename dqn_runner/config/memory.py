@@ -53,6 +53,6 @@ def needed_memory(config: Config, env: Env) -> dict[str, int]:
         takes[sizes] = 4 * VECTORS * num_params
         takes[f"batch_size={config.batch_size}"] = 4 * COPIES * sum(widths) * config.batch_size
     takes[f"buffer.capacity={config.buffer.capacity}"] = (
-        row_bytes(obs, sarsa) * config.buffer.capacity
+        row_bytes(obs, sarsa) * config.buffer.capacity + config.buffer.sampler_bytes
     )
     return takes

@@ -13,6 +13,7 @@ from dqn_runner.agents.dqn import DQNSpec
 from dqn_runner.agents.hl_gauss import HLGaussSpec
 from dqn_runner.agents.iqn import IQNSpec
 from dqn_runner.agents.qr_dqn import QRDQNSpec
+from dqn_runner.buffers.prioritized import PrioritizedSpec
 from dqn_runner.buffers.uniform import UniformSpec
 from dqn_runner.config.messages import checked, kind
 from dqn_runner.custom import Custom, search_working_directory
@@ -50,6 +51,18 @@ AgentSpecs = Annotated[
     | Annotated[HLGaussSpec, Tag("hl_gauss")],
     Discriminator(_kind_of_agent),
 ]
+
+
+def _buffer_kind(section: Any) -> str:
+    """The `name` of a buffer; that of older runs has none, and is uniform."""
+    name = kind(section)
+    return "uniform" if name == "None" else name
+
+
+BufferSpec = Annotated[
+    Annotated[UniformSpec, Tag("uniform")] | Annotated[PrioritizedSpec, Tag("prioritized")],
+    Discriminator(_buffer_kind),
+]
 NetworkSpec = Annotated[Annotated[MLPSpec, Tag("mlp")] | _Custom, Discriminator(kind)]
 TargetUpdateSpec = Annotated[target_update.Hard | target_update.Soft, Field(discriminator="name")]
 
@@ -76,8 +89,8 @@ class Config(TrainingSpec):
     """How returns are represented and backed up; learning rate, discount, optimizer."""
     network: NetworkSpec
     """The Q-network."""
-    buffer: UniformSpec
-    """The replay buffer."""
+    buffer: BufferSpec
+    """The replay buffer, and how transitions are drawn from it."""
     epsilon: EpsilonSpec
     """How exploration decays."""
     target_update: TargetUpdateSpec
@@ -91,6 +104,16 @@ class Config(TrainingSpec):
             raise ValueError(
                 f"buffer.capacity={self.buffer.capacity}: must be at least "
                 f"batch_size={self.batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _phases_draw_uniformly(self) -> Config:
+        if self.phase.episodes is not None and self.buffer.name == "prioritized":
+            raise ValueError(
+                f"buffer.name=prioritized: phase.episodes={self.phase.episodes} needs "
+                "buffer=uniform, for a phase forgets its transitions, and with them their "
+                "priorities, when it has learned from them"
             )
         return self
 

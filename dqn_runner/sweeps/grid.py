@@ -44,6 +44,7 @@ _OPEN = {
     "agent.lr_decay_steps": None,
     "agent.v_min": "auto",
     "agent.v_max": "auto",
+    "buffer.beta_steps": None,
 }
 
 # Sections and settings that are numbers to an update, or no part of it.
@@ -55,6 +56,7 @@ _NUMBERS = {
     *("agent.behaviour", "agent.temperature", "agent.reward_clip", "agent.reward_scale"),
     *("agent.v_min", "agent.v_max", "env.return_range"),
     *(f"agent.munchausen.{name}" for name in ("alpha", "temperature", "clip")),
+    *(f"buffer.{name}" for name in ("name", "alpha", "beta_start", "beta_steps", "eps")),
     *(f"agent.optimizer.{name}" for name in ("betas", "eps", "weight_decay", "momentum", "alpha")),
     *("target_update.tau", "target_update.interval", "target_update.unit"),
 }

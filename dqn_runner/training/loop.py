@@ -82,6 +82,7 @@ class Training:
                 agent.settle_range(parts.agent_spec, progress)
                 moving = parts.agent_spec.moving_hyperparameters(progress, agent.num_actions)
                 agent.learner.set_hyperparameters(moving)
+                sampler.anneal(progress.env_steps)
             for _ in range(updates):
                 indices, weights = sampler.draw(spec.batch_size, parts.replay_rng)
                 priorities = agent.learn(storage.tensors, indices, weights)

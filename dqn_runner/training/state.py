@@ -44,11 +44,20 @@ class Assembler(Protocol):
 class Sampler(Protocol):
     """Chooses which transitions to learn from."""
 
+    def anneal(self, env_steps: int, /) -> None:
+        """Adapt to `env_steps`, before a round of learning."""
+
     def draw(self, batch_size: int, rng: np.random.Generator, /) -> tuple[Tensor, Tensor]:
         """Indices into the storage and importance weights, both [batch_size]."""
 
     def update(self, indices: Tensor, priorities: Tensor, /) -> None:
         """Take note of the priorities [B] that an update found at `indices` [B]."""
+
+    def get_state(self) -> dict[str, Any]:
+        """What drawing depends on beside the storage, as tensors and numbers."""
+
+    def set_state(self, state: dict[str, Any], /) -> None:
+        """Go on from there; the storage is filled already."""
 
 
 class Parts(NamedTuple):
@@ -86,6 +95,7 @@ def save(parts: Parts, progress: Progress) -> None:
         "agent": parts.agent.get_state(),
         "envs": parts.envs.get_state(),
         "assembler": parts.assembler.get_state(),
+        "sampler": parts.sampler.get_state(),
         "best": progress.best and vars(progress.best),
         "streams": {
             "env": get_state(parts.envs.rng),
@@ -114,6 +124,7 @@ def _restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[in
     parts.agent.set_state(state["agent"])
     parts.assembler.set_state(state["assembler"])
     parts.checkpoints.load_replay(state, parts.storage)
+    parts.sampler.set_state(state.get("sampler", {}))  # older runs have drawn uniformly
     streams = state["streams"]
     set_state(parts.envs.rng, streams["env"])
     set_state(parts.replay_rng, streams["replay"])

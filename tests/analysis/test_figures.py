@@ -173,11 +173,13 @@ def test_what_is_no_hyperparameter_is_not_drawn_as_one(tmp_path):
                 tmp_path / f"{steps} {lr}", [1.0], 1.0 + i, total_timesteps=steps,
                 device=f"cuda:{i}",
                 agent={"lr": lr, "lr_schedule": "linear", "lr_decay_steps": steps},
+                buffer={"name": "prioritized", "beta_steps": steps},
                 env__kwargs={"gravity": i}, eval__interval=steps,
             )  # fmt: skip
     comparison = compare(load_runs([tmp_path]))
     assert {*comparison.groups[0].group.settings} == {
-        "agent.lr", "agent.lr_decay_steps", "env.kwargs.gravity", "total_timesteps",
+        "agent.lr", "agent.lr_decay_steps", "buffer.beta_steps", "env.kwargs.gravity",
+        "total_timesteps",
     }  # fmt: skip
     drawn = figures(comparison)
     assert [axes.get_xlabel() for axes in drawn["parameters"].axes] == ["agent.lr"]
@@ -186,14 +188,16 @@ def test_what_is_no_hyperparameter_is_not_drawn_as_one(tmp_path):
     assert "parameters" not in figures(by_device)
 
 
-def test_a_decay_that_was_chosen_is_a_hyperparameter(tmp_path):
+@pytest.mark.parametrize("key", ["agent.lr_decay_steps", "buffer.beta_steps"])
+def test_the_end_of_a_schedule_that_was_chosen_is_a_hyperparameter(tmp_path, key):
     for steps in (500, 1000):
         write_run(
             tmp_path / str(steps), [1.0], 1.0, total_timesteps=1000,
-            agent={"lr": 0.1, "lr_schedule": "linear", "lr_decay_steps": steps},
+            agent={"lr": 0.1, "lr_schedule": "linear"}, buffer={"name": "prioritized"},
+            **{key.replace(".", "__"): steps},
         )  # fmt: skip
     (axes,) = figures(compare(load_runs([tmp_path])))["parameters"].axes
-    assert axes.get_xlabel() == "agent.lr_decay_steps"
+    assert axes.get_xlabel() == key
 
 
 def test_each_environment_has_its_own_hyperparameters(tmp_path):

@@ -8,6 +8,7 @@ import psutil
 import pytest
 import torch
 
+from dqn_runner.buffers.prioritized import PrioritizedSampler
 from dqn_runner.config import memory
 from dqn_runner.config.build import build_network, build_storage
 from dqn_runner.envs.make import make_env
@@ -17,15 +18,25 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("env", ["env=lunarlander", "env.id=FrozenLake-v1"])
-def test_it_counts_what_is_built(compose, env):
-    config = compose(env, "network.hidden_sizes=[7,5]", "batch_size=10")
+@pytest.mark.parametrize("buffer", ["uniform", "prioritized"])
+def test_it_counts_what_is_built(compose, env, buffer):
+    config = compose(
+        env,
+        f"buffer={buffer}",
+        "buffer.capacity=5000",
+        "network.hidden_sizes=[7,5]",
+        "batch_size=10",
+    )
     env = make_env(config.env)
     params = len(build_network(config, env, 0, CPU).initial_params)
-    sizes, batch, buffer = memory.needed_memory(config, env).values()
+    sizes, batch, replay = memory.needed_memory(config, env).values()
     assert sizes == 4 * memory.VECTORS * params
     units = env.action_space.n + 7 + 5 + (8 if config.env.id.startswith("Lunar") else 16)
     assert batch == 4 * memory.COPIES * units * 10
-    assert buffer == build_storage(config, env, CPU).num_bytes
+    storage = build_storage(config, env, CPU)
+    sampler = config.buffer.sampler(storage)
+    tree = sampler._tree._levels if isinstance(sampler, PrioritizedSampler) else []
+    assert replay == storage.num_bytes + sum(level.nbytes for level in tree)
 
 
 @pytest.mark.parametrize(

@@ -140,12 +140,17 @@ def test_another_configuration_is_not_mixed_in(command, tiny):
 
 
 def test_what_a_run_decides_for_itself_is_no_difference(command, tiny):
-    """config.yaml holds cpu where the command says auto, and the name the run got in SwanLab."""
-    auto = ["device=auto", "compile=auto", "torch_threads=auto"]
+    """config.yaml holds cpu where the command says auto, the ends of schedules where it says null.
+
+    And the name the run got in SwanLab.
+    """
+    auto = ["device=auto", "compile=auto", "torch_threads=auto", "buffer=prioritized"]
     arguments = ["-m", *tiny, *auto, "hydra.sweep.dir=sweep", "seed=0,1"]
     assert command(*arguments).code == 0
     before = _times(Path("sweep"))
-    assert yaml.safe_load(Path("sweep/seed=0/config.yaml").read_text())["device"] != "auto"
+    settings = yaml.safe_load(Path("sweep/seed=0/config.yaml").read_text())
+    assert settings["device"] != "auto"
+    assert settings["buffer"]["beta_steps"] == 120
     assert command(*arguments).code == 0
     assert _times(Path("sweep")) == before
 
@@ -266,6 +271,7 @@ NUMBERS = (
     "seed=3", "agent.lr=0.5", "agent.gamma=0.5", "agent.n_step=1", "target_update.tau=0.5",
     "agent.max_grad_norm=3", "agent.optimizer.eps=0.1", "agent.optimizer.betas=[0.5,0.6]",
     "epsilon=linear", "total_timesteps=7", "agent.lr_schedule=cosine", "agent.lr_decay_steps=9",
+    "buffer=prioritized",
 )  # fmt: skip
 FUNCTIONS = (
     "batch_size=8", "buffer.capacity=50", "network.hidden_sizes=[8]", "env=acrobot",

@@ -25,6 +25,10 @@ KINDS = {
     "decaying learning rate": [
         "agent.lr_schedule=cosine", "agent.clip_target=true", "network.norm=layer_norm",
     ],
+    "prioritized": [
+        "buffer=prioritized", "buffer.capacity=128", "num_envs=2", "train_frequency=7",
+        "gradient_steps=3",
+    ],
     "mountaincar": ["env=mountaincar", "num_envs=4", "target_update=hard"],
     "hands_on_rl": ["experiment=hands_on_rl"],
     "joyrl": ["experiment=joyrl"],

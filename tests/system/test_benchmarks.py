@@ -1,4 +1,4 @@
-"""The benchmark runs and prints its tables; what it measures is no matter of tests."""
+"""The benchmarks run and print their tables; what they measure is no matter of tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-SPEED = Path(__file__).parents[1] / "benchmarks" / "speed.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SPEED = BENCHMARKS / "speed.py"
 
 
 @pytest.mark.slow
@@ -36,3 +37,16 @@ def test_the_benchmark_runs_with_a_tiny_budget():
         "periodic evaluation",
     ):
         assert row in finished.stdout
+
+
+def test_the_benchmark_of_replay_runs_on_few_items():
+    replay = str(BENCHMARKS / "replay.py")
+    finished = subprocess.run(
+        [sys.executable, replay, "--items=1000", "--cycles=200", "--repeats=1", "--peers"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "1,000 transitions on " in finished.stdout
+    assert "ours" in finished.stdout

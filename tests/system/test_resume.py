@@ -414,10 +414,11 @@ def test_both_checkpoints_damaged_is_an_error(killed):
         go_on(killed)
 
 
-def test_a_finished_run_can_be_extended(start):
-    """Where the learning rate does not decay over the budget, which differs."""
-    longer = start("longer", "total_timesteps=480", "agent.lr_decay_steps=400")
-    run_dir = start("extended", "total_timesteps=240", "agent.lr_decay_steps=400")
+@pytest.mark.parametrize("buffer", [[], ["buffer=prioritized", "buffer.beta_steps=400"]])
+def test_a_finished_run_can_be_extended(start, buffer):
+    """Where no schedule ends with the budget, which differs."""
+    longer = start("longer", "total_timesteps=480", "agent.lr_decay_steps=400", *buffer)
+    run_dir = start("extended", "total_timesteps=240", "agent.lr_decay_steps=400", *buffer)
     with pytest.raises(ConfigError, match="has finished"):
         go_on(run_dir)
     with pytest.raises(
