@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,9 @@ def timed_loop(arguments: Sequence[str]) -> Iterator[Callable[[int], dict[str, f
         settings = [f"total_timesteps={BUDGET}", "compile=always", f"hydra.run.dir={folder}"]
         job = Command([*arguments, *settings]).jobs[0]
         config, parts = build(parse(job.config), RunDirectory(Path(folder)))
-        tracker = SwanLabTracker(config.tracker, Path(folder), {})
-        metrics_file = MetricsFile(Path(folder, "metrics.jsonl"))
+        loggers: list[Any] = [MetricsFile(Path(folder, "metrics.jsonl"))]
+        if config.tracker.mode != "disabled":
+            loggers.append(SwanLabTracker(config.tracker, Path(folder), {}))
         spent: dict[str, float] = {}
         for name, owner, method in (
             ("act", parts.agent, "act"),
@@ -46,8 +48,7 @@ def timed_loop(arguments: Sequence[str]) -> Iterator[Callable[[int], dict[str, f
             ("sample", parts.sampler, "draw"),
             ("sample", parts.sampler, "update"),
             ("update", parts.agent, "learn"),
-            ("log", metrics_file, "log"),
-            ("log", tracker, "log"),
+            *(("log", logger, "log") for logger in loggers),
             ("checkpoint", parts.checkpoints, "save_last"),
         ):
             setattr(owner, method, clocked(getattr(owner, method), name, spent))
@@ -57,14 +58,15 @@ def timed_loop(arguments: Sequence[str]) -> Iterator[Callable[[int], dict[str, f
             spent.clear()
             until = config.model_copy(update={"total_timesteps": progress.env_steps + steps})
             started = time.perf_counter()
-            Training(until, parts, progress, [metrics_file, tracker]).run()
+            Training(until, parts, progress, loggers).run()
             total = (time.perf_counter() - started) / steps
             step = {name: seconds / steps for name, seconds in spent.items()}
             return {**step, "the loop itself": total - sum(step.values()), "an env step": total}
 
         seconds_of_a_step(WARMUP)
         yield seconds_of_a_step
-        tracker.close("success")
+        for tracker in loggers[1:]:
+            tracker.close("success")
 
 
 def clocked(
