@@ -25,6 +25,7 @@ class FlatNetwork:
     def __init__(self, module: nn.Module) -> None:
         self._module = module.requires_grad_(False)
         self._num_normals = self._noise_sizes(0)[0].normals
+        self._takes_noise = any(map(any, self._noise_sizes(1)))
         self._failure = f"the network {type(module).__name__} failed"
         parameters = dict(module.named_parameters())
         self._names = [*parameters, *(name for name, _ in module.named_buffers())]
@@ -65,11 +66,10 @@ class FlatNetwork:
 
         Z is 0 for a network that takes none.
         """
-        sizes = self._noise_sizes(batch_size)
-        total = sum(map(sum, sizes))
-        if total == 0:
+        if not self._takes_noise:
             return self._no_noise
-        noise = np.empty(total, np.float32)
+        sizes = self._noise_sizes(batch_size)
+        noise = np.empty(sum(map(sum, sizes)), np.float32)
         rest = noise
         for size in sizes:
             rng.standard_normal(out=rest[: size.normals], dtype=np.float32)
