@@ -72,20 +72,22 @@ def sections(key: str, about: str, kinds: list[type[Spec]]) -> Iterator[tuple[st
 def rows(key: str, kinds: list[type[Spec]]) -> list[Row]:
     """The settings of a section; what several kinds of it share is one row."""
     found: dict[tuple[str, str, str], Row] = {}
+    # Of launchers there are more than have settings here.
+    every = () if key.startswith("hydra.") else tuple(n for kind in kinds for n in names(kind))
     for spec in kinds:
         for name, field in spec.model_fields.items():
             if specs(field.annotation) or spec is Custom:
                 continue
             row = Row(f"{key}.{name}".removeprefix("."), meaning(field), values(field), ())
             if len(kinds) > 1 and name == "name":
-                every = " | ".join(name for kind in kinds for name in names(kind))
-                row = row._replace(allowed=every)
+                row = row._replace(allowed=" | ".join(every))
             elif len(kinds) > 1:
                 former = found.get(row[:3])
                 row = row._replace(kinds=(*(former.kinds if former else ()), *names(spec)))
             found[row[:3]] = row
-    order = [row.key for row in found.values()]
-    return sorted(found.values(), key=lambda row: (row.key != f"{key}.name", order.index(row.key)))
+    all_rows = [row._replace(kinds=()) if row.kinds == every else row for row in found.values()]
+    order = [row.key for row in all_rows]
+    return sorted(all_rows, key=lambda row: (row.key != f"{key}.name", order.index(row.key)))
 
 
 def specs(kind: Any) -> list[type[Spec]]:

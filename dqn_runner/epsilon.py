@@ -83,3 +83,12 @@ class Multiplicative(Spec):
         """ε after `env_steps` and `episodes`."""
         t = env_steps if self.unit == "env_step" else episodes
         return max(self.end, self.start * self.decay_rate ** (t // self.decay_every))
+
+
+def is_random(schedule: object) -> bool:
+    """Whether `schedule` ever asks for random actions; one of the user's own is taken to do so."""
+    if isinstance(schedule, Fixed):
+        return schedule.value > 0.0
+    if isinstance(schedule, Linear | Exponential | Multiplicative):
+        return max(schedule.start, schedule.end) > 0.0
+    return True

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dqn_runner.agents.dqn import Loss, ScalarReturn
+from dqn_runner.agents.c51 import C51Spec
+from dqn_runner.agents.dqn import DQNSpec, Loss, ScalarReturn
+from dqn_runner.agents.hl_gauss import HLGaussSpec
+from dqn_runner.agents.iqn import IQNSpec
+from dqn_runner.agents.qr_dqn import QRDQNSpec
+from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.agents.targets import best_action, selected_action, taken_action
 from dqn_runner.buffers.rows import gather
 from dqn_runner.learning.learner import Learner, UpdateRule
@@ -24,7 +30,7 @@ from dqn_runner.networks.heads import (
 )
 from dqn_runner.networks.init import Init, TorchInit
 from dqn_runner.networks.torsos import Activation, MLPSpec, Norm
-from dqn_runner.types import Batch
+from dqn_runner.types import Batch, Progress
 
 HEADS: dict[str, HeadMaker] = {
     "scalar": make_scalar_head,
@@ -47,6 +53,7 @@ def mlp(
     dueling: bool = False,
     noisy: float | None = None,
     head: str = "scalar",
+    agent: AgentSpec | None = None,
 ) -> QNetwork:
     """The fully connected Q-network that such a configuration makes."""
     spec = MLPSpec(
@@ -57,7 +64,51 @@ def mlp(
         dueling=dueling,
         noisy=noisy,
     )
-    return make_network(spec, obs_shape, num_actions, HEADS[head])
+    return make_network(spec, obs_shape, num_actions, agent.head if agent else HEADS[head])
+
+
+AGENTS: dict[str, tuple[type[AgentSpec], dict[str, Any]]] = {
+    "dqn": (DQNSpec, {"loss": "huber"}),
+    "c51": (C51Spec, {"v_min": -3.0, "v_max": 7.0, "num_atoms": 11}),
+    "qr_dqn": (QRDQNSpec, {"num_quantiles": 9, "kappa": 1.0}),
+    "iqn": (IQNSpec, {"num_tau": 4, "num_tau_next": 5, "num_tau_act": 7, "embedding_dim": 6,
+                      "kappa": 1.0}),
+    "hl_gauss": (HLGaussSpec, {"v_min": -3.0, "v_max": 7.0, "num_bins": 12, "sigma": 0.75}),
+}  # fmt: skip
+
+
+def agent_of(name: str, **settings: Any) -> AgentSpec:
+    """The settings of a small agent of that name, with what can be off turned off."""
+    kind, own = AGENTS[name]
+    shared = {"lr": 1e-3, "gamma": 0.9, "n_step": 1, "double": False, "max_grad_norm": None,
+              "max_grad_value": None, "optimizer": {"name": "adam"}}  # fmt: skip
+    return kind.model_validate({"name": name, **shared, **own, **settings})
+
+
+def rule_for(agent: AgentSpec, network: FlatNetwork, *, soft_target: bool = False) -> UpdateRule:
+    """The update of `agent`, as a run builds it."""
+    return UpdateRule(
+        network=network,
+        gather=gather,
+        representation=agent.representation,
+        next_state=agent.next_state,
+        optimizer=agent.optimizer,
+        clip_norm=agent.max_grad_norm is not None,
+        clip_value=agent.max_grad_value is not None,
+        soft_target=soft_target,
+    )
+
+
+def numbers_of(agent: AgentSpec, num_actions: int, tau: float | None = None) -> dict[str, float]:
+    """The numbers of such an update."""
+    numbers = {
+        **agent.moving_hyperparameters(Progress(), num_actions),
+        **agent.optimizer.hyperparameters(),
+        "max_grad_norm": agent.max_grad_norm,
+        "max_grad_value": agent.max_grad_value,
+        "tau": tau,
+    }
+    return {name: value for name, value in numbers.items() if value is not None}
 
 
 def columns(batch: Batch) -> tuple[Tensor, ...]:

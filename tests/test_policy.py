@@ -12,8 +12,6 @@ from torch import nn
 from dqn_runner.policy import load_policy
 from dqn_runner.runs.metrics_file import read_metrics
 
-CUSTOM = tuple(f"~network.{key}" for key in ("hidden_sizes", "norm", "activation", "init"))
-
 
 class Projected(nn.Module):
     """A linear network on random features that stay as they were drawn."""
@@ -27,6 +25,13 @@ class Projected(nn.Module):
         return self.head(torch.tanh(obs @ self.projection))
 
 
+class Reshaped(nn.Linear):
+    """A network with as many outputs as CartPole has actions, whatever it is asked for."""
+
+    def __init__(self, obs_shape, num_actions):
+        super().__init__(obs_shape[0], 2)
+
+
 class Normalized(nn.Sequential):
     """A network with running statistics."""
 
@@ -37,7 +42,7 @@ class Normalized(nn.Sequential):
 
 
 def settings_of(network):
-    return (f"network.name={__name__}:{network}", *CUSTOM)
+    return ("~network", f"+network.name={__name__}:{network}")
 
 
 def rows(run):
@@ -91,5 +96,47 @@ def test_a_network_that_an_update_cannot_use_is_refused_before_anything_is_made(
         f"dqn-train: error: network.name={__name__}:Normalized: layer 1 (BatchNorm1d) normalizes "
         "over the batch and keeps running statistics, which an update cannot do; use "
         "torch.nn.LayerNorm or torch.nn.GroupNorm\n"
+    )
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("agent", ["c51", "qr_dqn", "hl_gauss"])
+def test_a_network_of_the_users_own_gives_the_outputs_of_each_agent(command, quick, agent):
+    """`num_actions` is the number of actions times that of atoms, quantiles or bins."""
+    settings = (*quick, f"agent={agent}", *settings_of("Projected"))
+    assert command(*settings, "hydra.run.dir=run").code == 0
+    state = torch.load("run/checkpoints/last.pt", weights_only=True)["agent"]
+    outputs = len(state["params"]) // 9
+    (projection,) = (buffer for buffer in state["buffers"] if buffer.dim() == 2)
+    weight, bias = state["params"][: 8 * outputs].view(outputs, 8), state["params"][8 * outputs :]
+    obs = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    logits = (torch.tanh(torch.from_numpy(obs) @ projection) @ weight.T + bias).view(100, 2, -1)
+    if agent == "qr_dqn":
+        q_values = logits.mean(-1)
+    else:
+        (atoms,) = (b for b in state["buffers"] if b.dim() == 1)
+        q_values = logits.softmax(-1) @ atoms
+    policy = load_policy("run", trust=True)
+    assert policy.on_rows(obs).tolist() == q_values.argmax(dim=1).tolist()
+
+
+def test_iqn_refuses_a_network_of_the_users_own(command, quick):
+    outcome = command(*quick, "agent=iqn", *settings_of("Projected"), "hydra.run.dir=run")
+    assert outcome.code == 2
+    assert outcome.err == (
+        "dqn-train: error: agent=iqn: needs a network of this package, such as network=mlp, for τ "
+        f"joins the features before the last layers; network.name={__name__}:Projected gives its "
+        "outputs alone\n"
+    )
+    assert not Path("run").exists()
+
+
+def test_a_network_of_too_few_outputs_is_refused_before_anything_is_made(command, quick):
+    settings = ("agent=c51", "agent.num_atoms=11", *settings_of("Reshaped"))
+    outcome = command(*quick, *settings, "hydra.run.dir=run")
+    assert outcome.code == 2
+    assert outcome.err == (
+        f"dqn-train: error: network.name={__name__}:Reshaped: gives outputs of shape [2, 2] for 2 "
+        "observations; with num_actions=22 they have [2, 22]\n"
     )
     assert not Path("run").exists()

@@ -14,7 +14,7 @@ def numbers(rng, count=64):
 
 def test_the_streams_of_a_run_differ_among_each_other():
     drawn = [numbers(rng) for rng in random_streams(7)]
-    assert len(drawn) == 5
+    assert len(drawn) == 6
     for one, other in itertools.combinations(drawn, 2):
         assert not set(one) & set(other)
 
@@ -23,12 +23,22 @@ def test_no_two_seeds_share_a_stream():
     """Neither the same stream of neighbouring seeds nor one stream of this and another of that."""
     drawn = [numbers(rng) for seed in range(50) for rng in random_streams(seed)]
     flat = [number for words in drawn for number in words]
-    assert len(set(flat)) == len(flat) == 50 * 5 * 64
+    assert len(set(flat)) == len(flat) == 50 * 6 * 64
 
 
 def test_a_seed_gives_the_same_streams_again():
     for one, again in zip(random_streams(3), random_streams(3), strict=True):
         assert numbers(one) == numbers(again)
+
+
+def test_each_stream_keeps_the_key_that_it_is_spawned_by():
+    """Else runs of older versions could not be repeated; 5 is the evaluation afterwards."""
+    keys = {"env": 0, "evaluation": 1, "exploration": 2, "replay": 3, "network": 4, "noise": 6}
+    streams = random_streams(9)._asdict()
+    assert streams.keys() == keys.keys()
+    for name, key in keys.items():
+        expected = np.random.default_rng(np.random.SeedSequence(9, spawn_key=(key,)))
+        assert numbers(streams[name]) == numbers(expected)
 
 
 def test_seed_zero_is_a_seed():
@@ -42,7 +52,7 @@ def test_seed_zero_is_a_seed():
 def test_drawing_from_one_stream_leaves_the_others_as_they_were():
     untouched, used = random_streams(11), random_streams(11)
     numbers(used.evaluation, 10_000)
-    for name in ("env", "exploration", "replay", "network"):
+    for name in ("env", "exploration", "replay", "network", "noise"):
         assert numbers(getattr(used, name)) == numbers(getattr(untouched, name))
 
 

@@ -63,6 +63,12 @@ BAD_INPUT = [
     (["-m", "env.id=CartPole-v1,NoSuch-v0"], "env.id=NoSuch-v0: "),
     (["seed=0,1"], "seed=0,1: "),
     (["agent.td_target=sarsa"], "agent.td_target=sarsa: "),
+    (["agent.td_target=munchausen"], "agent.td_target=munchausen: needs agent.double=false"),
+    (
+        ["agent=c51", "agent.v_min=200"],
+        "agent.v_min=200.0, agent.v_max=auto: env.return_range makes that 200 to 100",
+    ),
+    (["-m", "agent=c51", "agent.v_min=0,200"], "agent.v_min=200.0, agent.v_max=auto: "),
     (["agent.behaviour=softmax", "agent.temperature=0"], "agent.temperature=0: "),
     (["phase.episodes=10", "phase.epochs=3"], "learning_starts=1000: phase.episodes=10 needs "),
     (["phase.episodes=10"], "phase.epochs=null: "),
@@ -117,6 +123,29 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(command, arguments,
     assert len(outcome.err.strip().splitlines()) == 1
     assert outcome.err.startswith(f"dqn-train: error: {line}")
     assert outcome.out == ""
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("agent", "setting", "owners"),
+    [
+        ("c51", "loss=mse", "agent=dqn"),
+        ("hl_gauss", "loss=huber", "agent=dqn"),
+        ("qr_dqn", "clip_target=true", "agent=dqn"),
+        ("iqn", "clip_target=false", "agent=dqn"),
+        ("dqn", "v_min=0", "agent=c51 or agent=hl_gauss"),
+        ("qr_dqn", "v_max=1", "agent=c51 or agent=hl_gauss"),
+        ("dqn", "num_atoms=51", "agent=c51"),
+        ("c51", "num_bins=51", "agent=hl_gauss"),
+        ("hl_gauss", "kappa=1", "agent=iqn or agent=qr_dqn"),
+        ("qr_dqn", "num_tau=8", "agent=iqn"),
+    ],
+)
+def test_a_setting_of_another_representation_says_where_it_belongs(command, agent, setting, owners):
+    outcome = command(f"agent={agent}", f"agent.{setting}")
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"dqn-train: error: agent.{setting}: no such key; agent has name")
+    assert outcome.err.endswith(f"; it goes with {owners}\n")
     assert list(Path.cwd().iterdir()) == []
 
 

@@ -99,6 +99,10 @@ class CategoricalSpec(AgentSpec):
         spec = self.covering(0.0, 1.0) if self.is_open else self
         return CategoricalHead(make_streams(len(spec.atoms)), spec.atoms)
 
+    def reach(self, support: Tensor) -> tuple[float, float]:
+        """The lowest and the highest return that the atoms `support` [K] can stand for."""
+        return float(support[0]), float(support[-1])
+
     @property
     @abstractmethod
     def atoms(self) -> Tensor:

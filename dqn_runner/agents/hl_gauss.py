@@ -34,6 +34,11 @@ class HLGaussSpec(CategoricalSpec):
         half = (high - low) / self.num_bins / 2
         return torch.linspace(low + half, high - half, self.num_bins)
 
+    def reach(self, support: Tensor) -> tuple[float, float]:
+        """The outer edges of the bins around the centers `support` [K]."""
+        half = float(support[-1] - support[0]) / (len(support) - 1) / 2
+        return float(support[0]) - half, float(support[-1]) + half
+
     @property
     def representation(self) -> HistogramReturn:
         """The histogram of the expected return."""

@@ -33,6 +33,8 @@ class MunchausenSpec(Spec):
 class AgentSpec(Spec, ABC):
     """The settings that all agents share; an extension of DQN is off if it is false, 1 or null."""
 
+    name: str
+    """The kind of agent."""
     lr: PositiveFloat
     """Learning rate of the optimizer, at the start of its schedule."""
     gamma: Probability
@@ -65,7 +67,7 @@ class AgentSpec(Spec, ABC):
     reward_scale: PositiveFloat = 1.0
     """Factor on the rewards that are learned from, after reward_clip."""
     reset_interval: PositiveInt | None = None
-    """Updates after which the last hidden layer and the outputs are drawn anew; null for never."""
+    """Updates between resets of the last layers (all of a network of your own); null for none."""
 
     @model_validator(mode="after")
     def _next_state_has_one_policy(self) -> AgentSpec:
@@ -134,8 +136,10 @@ class AgentSpec(Spec, ABC):
         """The numbers of an update that change during training."""
         numbers = {"lr": self.learning_rate(progress.env_steps)}
         if self.td_target == "munchausen":
-            bonus = self.munchausen.model_dump()
-            numbers |= {f"munchausen_{name}": value for name, value in bonus.items()}
+            bonus = self.munchausen
+            numbers["munchausen_alpha"] = bonus.alpha
+            numbers["munchausen_temperature"] = bonus.temperature
+            numbers["munchausen_clip"] = bonus.clip
         return numbers
 
     @property

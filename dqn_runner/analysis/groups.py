@@ -23,6 +23,8 @@ _ASIDE = ("compile", "torch_threads", "device", "log", "checkpoint", "eval", "re
 _TASK = ("env", "total_timesteps", "total_episodes")
 # These follow from the budget, unless they are given; each if there is what it is the end of.
 _ENDS = {"agent.lr_decay_steps": "agent.lr_schedule", "buffer.beta_steps": "buffer.name"}
+# These follow from the environment and from gamma, unless they are given.
+_RANGE = ("env.return_range", "agent.v_min", "agent.v_max")
 
 SUMMARY = "summary/episode_return"  # how the names of a group's statistics begin
 RETURNS = ("final", "best")  # the scores in result.json
@@ -105,11 +107,11 @@ def group_all(runs: Sequence[Run]) -> list[Group]:
 def differing_keys(runs: Sequence[Run]) -> list[str]:
     """The dotted keys that make groups of `runs`: all that differ, except `differing_aside`.
 
-    A key that only some runs have, such as `epsilon.tau` of one schedule, is left out if the other
-    keys make the same number of groups without it.
+    A key that only some runs have, such as `epsilon.tau` of one schedule, or one that may follow
+    from others, is left out if the other keys make the same number of groups without it.
     """
     keys = [key for key in _differing(runs) if _section(key) not in _ASIDE]
-    for key in [key for key in keys if any(key not in run.config for run in runs)]:
+    for key in [k for k in keys if k in _RANGE or any(k not in run.config for run in runs)]:
         fewer = [other for other in keys if other != key]
         if _num_groups(runs, fewer) == _num_groups(runs, keys):
             keys = fewer

@@ -66,7 +66,8 @@ class Command:
                 _check_number_of_jobs([override])
             swept = [override for override in self.given if override.is_sweep_override()]
             self.fixed = [typed(o) for o in self.given if not o.is_sweep_override()]
-            base = self._compose(self.fixed)
+            self._chosen = self._first_options(swept)
+            base = self._compose([*self._chosen, *self.fixed])
             self.is_sweep = parsed.multirun or base.hydra.mode == RunMode.MULTIRUN
             if swept and not self.is_sweep:
                 lines = unquoted(" ".join(typed(override) for override in swept))
@@ -93,7 +94,8 @@ class Command:
 
     def context(self) -> tuple[HydraContext, DictConfig]:
         """What Hydra's launchers are set up with for a sweep."""
-        return sweep_context(self._hydra, self._name, [*self._overrides, *self._pinned])
+        overrides = [*self._chosen, *self._overrides, *self._pinned]
+        return sweep_context(self._hydra, self._name, overrides)
 
     def job(self, overrides: list[str], folder: str | None = None, number: int = 0) -> Job:
         """One job of the sweep; without `folder`, its folder is named by what differs."""
@@ -145,6 +147,16 @@ class Command:
 
     def _parse(self, overrides: list[str]) -> list[Override]:
         return parse_for(self._hydra.config_loader, overrides)
+
+    def _first_options(self, swept: list[Override]) -> list[str]:
+        """The first option of each group that is swept: what is fixed may be a setting of it."""
+        return [
+            f"{override.key_or_group}={next(iter(override.sweep_string_iterator()))}"
+            for override in swept
+            if override.is_discrete_sweep()
+            and _number_of_values(override)
+            and self._hydra.config_loader.get_group_options(override.key_or_group)
+        ]
 
     def _check_group(self, override: Override) -> None:
         options = self._hydra.config_loader.get_group_options(override.key_or_group)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dqn_runner.agents.agent import Agent, Resets
 from dqn_runner.agents.c51 import CategoricalSpec
@@ -34,6 +34,7 @@ from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
 from dqn_runner.envs.episode import close
 from dqn_runner.envs.make import make_env
 from dqn_runner.envs.vector import Environments
+from dqn_runner.epsilon import is_random
 from dqn_runner.errors import ConfigError, RunFailedError, failing_as
 from dqn_runner.learning.compilation import CompilationError
 from dqn_runner.learning.learner import Learner, UpdateRule
@@ -102,7 +103,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     learner = build_learner(config, network, num_actions(env))
     storage = build_storage(config, env, device)
     compiled = compile_learner(config, env, learner, storage)
-    warn_of_what_has_no_effect(config, env)
+    warn_of_settings(config, env)
     close(env)
     temperature = config.agent.softmax_temperature
     resets = build_resets(config, env, streams.network, device)
@@ -125,11 +126,19 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     return config.model_copy(update={"compile": "always" if compiled else "never"}), parts
 
 
-def warn_of_what_has_no_effect(config: Config, env: Env) -> None:
-    """Warn of settings that have no effect, within the budget or without another setting."""
+def warn_of_settings(config: Config, env: Env) -> None:
+    """Warn of settings without effect, and of those that do the same twice."""
     limit = env.spec.max_episode_steps if env.spec else None
     for line in (*unused(config.agent), *unreached(config, limit)):
         logger.warning("%s", line)
+    network, epsilon = config.network, config.epsilon
+    if not isinstance(network, Custom) and network.noisy is not None and is_random(epsilon):
+        logger.warning(
+            "network.noisy=%g: explores by itself, and epsilon=%s explores too; rainbow uses "
+            "epsilon=fixed epsilon.value=0",
+            network.noisy,
+            epsilon.name,
+        )
 
 
 def build_environments(config: Config, rng: np.random.Generator) -> Environments:
@@ -234,8 +243,21 @@ def build_network(config: Config, env: Env, seed: int, device: torch.device) -> 
         return FlatNetwork(module.to(device))
     module = initialize(lambda: custom_network(spec, obs_spec.shape, actions, make_head), seed)
     obs = torch.from_numpy(np.zeros((2, *obs_spec.shape), obs_spec.dtype))
-    check_pure(module, obs, f"network.name={spec.name}")
+    check_custom(module, obs, f"network.name={spec.name}")
     return FlatNetwork(module.to(device))
+
+
+def check_custom(network: QNetwork, obs: Tensor, where: str) -> None:
+    """Raise ConfigError, which begins with `where`, for a network that an update cannot use."""
+    outputs = check_pure(network.users_own, obs, where)
+    num_actions = math.prod(network.head.streams.shape)
+    shape = list(outputs.shape) if isinstance(outputs, Tensor) else None
+    if shape != [len(obs), num_actions]:
+        what = type(outputs).__name__ if shape is None else f"outputs of shape {shape}"
+        raise ConfigError(
+            f"{where}: gives {what} for {len(obs)} observations; with num_actions={num_actions} "
+            f"they have {[len(obs), num_actions]}"
+        )
 
 
 def custom_network(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,10 +38,14 @@ EpsilonSpec = Annotated[
 ]
 
 
-def _kind_of_agent(section: Any) -> str:
-    """The agent's name; older runs, which are all DQN's, give none."""
-    nameless = isinstance(section, dict) and "name" not in section
-    return "dqn" if nameless else kind(section)
+def _kind_or(before: str) -> Callable[[Any], str]:
+    """The `name` of a section; `before` for the config.yaml of older runs, which gives none."""
+
+    def kind_of(section: Any) -> str:
+        name = kind(section)
+        return before if name == "None" else name
+
+    return kind_of
 
 
 AgentSpecs = Annotated[
@@ -49,19 +54,13 @@ AgentSpecs = Annotated[
     | Annotated[QRDQNSpec, Tag("qr_dqn")]
     | Annotated[IQNSpec, Tag("iqn")]
     | Annotated[HLGaussSpec, Tag("hl_gauss")],
-    Discriminator(_kind_of_agent),
+    Discriminator(_kind_or("dqn")),
 ]
-
-
-def _buffer_kind(section: Any) -> str:
-    """The `name` of a buffer; that of older runs has none, and is uniform."""
-    name = kind(section)
-    return "uniform" if name == "None" else name
 
 
 BufferSpec = Annotated[
     Annotated[UniformSpec, Tag("uniform")] | Annotated[PrioritizedSpec, Tag("prioritized")],
-    Discriminator(_buffer_kind),
+    Discriminator(_kind_or("uniform")),
 ]
 NetworkSpec = Annotated[Annotated[MLPSpec, Tag("mlp")] | _Custom, Discriminator(kind)]
 TargetUpdateSpec = Annotated[target_update.Hard | target_update.Soft, Field(discriminator="name")]
@@ -114,6 +113,16 @@ class Config(TrainingSpec):
                 f"buffer.name=prioritized: phase.episodes={self.phase.episodes} needs "
                 "buffer=uniform, for a phase forgets its transitions, and with them their "
                 "priorities, when it has learned from them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _network_has_features(self) -> Config:
+        if isinstance(self.agent, IQNSpec) and isinstance(self.network, Custom):
+            raise ValueError(  # noqa: TRY004
+                "agent=iqn: needs a network of this package, such as network=mlp, for τ joins the "
+                f"features before the last layers; network.name={self.network.name} gives its "
+                "outputs alone"
             )
         return self
 

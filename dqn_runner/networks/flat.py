@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ class FlatNetwork:
         self._module = module.requires_grad_(False)
         self._num_normals = self._noise_sizes(0)[0].normals
         self._takes_noise = any(map(any, self._noise_sizes(1)))
-        self._failure = f"the network {type(module).__name__} failed"
+        named = module.users_own if isinstance(module, QNetwork) else module
+        self._failure = f"the network {type(named).__name__} failed"
         parameters = dict(module.named_parameters())
         self._names = [*parameters, *(name for name, _ in module.named_buffers())]
         self._shapes = [parameter.shape for parameter in parameters.values()]
@@ -140,11 +142,11 @@ class FlatNetwork:
         return q_values
 
 
-def check_pure(module: nn.Module, obs: Tensor, where: str) -> None:
+def check_pure(module: nn.Module, obs: Tensor, where: str) -> Any:
     """Refuse a network whose forward pass on `obs` [B, *obs_shape] does more than compute.
 
-    An update is a pure function: it can neither keep running statistics nor draw random numbers.
-    Raises ConfigError, which begins with `where` and names the layer.
+    Returns what it computes. An update is a pure function: it can neither keep running statistics
+    nor draw random numbers. Raises ConfigError, which begins with `where` and names the layer.
     """
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -157,7 +159,7 @@ def check_pure(module: nn.Module, obs: Tensor, where: str) -> None:
     generator = torch.get_rng_state()
     module.train()
     with failing_as(RunFailedError, f"the network {type(module).__name__} failed"), torch.no_grad():
-        functional_call(module, copies, (obs,))
+        outputs = functional_call(module, copies, (obs,))
     for name, buffer in module.named_buffers():
         if not torch.equal(buffer, copies[name]):
             path, _, kept = name.rpartition(".")
@@ -174,6 +176,7 @@ def check_pure(module: nn.Module, obs: Tensor, where: str) -> None:
             f"{where}: {f'layer {drops[0]}' if drops else 'its forward pass'} draws random "
             "numbers, which an update cannot do; leave it out, or keep the numbers in a buffer"
         )
+    return outputs
 
 
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)

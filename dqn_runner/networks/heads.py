@@ -69,7 +69,7 @@ class Streams(nn.Module):
         self, spec: TorsoSpec, num_features: int, num_actions: int, num_outputs: int
     ) -> None:
         super().__init__()
-        self._shape = (num_actions, num_outputs)
+        self.shape = (num_actions, num_outputs)
         self.value = Stream(spec, num_features, num_outputs) if spec.dueling else None
         self.actions = Stream(spec, num_features, num_actions * num_outputs)
 
@@ -81,7 +81,7 @@ class Streams(nn.Module):
     def forward(self, features: Tensor, normals: Tensor | None = None) -> Tensor:
         """Outputs [..., A, K] of `features` [..., F]; without `normals` without noise."""
         noise = [] if normals is None else list(torch.split(normals, self.num_normals))
-        outputs: Tensor = self.actions(features, *noise[-2:]).unflatten(-1, self._shape)
+        outputs: Tensor = self.actions(features, *noise[-2:]).unflatten(-1, self.shape)
         if self.value is None:
             return outputs
         value = self.value(features, *noise[:-2]).unsqueeze(-2)
@@ -95,11 +95,11 @@ class Streams(nn.Module):
         if self.value is None:
             return of_actions
         of_state = self.value.on_numpy(arrays, noise[:-2])
-        num_actions = self._shape[0]
+        num_actions = self.shape[0]
 
         def dueling(features: Array) -> Array:
             flat = of_actions(features)
-            outputs = flat.reshape(len(flat), *self._shape)
+            outputs = flat.reshape(len(flat), *self.shape)
             value = of_state(features) - np.add.reduce(outputs, axis=1) / num_actions
             outputs += value[:, None]
             return flat
@@ -114,11 +114,11 @@ class CustomStreams(nn.Module):
 
     def __init__(self, module: nn.Module, num_actions: int, num_outputs: int) -> None:
         super().__init__()
-        self.module, self._shape = module, (num_actions, num_outputs)
+        self.module, self.shape = module, (num_actions, num_outputs)
 
     def forward(self, obs: Tensor, normals: None = None) -> Tensor:
         """Outputs [B, A, K] of `obs` [B, *obs_shape]."""
-        outputs: Tensor = self.module(obs).unflatten(-1, self._shape)
+        outputs: Tensor = self.module(obs).unflatten(-1, self.shape)
         return outputs
 
     def on_numpy(self, arrays: Arrays, factors: Array | None) -> None:
@@ -130,6 +130,8 @@ class Head(nn.Module, ABC):
 
     num_uniforms: tuple[int, int] = (0, 0)
     """The numbers that it draws for each row, of the online and of the target network."""
+    num_passes: int = 1
+    """The rows of the streams' input, at most, that an update makes of each observation."""
 
     def __init__(self, streams: Streams | CustomStreams) -> None:
         super().__init__()
@@ -239,6 +241,7 @@ class ImplicitQuantileHead(Head):
     ) -> None:
         super().__init__(streams)
         self.num_uniforms = num_uniforms
+        self.num_passes = num_tau_act + max(num_uniforms)
         self.embedding = nn.Linear(embedding_dim, num_features)
         self.register_buffer("multiples", math.pi * torch.arange(embedding_dim))
         self.register_buffer("cosines", self._cosines(midpoints(num_tau_act)))
@@ -289,6 +292,12 @@ class QNetwork(nn.Module):
         super().__init__()
         self.torso, self.head = torso, head
         self._num_normals = sum(head.streams.num_normals)
+
+    @property
+    def users_own(self) -> nn.Module:
+        """The module of the user's own that it stands on; without one it itself."""
+        streams = self.head.streams
+        return streams.module if isinstance(streams, CustomStreams) else self
 
     def forward(self, obs: Tensor, noise: Tensor | None = None) -> Outputs:
         """What the head says of `obs` [B, *obs_shape], with normal and then uniform numbers.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from dqn_runner.networks.noisy import NoisyLinear
 from dqn_runner.spec import PositiveFloat, Spec, drop_nulls
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class TorchInit(Spec):
@@ -111,7 +113,7 @@ def fill_weights(network: nn.Module, init: Init) -> None:
             init.fill(layer.weight)
 
 
-def initialize(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def initialize(build: Callable[[], Module], seed: int) -> Module:
     """Build a network whose random initialization depends on `seed` alone.
 
     Torch initializes layers from its global generator; this leaves that as it was.

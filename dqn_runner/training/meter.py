@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 from dqn_runner.agents.agent import Agent
+from dqn_runner.agents.c51 import CategoricalSpec
 from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.errors import RunError
 from dqn_runner.types import Progress, Row
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 # Q-values may leave the possible returns by this share of their range before they are called
 # divergent: those of a network that has learned little do so for a while.
 SLACK = 0.5
+# By this share of their range, targets may leave the returns that are represented.
+ROUNDING = 1e-4
 
 
 class Meter:
@@ -58,6 +61,7 @@ class Meter:
         self._paused_seconds = 0.0
         self._read_at, self._steps_at_reading = now, progress.env_steps
         self._warn_of_divergence(row)
+        self._warn_of_targets()
         return row
 
     def _warn_of_divergence(self, row: Row) -> None:
@@ -74,11 +78,39 @@ class Meter:
         else:
             return
         progress.has_warned = True
+        remedies = "network.norm=layer_norm or agent=hl_gauss"
+        if self._agent_spec.name == "dqn":
+            remedies = "agent.clip_target=true, network.norm=layer_norm or agent.loss=mse"
         logger.warning(
-            "Q-values of %s where returns so far allow %s: learning diverges; try "
-            "agent.clip_target=true, network.norm=layer_norm or agent.loss=mse",
+            "Q-values of %s where returns so far allow %s: learning diverges; try %s",
             _short(beyond),
             limit,
+            remedies,
+        )
+
+    def _warn_of_targets(self) -> None:
+        """Say once if a target left the range of returns that the agent represents."""
+        progress, support = self._progress, self._agent.support
+        lowest, highest = self._agent.learner.read_target_extremes()
+        if progress.has_warned_of_targets or not isinstance(self._agent_spec, CategoricalSpec):
+            return
+        assert support is not None
+        low, high = self._agent_spec.reach(support)
+        slack = ROUNDING * (high - low)
+        if highest > high + slack:
+            target, key, limit = highest, "v_max", high
+        elif lowest < low - slack:
+            target, key, limit = lowest, "v_min", low
+        else:
+            return
+        progress.has_warned_of_targets = True
+        logger.warning(
+            "a target of %s is beyond agent.%s, which is %s, and counts as that; set agent.%s, or "
+            "agent.reward_scale",
+            _short(target),
+            key,
+            _short(limit),
+            key,
         )
 
 

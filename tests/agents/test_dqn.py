@@ -55,8 +55,10 @@ def test_targets_are_clipped_only_if_that_is_asked_for():
 def test_priorities_are_the_sizes_of_the_td_errors_of_the_actions_taken(kind):
     batch, _, outputs = random_batch(3)
     target = torch.linspace(-3, 3, 64, dtype=torch.float64)
-    loss, priority = ScalarReturn(kind).loss(outputs, batch.action, target)
+    loss, priority, q_value = ScalarReturn(kind).loss(outputs, batch.action, target)
     assert loss.shape == priority.shape == (64,)
+    taken = [outputs.q_values[b, int(batch.action[b])].item() for b in range(64)]
+    assert q_value.tolist() == taken
     errors = [
         target[b].item() - outputs.q_values[b, int(batch.action[b])].item() for b in range(64)
     ]

@@ -101,6 +101,7 @@ def test_double_q_learning_takes_the_action_that_the_online_network_prefers():
 def test_sarsa_takes_the_action_taken_next():
     case = Case(5)
     target = case.next_state(taken_action).expected_return
+    assert case.batch.next_action is not None
     assert target.tolist() == by_loop(case, case.batch.next_action.tolist())
 
 

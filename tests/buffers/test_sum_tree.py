@@ -105,7 +105,8 @@ def test_sums_do_not_depend_on_what_was_before():
     rng = np.random.default_rng(2)
     tree, fresh = SumTree(3000), SumTree(3000)
     for _ in range(300):
-        tree.set(rng.integers(3000, size=64), 10.0 ** rng.uniform(-9, 9, size=64))
+        count = rng.integers(1, 65)
+        tree.set(rng.integers(3000, size=count), 10.0 ** rng.uniform(-9, 9, size=count))
     fresh.set(np.arange(3000), tree.priorities)
     assert fresh.total == tree.total
     for ours, theirs in zip(tree._levels, fresh._levels, strict=True):

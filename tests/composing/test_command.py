@@ -62,6 +62,16 @@ def test_sweep_over_options_of_a_group():
     assert [job.config["epsilon"]["name"] for job in jobs] == swept
 
 
+def test_a_key_of_the_options_that_are_swept_need_not_be_one_of_the_default():
+    jobs = Command(["-m", "agent=qr_dqn,iqn", "agent.kappa=0"]).jobs
+    assert [(job.config["agent"]["name"], job.config["agent"]["kappa"]) for job in jobs] == [
+        ("qr_dqn", 0),
+        ("iqn", 0),
+    ]
+    with pytest.raises(ConfigError, match=r"agent\.kappa=0: no such key; .* agent=iqn or agent=qr"):
+        Command(["-m", "agent=qr_dqn,c51", "agent.kappa=0"])
+
+
 def test_sweep_over_an_experiment_and_none():
     jobs = Command(["-m", "experiment=none,plain_dqn"]).jobs
     assert [job.config["agent"]["double"] for job in jobs] == [True, False]

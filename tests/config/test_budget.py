@@ -10,6 +10,7 @@ import torch
 
 from dqn_runner.config.budget import unreached
 
+MUNCHAUSEN = ["agent.td_target=munchausen", "agent.double=false"]
 EPISODES = ["total_timesteps=null", "env.kwargs={max_episode_steps: 20}"]
 PHASES = ["phase.episodes=3", "phase.epochs=1", "learning_starts=0"]
 
@@ -41,6 +42,25 @@ def learned(run: Path) -> dict[str, Any]:
         (["eval.video_interval=101", "eval.interval=200"], ""),
         (["eval.video_interval=201", "eval.interval=200"], "eval.video_interval=201: the run ends"),
         (["eval.video_interval=201", "eval.interval=2", "eval.unit=episode"], ""),
+        (["agent.reset_interval=251"], ""),
+        (["agent.reset_interval=252"], "agent.reset_interval=252: the run ends after at most 251"),
+        (["agent.reset_interval=252", "learning_starts=301"], "learning_starts=301: the run ends"),
+        ([*PHASES, "agent.reset_interval=9999"], ""),
+        # What has no effect without another setting.
+        (["agent.munchausen.alpha=0.5"], "agent.munchausen.alpha=0.5: has no effect without agent"),
+        (
+            ["agent.munchausen.clip=-2"],
+            "agent.munchausen.clip=-2.0: has no effect without agent.td",
+        ),
+        ([*MUNCHAUSEN, "agent.munchausen.alpha=0.5", "agent.munchausen.temperature=0.1"], ""),
+        (["agent.munchausen.alpha=0.9"], ""),
+        (["agent.temperature=0.5"], "agent.temperature=0.5: has no effect without agent.behaviour"),
+        (["agent.temperature=0.5", "agent.behaviour=softmax"], ""),
+        (
+            ["agent.lr_decay_steps=9", "agent.lr_schedule=constant"],
+            "agent.lr_decay_steps=9: has no",
+        ),
+        (["agent.lr_decay_steps=9", "agent.lr_schedule=linear"], ""),
         ([*PHASES], ""),
         ([*PHASES, "batch_size=301"], "batch_size=301: the run ends"),
     ],

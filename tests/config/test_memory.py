@@ -40,6 +40,47 @@ def test_it_counts_what_is_built(compose, env, buffer):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "units"),
+    [
+        # Torso, then the hidden layer and the outputs of each stream; two actions.
+        (["agent=c51", "agent.num_atoms=11"], 7 + 5 + 2 * 11),
+        (["agent=qr_dqn", "agent.num_quantiles=9", "network.noisy=0.5"], 7 + 5 + 2 * 9),
+        (["agent=hl_gauss", "agent.num_bins=8", "network.dueling=true"], 7 + 5 + 2 * 8 + 5 + 8),
+        # The embedding, the hidden layer and the outputs, for each τ; 7 features.
+        (
+            ["agent=iqn", "agent.num_tau=3", "agent.num_tau_next=4", "agent.num_tau_act=6"],
+            7 + (6 + 4) * (7 + 5 + 2),
+        ),
+        (["network.dueling=true", "network.noisy=0.5"], 7 + 5 + 2 + 5 + 1),
+    ],
+)
+def test_it_counts_the_outputs_of_each_agent_and_each_stream(compose, overrides, units):
+    config = compose("network.hidden_sizes=[7,5]", "network.init.name=xavier_normal", *overrides)
+    env = make_env(config.env)
+    params = len(build_network(config, env, 0, CPU).initial_params)
+    *of_network, batch, _ = memory.needed_memory(config, env).values()
+    assert sum(of_network) == 4 * memory.VECTORS * params
+    assert batch == 4 * memory.COPIES * (4 + units) * config.batch_size
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["network.hidden_sizes=[10000000000,10000000000]"], "network.hidden_sizes=[10000000000, "),
+        ([f"network.hidden_sizes=[{10**30}]"], "network.hidden_sizes=[1000000"),
+        (["agent=c51", f"agent.num_atoms={10**18}"], "agent=c51: takes "),
+        (["agent=c51", f"agent.num_atoms={10**30}"], "agent=c51: takes "),
+        (["agent=iqn", f"agent.embedding_dim={10**12}"], "agent=iqn: takes "),
+    ],
+)
+def test_what_no_machine_could_hold_is_named(compose, overrides, line):
+    config = compose(*overrides)
+    with pytest.raises(ConfigError) as caught:
+        memory.check_memory(config, make_env(config.env), CPU)
+    assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize(
     ("overrides", "free", "line"),
     [
         # 1000 transitions of 48 bytes; 39 parameters of 40 bytes.

@@ -105,6 +105,7 @@ def test_no_key_is_dead(compose, tmp_path, monkeypatch):
     online = ["tracker.mode=online", "tracker.host=http://127.0.0.1:9"]
     runs.append([*online, "total_episodes=5"])
     runs.append(["agent.behaviour=softmax", "agent.td_target=sarsa", *ONE_STEP])
+    runs.append(["agent.td_target=munchausen", "agent.double=false", "agent.reset_interval=9"])
     runs.append(["phase.episodes=2", "phase.epochs=1", "learning_starts=0"])
     configs = [compose("total_timesteps=120", "eval.interval=60", *given) for given in runs]
     read: set[tuple[type, str]] = set()
@@ -192,7 +193,13 @@ WRONG = [
     ("agent", "temperature", 0.0, ["greater than 0"]),
     ("agent", "temperature", -1.0, ["greater than 0"]),
     ("agent", "behaviour", "boltzmann", ["greedy", "softmax"]),
-    ("agent", "td_target", "expected", ["max", "sarsa"]),
+    ("agent", "td_target", "expected", ["max", "sarsa", "munchausen"]),
+    ("agent", "reward_clip", 0.0, ["greater than 0"]),
+    ("agent", "reward_scale", -1.0, ["greater than 0"]),
+    ("agent", "reset_interval", 0, ["greater than 0"]),
+    ("agent.munchausen", "clip", 0.0, ["less than 0"]),
+    ("agent.munchausen", "temperature", 0.0, ["greater than 0"]),
+    ("agent.munchausen", "tau", 0.1, ["no such key", "alpha", "temperature", "clip"]),
     ("phase", "episodes", 0, ["greater than 0"]),
 ]
 
@@ -233,6 +240,14 @@ REFUSED_TOGETHER = [
         "agent.td_target=sarsa: ",
         ["agent.n_step=1"],
     ),
+    (["agent.td_target=munchausen"], "agent.td_target=munchausen: ", ["agent.double=false"]),
+    (
+        ["agent=iqn", "agent.td_target=munchausen"],
+        "agent.td_target=munchausen: ",
+        ["agent.double=false", "softmax of the target network"],
+    ),
+    (["agent=c51", "agent.td_target=sarsa"], "agent.td_target=sarsa: ", ["agent.n_step=1"]),
+    (["agent=c51", "agent.v_min=3", "agent.v_max=3"], "agent.v_min=3.0: ", ["v_max=3.0"]),
     (["phase.episodes=5"], "phase.epochs=null: ", ["phase.episodes"]),
     (["phase.epochs=5"], "phase.episodes=null: ", ["phase.epochs"]),
     (

@@ -1,5 +1,8 @@
 """The flat form of a network against the module, in learning and in acting."""
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -142,11 +145,11 @@ def test_acting_on_arrays_takes_bytes_and_leaves_the_observation_alone():
     assert np.array_equal(obs, kept)
 
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: mlp((3, 5, 6), 4, [8]),
     "layer norm": lambda: mlp((3, 5, 6), 4, [8, 7], norm="layer_norm"),
     "noisy and dueling": lambda: mlp((3, 5, 6), 4, [8, 7], dueling=True, noisy=0.5),
-    **{head: lambda head=head: mlp((3, 5, 6), 4, [8, 7], head=head) for head in HEADS},
+    **{head: functools.partial(mlp, (3, 5, 6), 4, [8, 7], head=head) for head in HEADS},
     "custom": lambda: Convolutional((3, 5, 6), 4),
 }
 

@@ -267,20 +267,65 @@ def test_a_sweep_that_goes_on_decides_as_it_did(command, tiny):
     assert _setting(Path("sweep/seed=3"), "compile") == "never"
 
 
+def test_a_sweep_goes_on_with_the_range_of_returns_that_a_run_has_found(command, tiny):
+    """Its config.yaml holds numbers where the sweep says auto."""
+    arguments = ["-m", *tiny, "agent=c51,hl_gauss", "hydra.sweep.dir=sweep"]
+    assert command(*arguments).code == 0
+    run = Path("sweep/agent=c51")
+    assert (_setting(run, "agent.v_min"), _setting(run, "agent.v_max")) == (0.0, pytest.approx(100))
+    (run / "result.json").unlink()
+    outcome = command(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert (run / "result.json").exists()
+    refused = command(*arguments, "agent.v_max=50")
+    assert refused.code == 2
+    assert "agent.v_max=99.9" in refused.err
+
+
 NUMBERS = (
     "seed=3", "agent.lr=0.5", "agent.gamma=0.5", "agent.n_step=1", "target_update.tau=0.5",
     "agent.max_grad_norm=3", "agent.optimizer.eps=0.1", "agent.optimizer.betas=[0.5,0.6]",
     "epsilon=linear", "total_timesteps=7", "agent.lr_schedule=cosine", "agent.lr_decay_steps=9",
     "buffer=prioritized",
+    "agent.reward_clip=1", "agent.reward_scale=0.5", "env.return_range=null",
+    "agent.munchausen.alpha=0.5",
 )  # fmt: skip
 FUNCTIONS = (
     "batch_size=8", "buffer.capacity=50", "network.hidden_sizes=[8]", "env=acrobot",
     "agent.double=false", "agent.loss=mse", "agent.max_grad_norm=null", "agent.optimizer.name=sgd",
     "target_update=hard", "agent.clip_target=false", "network.norm=none",
+    "agent=qr_dqn", "network.dueling=true", "network.noisy=0.5", "agent.reset_interval=7",
 )  # fmt: skip
+MUNCHAUSEN = ("agent.td_target=munchausen", "agent.double=false")
+SHARING = {
+    # what the runs have in common, what some of them may differ in, and what they may not
+    "defaults": ((), NUMBERS, FUNCTIONS),
+    "c51": (
+        ("agent=c51",),
+        ("agent.v_min=-7", "agent.v_max=300", "env.return_range=null", "agent.gamma=0.9"),
+        ("agent.num_atoms=21", "agent=hl_gauss"),
+    ),
+    "hl_gauss": (
+        ("agent=hl_gauss", "network.noisy=0.5"),
+        ("agent.v_min=-7", "agent.v_max=300", "network.noisy=0.1"),
+        ("agent.num_bins=21", "agent.sigma=0.5", "network.noisy=null"),
+    ),
+    "qr_dqn": (("agent=qr_dqn",), (), ("agent.num_quantiles=21", "agent.kappa=0.5")),
+    "munchausen": (
+        MUNCHAUSEN,
+        (
+            "agent.munchausen.alpha=0.5",
+            "agent.munchausen.temperature=1",
+            "agent.munchausen.clip=-9",
+        ),
+        ("agent.td_target=max",),
+    ),
+    "resets": (("agent.reset_interval=7",), ("agent.reset_interval=9",), ("buffer.capacity=50",)),
+}
 
 
-def test_runs_share_what_is_the_same_to_the_compiler(compose, tmp_path, monkeypatch):
+@pytest.mark.parametrize("case", SHARING)
+def test_runs_share_what_is_the_same_to_the_compiler(compose, tmp_path, monkeypatch, case):
     """Runs that are said to share an update find it under one name in the cache; others do not."""
     from dqn_runner.config import build
     from dqn_runner.learning import compilation
@@ -295,17 +340,19 @@ def test_runs_share_what_is_the_same_to_the_compiler(compose, tmp_path, monkeypa
     monkeypatch.setattr(compilation, "_load_or_compile", note)
 
     def both(*overrides: str) -> tuple[str, str]:
-        config = compose("compile=always", *overrides)
+        config = compose("compile=always", *common, *overrides)
         build.build(config, RunDirectory(tmp_path))
         return update_function(config.plain()), names[-1]
 
+    common, numbers, functions = SHARING[case]
     plain = both()
-    for override in NUMBERS:
+    for override in numbers:
         assert both(override) == plain, override
-    for override in FUNCTIONS:
+    for override in functions:
         function, name = both(override)
         assert function != plain[0], override
         assert name != plain[1], override
+    assert both("network.noisy=0.5") == both("network.noisy=0.1")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from dqn_runner.errors import Stopped  # noqa: E402
 from dqn_runner.runs.directory import RunDirectory  # noqa: E402
 from dqn_runner.runs.metrics_file import EVALUATION  # noqa: E402
 from dqn_runner.sweeps.candidate import Evaluations  # noqa: E402
-from dqn_runner.sweeps.space import search_space  # noqa: E402
+from dqn_runner.sweeps.grid import checked  # noqa: E402
+from dqn_runner.sweeps.search import Search  # noqa: E402
+from dqn_runner.sweeps.space import choices_or_ends, search_space  # noqa: E402
 
 SPACE = (
     "hydra/sweeper/space=none",
@@ -99,6 +102,36 @@ def test_a_trial_is_worth_the_iqm_over_its_seeds(command, searching):
     assert result["final"]["mean"] == score(best.number, 3)
 
 
+@pytest.mark.parametrize("agent", ["dqn", "c51", "hl_gauss"])
+@pytest.mark.parametrize("env", ["acrobot", "cartpole", "lunarlander", "mountaincar"])
+def test_each_space_goes_with_each_representation(quick, env, agent):
+    """Each corner of it, and what it names is there with every agent."""
+    chosen = ["-m", "hydra/sweeper=optuna", *quick, f"env={env}", f"agent={agent}"]
+    search = Search(Command(chosen))
+    assert set(search.space) >= {"agent.lr", "agent.gamma", "agent.n_step"}
+    corners = zip_longest(*map(choices_or_ends, search.space.values()))
+    for values in corners:
+        point = {
+            key: choices_or_ends(distribution)[0] if value is None else value
+            for (key, distribution), value in zip(search.space.items(), values, strict=True)
+        }
+        assert checked(search._jobs(point, 0))[0].agent.name == agent
+
+
+def test_a_search_with_a_histogram_runs_to_its_end(command, quick):
+    short = ["total_timesteps=120", "learning_starts=100", "eval.final_episodes=2"]
+    kept = [o for o in quick if not o.startswith("batch_size")]
+    outcome = command(
+        "-m", "hydra/sweeper=optuna", *kept, *short, "agent=hl_gauss", "hydra.sweeper.n_trials=2",
+        "seed=0", "hydra.sweep.dir=search", "agent.gamma=choice(0.9,0.99)",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    found = [yaml.safe_load(p.read_text())["agent"] for p in Path("search").glob("t*/config.yaml")]
+    assert len(found) == 2
+    for agent in found:  # CartPole's range for each gamma, and a tenth of it on each side
+        assert agent["v_max"] == pytest.approx(1.1 / (1 - agent["gamma"]))
+
+
 def test_the_same_command_again_goes_on(command, searching):
     arguments = [*searching, "seed=0,1"]
     assert command(*arguments, "hydra.sweeper.n_trials=2").code == 0
@@ -161,8 +194,6 @@ def test_auto_compiles_what_the_whole_search_repays(
     ],
 )
 def test_runs_that_share_an_update_in_a_search(arguments, runs):
-    from dqn_runner.sweeps.search import Search
-
     command = Command(["-m", "hydra/sweeper=optuna", "env=acrobot", *arguments])
     assert Search(command)._num_sharing == runs
 
@@ -330,7 +361,6 @@ def test_a_locked_storage_is_refused_in_a_line(command, searching, monkeypatch):
 
 def test_every_environment_has_a_space_that_fits(monkeypatch):
     from dqn_runner.composing.hydra_internals import conf_dir
-    from dqn_runner.sweeps.search import Search
 
     for path in (Path(conf_dir()) / "env").glob("*.yaml"):
         search = Search(Command(["-m", "hydra/sweeper=optuna", f"env={path.stem}"]))

@@ -201,6 +201,22 @@ def test_a_recipe_is_its_column_of_the_table(name):
         assert place == value, key
 
 
+def test_rainbow_is_nothing_but_settings():
+    """Those of Hessel et al. 2018, table 1, and ours for a small task, all as one types them."""
+    paper = [
+        "agent=c51", "agent.num_atoms=51", "agent.double=true", "agent.n_step=3",
+        "agent.gamma=0.99", "agent.optimizer.eps=1.5e-4", "network.dueling=true",
+        "network.noisy=0.5", "epsilon=fixed", "epsilon.value=0", "buffer=prioritized",
+        "buffer.alpha=0.5", "buffer.beta_start=0.4", "target_update=hard",
+    ]  # fmt: skip
+    ours = [
+        "agent.lr=1e-3", "agent.lr_schedule=constant", "agent.max_grad_norm=10",
+        "network.hidden_sizes=[128,128]", "network.norm=none", "batch_size=64",
+    ]  # fmt: skip
+    (job,) = Command([*paper, *ours]).jobs
+    assert resolved("rainbow") == parse(job.config)
+
+
 def test_the_tracker_is_told_what_swanlab_cartpole_is():
     assert "target network" in resolved("swanlab_cartpole").tracker.description
 
@@ -233,6 +249,7 @@ RUNS = {
     "joyrl": (["total_timesteps=300"], lambda steps, _: steps - 63),
     "pytorch_tutorial": (["total_timesteps=300"], lambda steps, _: steps - 127),
     "swanlab_cartpole": (["total_timesteps=300"], lambda steps, _: steps - 63),
+    "rainbow": (["total_timesteps=1100"], lambda steps, _: steps - 999),
     "lunarlander_sarsa": (
         ["total_episodes=5", "phase.episodes=2", "eval.interval=2"],
         lambda _, sizes: sum(3 * (size // 128) for size in sizes),
