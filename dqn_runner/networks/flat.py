@@ -26,6 +26,7 @@ class FlatNetwork:
     def __init__(self, module: nn.Module) -> None:
         self._module = module.requires_grad_(False)
         self._num_normals = self._noise_sizes(0)[0].normals
+        self._takes_noise = any(map(any, self._noise_sizes(1)))
         named = module.users_own if isinstance(module, QNetwork) else module
         self._failure = f"the network {type(named).__name__} failed"
         parameters = dict(module.named_parameters())
@@ -67,11 +68,10 @@ class FlatNetwork:
 
         Z is 0 for a network that takes none.
         """
-        sizes = self._noise_sizes(batch_size)
-        total = sum(map(sum, sizes))
-        if total == 0:
+        if not self._takes_noise:
             return self._no_noise
-        noise = np.empty(total, np.float32)
+        sizes = self._noise_sizes(batch_size)
+        noise = np.empty(sum(map(sum, sizes)), np.float32)
         rest = noise
         for size in sizes:
             rng.standard_normal(out=rest[: size.normals], dtype=np.float32)

@@ -1,12 +1,16 @@
 """How fast we are, beside peers doing the same work on one thread.
 
     python tests/benchmarks/speed.py [--env CartPole-v1] [--steps 20000] [--repeats 5]
+    python tests/benchmarks/speed.py --agent all
 
 The work: MLP 64-64, batch 64, Adam, Huber, norm clip 10, replay of 10,000, one update per env
-step, ε 0.05. The first run sets up a virtual environment for the peers from PyPI. All take turns,
-round after round, so that a machine whose speed drifts drifts for all of them; the table shows
+step, ε 0.05. The first run sets up virtual environments for the peers from PyPI. All take turns,
+round after round, so that a machine whose speed drifts drifts for all of them; the tables show
 the median of the rounds and the median of the ratios within each round. Ours is the command
 itself, with its tracker, read off the metrics.jsonl it wrote.
+
+With --agent: what each agent costs beside plain DQN, on the same work. Their loops take turns in
+one process, by slices of --slice env steps. Rainbow is timed beside a plain torch Rainbow, too.
 """
 
 from __future__ import annotations
@@ -20,11 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
+from real_loop import WARMUP, floor_of, timed_loop
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -32,26 +38,41 @@ from rich.table import Table
 PEERS = Path(__file__).parent / "peers"
 TORCH_PEERS = ["torch==2.13.0", "stable-baselines3==2.9.2", "tianshou==2.0.1", "gymnasium[box2d]"]
 JAX_PEERS = ["jax==0.10.2", "jaxlib==0.10.2"]
+SBX = [*JAX_PEERS, "sbx-rl==0.28.0", "stable-baselines3==2.9.2", "torch==2.13.0"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-WARMUP = 1500
 
 WORK = [
     "batch_size=64",
     "network.hidden_sizes=[64,64]",
     "network.norm=none",
     "agent.lr_schedule=constant",
-    "agent.clip_target=false",
-    "agent.n_step=1",
-    "agent.double=false",
     "buffer.capacity=10000",
     "learning_starts=100",
     "epsilon=fixed",
-    "epsilon.value=0.05",
     "target_update=hard",
     "target_update.interval=500",
     "eval.interval=null",
     "eval.final_episodes=1",
 ]
+ONE_STEP = ["agent.n_step=1", "agent.double=false", "epsilon.value=0.05"]
+DQN = ["agent=dqn", "agent.clip_target=false", *ONE_STEP]
+RAINBOW = [
+    *("agent=c51", "agent.num_atoms=51", "agent.n_step=3", "agent.double=true"),
+    *("network.dueling=true", "network.noisy=0.5", "buffer=prioritized", "epsilon.value=0"),
+]
+# By the value of --agent: the rows of its table, and the settings of each beside WORK.
+FAMILY = {
+    "dqn": {"dqn, prioritized": [*DQN, "buffer=prioritized"]},
+    "c51": {"c51, 51 atoms": ["agent=c51", "agent.num_atoms=51", *ONE_STEP]},
+    "qr_dqn": {"qr_dqn, 51 quantiles": ["agent=qr_dqn", "agent.num_quantiles=51", *ONE_STEP]},
+    "hl_gauss": {"hl_gauss, 51 bins": ["agent=hl_gauss", "agent.num_bins=51", *ONE_STEP]},
+    "iqn": {
+        f"iqn, {n} τ": ["agent=iqn", f"agent.num_tau={n}", f"agent.num_tau_next={n}", *ONE_STEP]
+        for n in (8, 64)
+    },
+    "rainbow": {"rainbow": RAINBOW},
+}
+PARTS = ("act", "sample", "update", "an env step")  # that an agent makes dearer
 
 
 def main() -> None:
@@ -62,33 +83,118 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--default-steps", type=int, help="budget of the whole default command")
     parser.add_argument("--no-peers", action="store_true", help="time ours alone")
+    parser.add_argument(
+        "--agent",
+        type=agents,
+        default=[],
+        metavar="NAME[,NAME]",
+        help=f"what agents cost beside plain DQN: all, or some of {', '.join(FAMILY)}",
+    )
+    parser.add_argument("--slice", type=int, default=2_000, help="env steps of an agent's turn")
     options = parser.parse_args()
+    if options.agent:
+        family(options)
+    else:
+        beside_peers(options)
 
+
+def agents(text: str) -> list[str]:
+    """The agents that --agent names; raises ArgumentTypeError for others."""
+    names = [*FAMILY] if text == "all" else text.split(",")
+    for name in names:
+        if name not in FAMILY:
+            raise argparse.ArgumentTypeError(f"{name} is none of all, {', '.join(FAMILY)}")
+    return names
+
+
+def beside_peers(options: argparse.Namespace) -> None:
+    """Time plain DQN beside that of others, by part, and the command at its defaults."""
+    env, steps = options.env, options.steps
     contestants: dict[str, Callable[[], float]] = {
-        "dqn_runner": lambda: ours(options.env, options.steps),
-        "dqn_runner, num_envs=8": lambda: ours(options.env, options.steps, "num_envs=8"),
-        "dqn_runner, compile=never": lambda: ours(options.env, options.peer_steps, "compile=never"),
+        "dqn_runner": lambda: ours(env, steps, *DQN),
+        "dqn_runner, num_envs=8": lambda: ours(env, steps, *DQN, "num_envs=8"),
+        "dqn_runner, compile=never": lambda: ours(env, options.peer_steps, *DQN, "compile=never"),
     }
     if not options.no_peers:
         torch_python = environment("torch_peers", TORCH_PEERS)
-        for name, script in (
-            ("Stable-Baselines3 2.9.2", "sb3"),
-            ("eager loop of the tutorials", "eager"),
-            ("Tianshou 2.0.1", "tianshou_dqn"),
+        sbx_python = environment("sbx", SBX)
+        for name, python, script in (
+            ("Stable-Baselines3 2.9.2", torch_python, "sb3"),
+            ("eager loop of the tutorials", torch_python, "eager"),
+            ("Tianshou 2.0.1", torch_python, "tianshou_dqn"),
+            ("SBX 0.28.0 (Stable-Baselines3 in JAX)", sbx_python, "sbx_dqn"),
         ):
-            contestants[name] = peer(torch_python, script, options.env, options.peer_steps)
-        if options.env == "CartPole-v1":
+            contestants[name] = peer(python, script, env, options.peer_steps)
+        if env == "CartPole-v1":
             jax_python = environment("jax_peers", JAX_PEERS)
-            contestants["one jitted JAX loop"] = peer(
-                jax_python, "jax_loop", options.env, options.steps
-            )
+            contestants["one jitted JAX loop"] = peer(jax_python, "jax_loop", env, steps)
+    console = Console(width=100)
+    console.print(f"{env} on {machine()}\n")
+    console.print(speeds_table(in_turn(contestants, options.repeats), box.HEAVY_HEAD))
+    report_parts(console, env, steps, options.repeats)
+    report_defaults(env, options.default_steps)
 
+
+def family(options: argparse.Namespace) -> None:
+    """Time each of the agents beside plain DQN, and Rainbow beside a peer."""
+    env = options.env
+    rows = {"dqn": DQN}
+    for name in options.agent:
+        rows |= FAMILY[name]
+    console = Console(width=120)
+    console.print(f"{env} on {machine()}\n")
+    table = Table(
+        *("µs (median)", "acting", "drawing", "update", "env step"),
+        *("update, times DQN's", "env step, times DQN's"),
+        box=box.MARKDOWN,
+    )
+    rounds = in_slices(env, rows, options.slice, options.repeats)
+    for name, slices in rounds.items():
+        medians = [statistics.median(step[part] for step in slices) for part in PARTS]
+        ratios = [
+            statistics.median(
+                step[part] / plain[part] for step, plain in zip(slices, rounds["dqn"], strict=True)
+            )
+            for part in ("update", "an env step")
+        ]
+        cells = [f"{1e6 * median:.1f}" for median in medians]
+        table.add_row(name, *cells, *(f"{ratio:.2f}" for ratio in ratios))
+    console.print(table)
+    if "rainbow" in options.agent:
+        contestants = {"dqn_runner": lambda: ours(env, options.steps, *RAINBOW)}
+        if not options.no_peers:
+            python = environment("torch_peers", TORCH_PEERS)
+            name = "a plain torch Rainbow"
+            contestants[name] = peer(python, "rainbow", env, options.peer_steps)
+        console.print("\nRainbow:\n")
+        console.print(speeds_table(in_turn(contestants, options.repeats), box.MARKDOWN))
+
+
+def in_turn(contestants: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """What each contestant measures, round after round."""
     rounds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in track(range(options.repeats), "rounds", console=Console(stderr=True)):
+    for _ in track(range(repeats), "rounds", console=Console(stderr=True)):
         for name, measure in contestants.items():
             rounds[name].append(measure())
-    report(options.env, rounds, options.steps)
-    report_defaults(options.env, options.default_steps)
+    return rounds
+
+
+def in_slices(
+    env: str, rows: dict[str, list[str]], steps: int, repeats: int
+) -> dict[str, list[dict[str, float]]]:
+    """Seconds of an env step, by part, of runs that take turns, round after round."""
+    # Without a tracker: SwanLab has one run at a time.
+    work = [*WORK, f"env.id={env}", "tracker.mode=disabled"]
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
+    with ExitStack() as stack:
+        loops = {
+            name: stack.enter_context(timed_loop([*work, *settings]))
+            for name, settings in rows.items()
+        }
+        for _ in track(range(repeats), "rounds", console=Console(stderr=True)):
+            for name, seconds_of_a_step in loops.items():
+                rounds[name].append(seconds_of_a_step(steps))
+    return rounds
 
 
 def report_defaults(env: str, steps: int | None) -> None:
@@ -166,24 +272,34 @@ def environment(name: str, packages: list[str]) -> Path:
     return python
 
 
-def report(env: str, speeds_of: dict[str, list[float]], steps: int) -> None:
-    """Print the tables."""
-    console = Console(width=100)
-    console.print(f"{env} on {processor()}, {os.cpu_count()} cores, one thread each\n")
-    table = Table("", "env steps/s (median)", "min", "max", "ours is faster by")
+def speeds_table(speeds_of: dict[str, list[float]], style: box.Box) -> Table:
+    """Env steps per second of each contestant, and how they stand to the first one's."""
+    table = Table("", "env steps/s (median)", "min", "max", "ours is faster by", box=style)
     for name, speeds in sorted(speeds_of.items(), key=lambda item: -statistics.median(item[1])):
         pairs = zip(speeds_of["dqn_runner"], speeds, strict=True)
         ratio = statistics.median(ours / theirs for ours, theirs in pairs)
         median, least, most = statistics.median(speeds), min(speeds), max(speeds)
         table.add_row(name, f"{median:,.0f}", f"{least:,.0f}", f"{most:,.0f}", f"{ratio:.2f}")
-    console.print(table)
-    rounds = [breakdown(env, steps) for _ in speeds_of["dqn_runner"]]
+    return table
+
+
+def report_parts(console: Console, env: str, steps: int, repeats: int) -> None:
+    """Print what each part of an env step takes, and a floor beside it."""
+    with timed_loop([*WORK, *DQN, f"env.id={env}"]) as seconds_of_a_step:
+        rounds = [(seconds_of_a_step(steps), floor_of(env, steps)) for _ in range(repeats)]
     table = Table("one env step of ours", "µs (median)")
-    for name in rounds[0]:
-        table.add_row(name, f"{1e6 * statistics.median(step[name] for step in rounds):.1f}")
-    ratios = [step["an env step"] / list(step.values())[-1] for step in rounds]
+    for name in rounds[0][0]:
+        table.add_row(name, f"{1e6 * statistics.median(step[name] for step, _ in rounds):.1f}")
+    floor = statistics.median(floor for _, floor in rounds)
+    table.add_row("floor: the update's products, env.step, drawing indices", f"{1e6 * floor:.1f}")
+    ratios = [step["an env step"] / floor for step, floor in rounds]
     table.add_row("an env step / floor", f"{statistics.median(ratios):.2f}")
     console.print(table)
+
+
+def machine() -> str:
+    """Where the numbers are from."""
+    return f"{processor()}, {os.cpu_count()} cores, one thread each"
 
 
 def processor() -> str:
@@ -193,99 +309,6 @@ def processor() -> str:
     except OSError:
         return platform.processor()
     return next((x.split(": ")[1] for x in lines if x.startswith("model name")), "unknown")
-
-
-def breakdown(env: str, steps: int) -> dict[str, float]:
-    """Seconds for each part of an env step, timed within the real loop, and its floor beside it."""
-    from dqn_runner.composing.command import Command
-    from dqn_runner.config.build import build
-    from dqn_runner.config.root import parse
-    from dqn_runner.runs.directory import RunDirectory
-    from dqn_runner.runs.lifecycle import flushed_denormals
-    from dqn_runner.runs.metrics_file import MetricsFile
-    from dqn_runner.tracking.tracker import SwanLabTracker
-    from dqn_runner.training.loop import Training
-    from dqn_runner.types import Progress
-
-    with tempfile.TemporaryDirectory() as folder, flushed_denormals():
-        budget = f"total_timesteps={WARMUP + steps}"
-        arguments = [*WORK, f"env.id={env}", budget, "compile=always", f"hydra.run.dir={folder}"]
-        config, parts = build(parse(Command(arguments).jobs[0].config), RunDirectory(Path(folder)))
-        tracker = SwanLabTracker(config.tracker, Path(folder), {})
-        metrics_file = MetricsFile(Path(folder, "metrics.jsonl"))
-        spent: dict[str, float] = {}
-        for name, owner, method in (
-            ("act", parts.agent, "act"),
-            ("env", parts.envs, "step"),
-            ("store", parts.assembler, "transitions"),
-            ("store", parts.storage, "add"),
-            ("sample", parts.sampler, "draw"),
-            ("update", parts.agent, "learn"),
-            ("log", metrics_file, "log"),
-            ("log", tracker, "log"),
-            ("checkpoint", parts.checkpoints, "save_last"),
-        ):
-            setattr(owner, method, clocked(getattr(owner, method), name, spent))
-        progress = Progress()
-        warmup = config.model_copy(update={"total_timesteps": WARMUP})
-        Training(warmup, parts, progress, [metrics_file, tracker]).run()
-        spent.clear()
-        started = time.perf_counter()
-        Training(config, parts, progress, [metrics_file, tracker]).run()
-        total = (time.perf_counter() - started) / steps
-        tracker.close("success")
-    step = {name: seconds / steps for name, seconds in spent.items()}
-    width = parts.storage.tensors[0].shape[1]
-    floor = floor_of(env, steps, width)
-    return {
-        **step,
-        "the loop itself": total - sum(step.values()),
-        "an env step": total,
-        "floor: the update's products, env.step, drawing indices": floor,
-    }
-
-
-def clocked(
-    function: Callable[..., object], name: str, spent: dict[str, float]
-) -> Callable[..., object]:
-    """`function`, adding its seconds to `spent[name]`; a generator is run to its end."""
-
-    def call(*arguments: object) -> object:
-        started = time.perf_counter()
-        result = function(*arguments)
-        if isinstance(result, Iterator):
-            result = list(result)
-        spent[name] = spent.get(name, 0.0) + time.perf_counter() - started
-        return result
-
-    return call
-
-
-def floor_of(env_id: str, steps: int, width: int) -> float:
-    """Seconds of what any such loop must do for an env step, in NumPy and plain Gymnasium."""
-    import gymnasium as gym
-
-    rng = np.random.default_rng(0)
-    env = gym.make(env_id, disable_env_checker=True)
-    env.reset(seed=0)
-    sizes = (width, 64, 64, int(env.action_space.n))  # type: ignore[attr-defined]
-    weights = [rng.standard_normal((m, n), np.float32) for m, n in pairwise(sizes)]
-    batch = rng.standard_normal((64, width), np.float32)
-    started = time.perf_counter()
-    for _ in range(steps):
-        for _ in range(2):  # both networks forward
-            x = [batch]
-            for weight in weights:
-                x.append(x[-1] @ weight)
-        grad = x[-1]
-        for inputs, weight in zip(x[-2::-1], weights[::-1], strict=True):
-            inputs.T @ grad
-            grad = grad @ weight.T
-        _, _, terminated, truncated, _ = env.step(0)
-        if terminated or truncated:
-            env.reset()
-        rng.integers(10_000, size=64)
-    return (time.perf_counter() - started) / steps
 
 
 if __name__ == "__main__":
