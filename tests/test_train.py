@@ -49,6 +49,10 @@ BAD_INPUT = [
     (["buffer.capacity=10", "batch_size=20"], "buffer.capacity=10: "),
     (["network.hidden_sizes=[]"], "network.hidden_sizes=[]: "),
     (["network.hidden_sizes=[8,0]"], "network.hidden_sizes[1]=0: "),
+    (
+        ["agent=iqn", "network.hidden_sizes=[64]"],
+        "network.hidden_sizes=[64]: agent=iqn needs two layers or more",
+    ),
     (["env=nosuch"], "env=nosuch: must be one of "),
     (["env.id=NoSuch-v0"], "env.id=NoSuch-v0: "),
     (["env.id=Pendulum-v1"], "env.id=Pendulum-v1: its action space is Box"),

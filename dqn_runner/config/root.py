@@ -118,13 +118,15 @@ class Config(TrainingSpec):
 
     @model_validator(mode="after")
     def _network_has_features(self) -> Config:
-        if isinstance(self.agent, IQNSpec) and isinstance(self.network, Custom):
+        if not isinstance(self.agent, IQNSpec):
+            return self
+        if isinstance(self.network, Custom):
             raise ValueError(  # noqa: TRY004
                 "agent=iqn: needs a network of this package, such as network=mlp, for τ joins the "
                 f"features before the last layers; network.name={self.network.name} gives its "
                 "outputs alone"
             )
-        if isinstance(self.agent, IQNSpec) and len(self.network.hidden_sizes) == 1:
+        if len(self.network.hidden_sizes) == 1:
             raise ValueError(
                 f"network.hidden_sizes={self.network.hidden_sizes}: agent=iqn needs two layers or "
                 "more, for τ joins the features before the last one"
