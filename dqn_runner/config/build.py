@@ -39,8 +39,9 @@ from dqn_runner.errors import ConfigError, RunFailedError, failing_as
 from dqn_runner.learning.compilation import CompilationError
 from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.networks.flat import FlatNetwork, check_pure
-from dqn_runner.networks.heads import CustomStreams, HeadMaker, QNetwork, make_network
+from dqn_runner.networks.heads import HeadMaker, QNetwork, make_network
 from dqn_runner.networks.init import initialize
+from dqn_runner.networks.streams import CustomStreams
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.seeding import draw_seed, random_streams
 from dqn_runner.target_update import Soft

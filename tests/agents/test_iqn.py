@@ -11,7 +11,8 @@ from torch import nn
 
 from dqn_runner.agents.qr_dqn import quantile_huber
 from dqn_runner.networks.flat import FlatNetwork
-from dqn_runner.networks.heads import CustomStreams, ImplicitQuantileHead, midpoints
+from dqn_runner.networks.heads import ImplicitQuantileHead, midpoints
+from dqn_runner.networks.streams import CustomStreams
 
 # Quantile functions as sums of c_i·cos(π·i·τ), which are nowhere below 0.
 ARCSINE = (stats.arcsine(loc=2.0, scale=3.0), {0: 3.5, 1: -1.5})
