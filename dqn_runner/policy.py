@@ -13,7 +13,7 @@ import torch
 
 from dqn_runner.agents.policies import make_policy
 from dqn_runner.analysis.runs import no_run
-from dqn_runner.config.build import build_network
+from dqn_runner.config.networks import build_network
 from dqn_runner.config.root import Config, read
 from dqn_runner.envs.encoding import ObsEncoder, action_offset
 from dqn_runner.envs.episode import close

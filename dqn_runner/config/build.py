@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from dqn_runner.agents.agent import Agent, Resets
 from dqn_runner.agents.c51 import CategoricalSpec
@@ -28,6 +26,7 @@ from dqn_runner.config.budget import (
     unused,
 )
 from dqn_runner.config.memory import check_memory
+from dqn_runner.config.networks import build_network
 from dqn_runner.config.root import BufferSpec, Config, find_modules
 from dqn_runner.custom import Custom
 from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
@@ -38,10 +37,7 @@ from dqn_runner.epsilon import is_random
 from dqn_runner.errors import ConfigError, RunFailedError, failing_as
 from dqn_runner.learning.compilation import CompilationError
 from dqn_runner.learning.learner import Learner, UpdateRule
-from dqn_runner.networks.flat import FlatNetwork, check_pure
-from dqn_runner.networks.heads import HeadMaker, QNetwork, make_network
-from dqn_runner.networks.init import initialize
-from dqn_runner.networks.streams import CustomStreams
+from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.seeding import draw_seed, random_streams
 from dqn_runner.target_update import Soft
@@ -230,61 +226,6 @@ def build_epsilon(config: Config) -> Callable[[int, int], float]:
             return schedule(env_steps, episodes)
 
     return checked
-
-
-def build_network(config: Config, env: Env, seed: int, device: torch.device) -> FlatNetwork:
-    """The Q-network for the spaces of `env`, initialized from `seed`.
-
-    Raises ConfigError for a network of the user's own that an update cannot use.
-    """
-    spec, obs_spec = config.network, ObsEncoder(env.observation_space).spec
-    make_head, actions = config.agent.head, num_actions(env)
-    if not isinstance(spec, Custom):
-        module = initialize(lambda: make_network(spec, obs_spec.shape, actions, make_head), seed)
-        return FlatNetwork(module.to(device))
-    module = initialize(lambda: custom_network(spec, obs_spec.shape, actions, make_head), seed)
-    obs = torch.from_numpy(np.zeros((2, *obs_spec.shape), obs_spec.dtype))
-    check_custom(module, obs, f"network.name={spec.name}")
-    return FlatNetwork(module.to(device))
-
-
-def check_custom(network: QNetwork, obs: Tensor, where: str) -> None:
-    """Raise ConfigError, which begins with `where`, for a network that an update cannot use."""
-    outputs = check_pure(network.users_own, obs, where)
-    num_actions = math.prod(network.head.streams.shape)
-    shape = list(outputs.shape) if isinstance(outputs, Tensor) else None
-    if shape != [len(obs), num_actions]:
-        what = type(outputs).__name__ if shape is None else f"outputs of shape {shape}"
-        raise ConfigError(
-            f"{where}: gives {what} for {len(obs)} observations; with num_actions={num_actions} "
-            f"they have {[len(obs), num_actions]}"
-        )
-
-
-def custom_network(
-    spec: Custom, obs_shape: tuple[int, ...], num_actions: int, make_head: HeadMaker
-) -> QNetwork:
-    """A network of the user's own under the agent's head.
-
-    Its module is built for K times the actions, the K outputs of each of them side by side.
-    Raises ConfigError if it cannot be built.
-    """
-
-    def make_streams(num_outputs: int) -> CustomStreams:
-        module = custom_module(spec, obs_shape, num_actions * num_outputs)
-        return CustomStreams(module, num_actions, num_outputs)
-
-    return QNetwork(nn.Identity(), make_head(make_streams, math.prod(obs_shape)))
-
-
-def custom_module(spec: Custom, obs_shape: tuple[int, ...], num_actions: int) -> nn.Module:
-    """The network of the user's own; raises ConfigError if it is no torch.nn.Module."""
-    build_module = spec.load("network.name", "obs_shape", "num_actions")
-    module = build_module(obs_shape=obs_shape, num_actions=num_actions)
-    if not isinstance(module, nn.Module):
-        kind = type(module).__name__
-        raise ConfigError(f"network.name={spec.name}: gives {kind}, no torch.nn.Module")
-    return module
 
 
 def build_resets(

@@ -10,7 +10,8 @@ import torch
 
 from dqn_runner.buffers.prioritized import PrioritizedSampler
 from dqn_runner.config import memory
-from dqn_runner.config.build import build_network, build_storage
+from dqn_runner.config.build import build_storage
+from dqn_runner.config.networks import build_network
 from dqn_runner.envs.make import make_env
 from dqn_runner.errors import ConfigError
 
