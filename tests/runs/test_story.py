@@ -37,10 +37,10 @@ def quick_run(command, quick) -> Callable[..., tuple[list[str], str]]:
 
 def test_a_log_tells_of_the_settings_the_evaluations_and_the_result(quick_run, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    log, _ = quick_run("seed=7", "agent.lr=0.0003", "tracker.mode=offline", "learning_starts=500")
+    log, _ = quick_run("seed=7", "agent.lr=0.002", "tracker.mode=offline", "learning_starts=500")
     (settings,) = [line for line in log if line.startswith("settings that differ")]
     differing = settings.partition(": ")[2].split()
-    assert {"seed=7", "agent.lr=0.0003", "total_timesteps=300", "compile=never"} < {*differing}
+    assert {"seed=7", "agent.lr=0.002", "total_timesteps=300", "compile=never"} < {*differing}
     assert not any(line.startswith(("agent.gamma", "tracker.mode", "env")) for line in differing)
     (opening,) = [line for line in log if line.startswith("CartPole-v1, seed 7, ")]
     assert "on cpu with 1 torch thread" in opening
