@@ -152,7 +152,7 @@ OTHER_DEFAULTS = {
         "batch_size": "33",
     },
     "network/mlp.yaml": {
-        "hidden_sizes": "[33]",
+        "hidden_sizes": "[33, 33]",
         "norm": "none",
         "activation": "silu",
         "dueling": "true",
