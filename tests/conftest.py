@@ -64,7 +64,10 @@ def _composed(*overrides: str) -> Any:
     from dqn_runner.composing.command import Command
     from dqn_runner.config.root import parse
 
-    (job,) = Command([*QUICK, *overrides]).jobs
+    # An experiment chooses its agent, unless the command line does.
+    chooses = any(override.startswith("experiment=") for override in overrides)
+    quick = [line for line in QUICK if not (chooses and line.startswith("agent="))]
+    (job,) = Command([*quick, *overrides]).jobs
     return parse(job.config)
 
 

@@ -79,7 +79,9 @@ def test_a_log_without_settings_of_its_own_says_so(command):
     from dqn_runner.runs.job import differing_settings
 
     (job,) = Command(["env=lunarlander"]).jobs
-    assert differing_settings(parse(job.config)) == ["env.id=LunarLander-v3"]
+    assert differing_settings(parse(job.config)) == [
+        "env.id=LunarLander-v3", "'env.return_range=[-300.0,300.0]'",
+    ]  # fmt: skip
     (job,) = Command([]).jobs
     assert differing_settings(parse(job.config)) == []
     (job,) = Command(["+env.kwargs.size=8", "epsilon=fixed", 'tracker.description="a  b\nc"']).jobs
