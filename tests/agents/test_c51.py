@@ -249,7 +249,7 @@ def test_without_a_reward_a_line_says_which_range_is_assumed(compose, caplog):
     spec = compose("agent=c51", "env.return_range=null").agent
     found = spec.settled(progress_of([0.0] * 7), 2)
     assert (found.v_min, found.v_max) == (-1.0, 1.0)
-    (line,) = caplog.messages
+    (line,) = (record.message for record in caplog.records if record.levelname == "WARNING")
     assert "no reward in 7 env steps" in line
     with pytest.raises(RunError, match="set both"):
         compose("agent=c51", "env.return_range=null", "agent.v_max=-9").agent.settled(

@@ -250,9 +250,10 @@ class Recorded:
             self.moments.append((self.progress.env_steps, self.parts.storage.num_added))
             return self.drawn[-1]
 
-        def log_learn(storage, indices, weights):
+        def log_learn(storage, indices, weights, noise):
             before = self.parts.agent.learner.state.params.clone()
-            self.learned.append((before, indices, weights, learn(storage, indices, weights)))
+            priorities = learn(storage, indices, weights, noise)
+            self.learned.append((before, indices, weights, priorities))
             return self.learned[-1][-1]
 
         monkeypatch.setattr(self.parts.sampler, "draw", log_draw)
