@@ -16,6 +16,7 @@ from dqn_runner.agents.qr_dqn import QRDQNSpec
 from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.agents.targets import best_action, selected_action, taken_action
 from dqn_runner.buffers.rows import gather
+from dqn_runner.config.build import update_numbers, update_rule
 from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.learning.optimizers import SGD, Adam, AdamW, RMSprop
 from dqn_runner.networks.flat import FlatNetwork
@@ -30,7 +31,8 @@ from dqn_runner.networks.heads import (
 )
 from dqn_runner.networks.init import Init, TorchInit
 from dqn_runner.networks.torsos import Activation, MLPSpec, Norm
-from dqn_runner.types import Batch, Progress
+from dqn_runner.target_update import Hard, Soft
+from dqn_runner.types import Batch
 
 HEADS: dict[str, HeadMaker] = {
     "scalar": make_scalar_head,
@@ -87,28 +89,17 @@ def agent_of(name: str, **settings: Any) -> AgentSpec:
 
 def rule_for(agent: AgentSpec, network: FlatNetwork, *, soft_target: bool = False) -> UpdateRule:
     """The update of `agent`, as a run builds it."""
-    return UpdateRule(
-        network=network,
-        gather=gather,
-        representation=agent.representation,
-        next_state=agent.next_state,
-        optimizer=agent.optimizer,
-        clip_norm=agent.max_grad_norm is not None,
-        clip_value=agent.max_grad_value is not None,
-        soft_target=soft_target,
-    )
+    return update_rule(agent, target_by(0.5 if soft_target else None), network)
 
 
 def numbers_of(agent: AgentSpec, num_actions: int, tau: float | None = None) -> dict[str, float]:
-    """The numbers of such an update."""
-    numbers = {
-        **agent.moving_hyperparameters(Progress(), num_actions),
-        **agent.optimizer.hyperparameters(),
-        "max_grad_norm": agent.max_grad_norm,
-        "max_grad_value": agent.max_grad_value,
-        "tau": tau,
-    }
-    return {name: value for name, value in numbers.items() if value is not None}
+    """The numbers of such an update, as a run builds them."""
+    return update_numbers(agent, target_by(tau), num_actions)
+
+
+def target_by(tau: float | None) -> Hard | Soft:
+    """A soft target update of `tau`; without it a hard one."""
+    return Hard(interval=1, unit="update") if tau is None else Soft(tau=tau)
 
 
 def columns(batch: Batch) -> tuple[Tensor, ...]:

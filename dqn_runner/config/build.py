@@ -40,7 +40,7 @@ from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.seeding import draw_seed, random_streams
-from dqn_runner.target_update import Soft
+from dqn_runner.target_update import Hard, Soft
 from dqn_runner.training.checkpoint import Checkpoints
 from dqn_runner.training.evaluation import Evaluator
 from dqn_runner.training.state import Assembler, Parts
@@ -244,7 +244,14 @@ def build_resets(
 def build_learner(config: Config, network: FlatNetwork, num_actions: int) -> Learner:
     """The learner with the algorithm's choices and its numbers."""
     agent, target = config.agent, config.target_update
-    rule = UpdateRule(
+    rule, numbers = update_rule(agent, target, network), update_numbers(agent, target, num_actions)
+    counts = agent.reset_interval is not None
+    return Learner(rule, numbers, network.initial_params, network.buffers, counts=counts)
+
+
+def update_rule(agent: AgentSpec, target: Hard | Soft, network: FlatNetwork) -> UpdateRule:
+    """The algorithm's choices."""
+    return UpdateRule(
         network=network,
         gather=gather,
         representation=agent.representation,
@@ -254,6 +261,10 @@ def build_learner(config: Config, network: FlatNetwork, num_actions: int) -> Lea
         clip_value=agent.max_grad_value is not None,
         soft_target=isinstance(target, Soft),
     )
+
+
+def update_numbers(agent: AgentSpec, target: Hard | Soft, num_actions: int) -> dict[str, float]:
+    """The algorithm's numbers, as they are at first."""
     numbers = {
         **agent.moving_hyperparameters(Progress(), num_actions),
         **agent.optimizer.hyperparameters(),
@@ -261,6 +272,4 @@ def build_learner(config: Config, network: FlatNetwork, num_actions: int) -> Lea
         "max_grad_value": agent.max_grad_value,
         "tau": target.tau if isinstance(target, Soft) else None,
     }
-    hyperparameters = {name: value for name, value in numbers.items() if value is not None}
-    counts = agent.reset_interval is not None
-    return Learner(rule, hyperparameters, network.initial_params, network.buffers, counts=counts)
+    return {name: value for name, value in numbers.items() if value is not None}
