@@ -52,7 +52,7 @@ class PrioritizedSpec(Spec):
 
 
 class PrioritizedSampler:
-    """Draws transitions of `storage` in proportion to p = (|priority| + eps)^alpha (eq. 1).
+    """Draws transitions of `storage` in proportion to p = (priority + eps)^alpha (eq. 1).
 
     A new transition has the largest p that there has been (algorithm 1, line 6), until an update
     tells more about it. The sampler notices new ones by itself, when something is drawn.
@@ -84,15 +84,13 @@ class PrioritizedSampler:
         return self._storage.on_device(indices), self._storage.on_device(weights)
 
     def update(self, indices: Tensor, priorities: Tensor) -> None:
-        """Take note of the priorities [B] that an update found at `indices` [B].
+        """Take note of the priorities [B], at least 0, that an update found at `indices` [B].
 
         Those that are not finite are passed over: learning has diverged, which training tells.
         """
         self._notice_new_transitions()  # which must not come later, over what is set here
         rows = indices.cpu().numpy()
-        p = (np.abs(priorities.cpu().numpy().astype(np.float64)) + self._spec.eps) ** (
-            self._spec.alpha
-        )
+        p = (priorities.cpu().numpy().astype(np.float64) + self._spec.eps) ** self._spec.alpha
         largest = float(p.max())
         if not math.isfinite(largest):
             finite = np.isfinite(p)
@@ -105,8 +103,9 @@ class PrioritizedSampler:
         """Give those that came since, in whose places others may have been, the largest p."""
         added = self._storage.num_added
         if added > self._seen:
-            rows = self._storage.places(max(self._seen, added - self._storage.size), added)
-            self._tree.set(rows, self._largest)
+            first = max(self._seen, added - self._storage.size)
+            for start, stop in self._storage.stretches(first, added):
+                self._tree.fill(start, stop, self._largest)
             self._seen = added
 
     def get_state(self) -> dict[str, Any]:

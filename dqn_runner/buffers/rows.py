@@ -120,6 +120,14 @@ class RowStorage:
         ahead = self._write_head - self.num_added
         return np.arange(first + ahead, last + ahead) % self.capacity
 
+    def stretches(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The same as start and stop of each run of neighbors."""
+        start = (first + self._write_head - self.num_added) % self.capacity
+        stop = start + last - first
+        if stop <= self.capacity:
+            return [(start, stop)]
+        return [(start, self.capacity), (0, stop - self.capacity)]
+
     def on_device(self, values: Array) -> Tensor:
         """`values` on the device of the columns, without waiting for the copy to end."""
         tensor = torch.from_numpy(values)

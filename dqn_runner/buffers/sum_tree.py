@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -50,15 +51,22 @@ class SumTree:
         """The sum of all priorities."""
         return float(self._levels[-1].sum())
 
-    def set(self, indices: Integers, priorities: Floats | float) -> None:
-        """Set the `priorities` [B] at `indices` [B], or one at all; of equal indices the last wins.
+    def set(self, indices: Integers, priorities: Floats) -> None:
+        """Set the `priorities` [B] at `indices` [B]; of equal indices the last wins.
 
         None may be negative, and the sum of all must be finite.
         """
         self._levels[0][indices] = priorities
         for children, sums in zip(self._nodes, self._levels[1:], strict=True):
             indices = indices // FAN_OUT
-            sums[indices] = children.take(indices, axis=0).sum(axis=1)
+            sums[indices] = np.add.reduce(children.take(indices, axis=0), axis=1)
+
+    def fill(self, start: int, stop: int, priority: float) -> None:
+        """Set one priority at all indices from `start` to `stop` (excluded)."""
+        self._levels[0][start:stop] = priority
+        for children, sums in zip(self._nodes, self._levels[1:], strict=True):
+            start, stop = start // FAN_OUT, -(-stop // FAN_OUT)
+            sums[start:stop] = np.add.reduce(children[start:stop], axis=1)
 
     def find(self, prefix_sums: Floats) -> Integers:
         """The first index [B] up to which the priorities add up to more than each prefix sum [B].
@@ -66,22 +74,23 @@ class SumTree:
         One that reaches the total, as rounding may let it, counts as just below. So an index with
         priority 0 is never found; some priority must be positive.
         """
-        ends = _running_sums(self._levels[-1])
+        sums = self._levels[-1]
+        ends = _running_sums(sums)
         rest = np.minimum(prefix_sums, np.nextafter(ends[-1], 0.0))
-        found: Integers = ends[1:].searchsorted(rest, side="right")
-        child, row = found, np.zeros(1, np.int64)  # `row`: where each node begins in `ends`
+        found: Integers = ends.searchsorted(rest, side="right")
+        place = found
         for children in reversed(self._nodes):
-            rest = rest - ends.take(row + child)
-            ends = _running_sums(children.take(found, axis=0))  # [B, FAN_OUT + 1]
+            rest = np.maximum(rest - (ends.take(place) - sums.take(place)), 0.0)
+            sums = children.take(found, axis=0)  # [B, FAN_OUT]
+            ends = _running_sums(sums)
             rest = np.minimum(rest, np.nextafter(ends[:, -1], 0.0))
-            child = (ends[:, 1:] > rest[:, None]).argmax(axis=1)
-            row = np.arange(0, ends.size, FAN_OUT + 1)
+            child = (ends > rest[:, None]).argmax(axis=1)
+            place = np.arange(0, ends.size, FAN_OUT) + child
             found = found * FAN_OUT + child
         return found
 
 
 def _running_sums(values: Floats) -> Floats:
-    """0, and the running sums of `values` [..., n] along the last axis: [..., n + 1]."""
-    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
-    np.add.accumulate(values, axis=-1, out=sums[..., 1:])  # np.cumsum costs 2 µs more a call
-    return sums
+    """The running sums of `values` [..., n] along the last axis; PyTorch's take half the time."""
+    ends: Floats = torch.from_numpy(values).cumsum(-1).numpy()
+    return ends

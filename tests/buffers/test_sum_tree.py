@@ -113,6 +113,19 @@ def test_sums_do_not_depend_on_what_was_before():
         assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.usefixtures("shape")
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (31, 33), (64, 128), (700, 3000)])
+def test_filling_a_stretch_is_setting_each_of_its_indices(start, stop):
+    rng = np.random.default_rng(start)
+    filled, one_by_one = SumTree(3000), SumTree(3000)
+    for tree in (filled, one_by_one):
+        tree.set(np.arange(3000), np.linspace(1.0, 2.0, 3000))
+    filled.fill(start, stop, 0.1)
+    one_by_one.set(rng.permutation(np.arange(start, stop)), np.full(stop - start, 0.1))
+    for ours, theirs in zip(filled._levels, one_by_one._levels, strict=True):
+        assert np.array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("capacity", [1, 2048, 2049, 100_000, 1_000_000])
 def test_its_memory_is_known_before_it_is_made(capacity):
     tree = SumTree(capacity)
