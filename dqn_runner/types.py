@@ -54,10 +54,20 @@ class EnvStep(NamedTuple):
 
 
 class ObsSpec(NamedTuple):
-    """Shape and storage type of one observation."""
+    """Shape and storage type of one observation.
+
+    One that stacks frames has them along its first axis, the oldest first; others have no such
+    axis, and `stack` is 1.
+    """
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any]  # float32, uint8 or bool
+    stack: int = 1
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """The shape of one frame."""
+        return self.shape[1:] if self.stack > 1 else self.shape
 
 
 class Transition(NamedTuple):
