@@ -40,21 +40,16 @@ KINDS = {
     "pytorch_tutorial": ["experiment=pytorch_tutorial"],
     "lunarlander_sarsa": ["experiment=lunarlander_sarsa", "learning_starts=0", "phase.episodes=2"],
     "swanlab_cartpole": ["experiment=swanlab_cartpole", "eval.interval=2"],
-    "c51, prioritized and noisy": [
-        "agent=c51", "buffer=prioritized", "network.noisy=0.5", "network.dueling=true",
-        "epsilon=fixed", "epsilon.value=0", "train_frequency=4",
-    ],
-    "rainbow": [
+    "rainbow: c51, prioritized, noisy, dueling": [
         "experiment=rainbow", "agent=c51", "network.hidden_sizes=[16,16]",
         "target_update.interval=50", "train_frequency=2",
     ],
     "range found in the rewards": [
         "env=lunarlander", "agent=hl_gauss", "env.return_range=null", "total_timesteps=200",
     ],
-    "noisy in eight environments": [
+    "implicit quantiles, noisy, eight environments": [
         "agent=iqn", "network.noisy=0.5", "network.dueling=true", "num_envs=8", "train_frequency=4",
     ],
-    "implicit quantiles": ["agent=iqn", "train_frequency=2"],
     "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],
 }  # fmt: skip
 COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
