@@ -2,6 +2,8 @@
 
     python tests/benchmarks/speed.py [--env CartPole-v1] [--steps 20000] [--repeats 5]
     python tests/benchmarks/speed.py --agent all
+    python tests/benchmarks/speed.py --env minatar/breakout
+    python tests/benchmarks/speed.py --env atari/pong
 
 The work: MLP 64-64, batch 64, Adam, Huber, norm clip 10, replay of 10,000, one update per env
 step, ε 0.05. The first run sets up virtual environments for the peers from PyPI. All take turns,
@@ -11,6 +13,9 @@ itself, with its tracker, read off the metrics.jsonl it wrote.
 
 With --agent: what each agent costs beside plain DQN, on the same work. Their loops take turns in
 one process, by slices of --slice env steps. Rainbow is timed beside a plain torch Rainbow, too.
+
+Games of pixels: Young and Tian's network for MinAtar with an update every env step, Mnih et al.'s
+for Atari with an update every fourth; batch 32. The convolutions alone are timed beside them.
 """
 
 from __future__ import annotations
@@ -38,6 +43,10 @@ from rich.table import Table
 PEERS = Path(__file__).parent / "peers"
 TORCH_PEERS = ["torch==2.13.0", "stable-baselines3==2.9.2", "tianshou==2.0.1", "gymnasium[box2d]"]
 JAX_PEERS = ["jax==0.10.2", "jaxlib==0.10.2"]
+PIXEL_PEERS = [
+    *("torch==2.13.0", "stable-baselines3==2.9.2", "gymnasium", "minatar==1.0.15"),
+    *("ale-py==0.12.1", "opencv-python-headless"),
+]
 SBX = [*JAX_PEERS, "sbx-rl==0.28.0", "stable-baselines3==2.9.2", "torch==2.13.0"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -72,6 +81,14 @@ FAMILY = {
     },
     "rainbow": {"rainbow": RAINBOW},
 }
+PIXELS = [
+    *("agent=dqn", "agent.clip_target=false", "agent.lr=2.5e-4", "agent.lr_schedule=constant"),
+    *("agent.n_step=1", "agent.double=false", "epsilon=fixed", "epsilon.value=0.05"),
+    *("batch_size=32", "buffer.capacity=20000", "learning_starts=500"),
+    *("target_update=hard", "target_update.interval=1000", "target_update.unit=env_step"),
+    *("eval.interval=null", "eval.final_episodes=1", "log.interval=500"),
+]
+TRAIN_FREQUENCY = {"minatar": 1, "atari": 4}
 PARTS = ("act", "sample", "update", "an env step")  # that an agent makes dearer
 
 
@@ -92,7 +109,9 @@ def main() -> None:
     )
     parser.add_argument("--slice", type=int, default=2_000, help="env steps of an agent's turn")
     options = parser.parse_args()
-    if options.agent:
+    if "/" in options.env:
+        pixels(options)
+    elif options.agent:
         family(options)
     else:
         beside_peers(options)
@@ -170,6 +189,50 @@ def family(options: argparse.Namespace) -> None:
         console.print(speeds_table(in_turn(contestants, options.repeats), box.MARKDOWN))
 
 
+def pixels(options: argparse.Namespace) -> None:
+    """Time a game of pixels beside that of peers, and beside its convolutions alone."""
+    kind, game = options.env.split("/")
+    where = [f"env={options.env}"] if kind == "minatar" else ["env=atari", f"env.game={game}"]
+    work = [*where, *PIXELS, f"train_frequency={TRAIN_FREQUENCY[kind]}"]
+    steps = options.peer_steps
+    contestants: dict[str, Callable[[], float]] = {"dqn_runner": lambda: speed(work, steps)}
+    if not options.no_peers:
+        python = environment("pixel_peers", PIXEL_PEERS)
+        for name, script in (
+            ("Stable-Baselines3 2.9.2", "sb3_pixels"),
+            ("eager loop of single files", "eager_pixels"),
+        ):
+            contestants[name] = peer(python, script, options.env, steps)
+    every = TRAIN_FREQUENCY[kind]
+    contestants["the convolutions of the updates alone"] = lambda: every / convolutions(kind)
+    console = Console(width=100)
+    console.print(f"{options.env} on {machine()}\n")
+    console.print(speeds_table(in_turn(contestants, options.repeats), box.HEAVY_HEAD))
+
+
+def convolutions(kind: str, rounds: int = 50) -> float:
+    """Seconds of the convolutions of an update: both networks forward, one backward, eagerly."""
+    import torch
+    from torch import nn
+
+    layers = (
+        [nn.Conv2d(4, 16, 3)]
+        if kind == "minatar"
+        else [nn.Conv2d(4, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3)]
+    )
+    torch.set_num_threads(1)
+    online, target = nn.Sequential(*layers), nn.Sequential(*layers)
+    size = 10 if kind == "minatar" else 84
+    obs, next_obs = torch.rand(32, 4, size, size), torch.rand(32, 4, size, size)
+    for done in range(rounds + 10):
+        if done == 10:
+            started = time.perf_counter()
+        with torch.no_grad():
+            target(next_obs)
+        online(obs).sum().backward()
+    return (time.perf_counter() - started) / rounds
+
+
 def in_turn(contestants: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
     """What each contestant measures, round after round."""
     rounds: dict[str, list[float]] = {name: [] for name in contestants}
@@ -232,10 +295,15 @@ def command(arguments: list[str], variables: dict[str, str] | None = None) -> No
 
 
 def ours(env: str, steps: int, *overrides: str) -> float:
+    """Env steps per second of the command on the work."""
+    return speed([*WORK, f"env.id={env}", *overrides], steps)
+
+
+def speed(settings: list[str], steps: int) -> float:
     """Env steps per second of the command after its warm-up, from the rows it logged."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = [f"env.id={env}", f"total_timesteps={WARMUP + steps}", "compile=always"]
-        command([*WORK, *settings, *overrides, f"hydra.run.dir={folder}/run"])
+        budget = [f"total_timesteps={WARMUP + steps}", "compile=always"]
+        command([*settings, *budget, f"hydra.run.dir={folder}/run"])
         lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
     timed = [row for row in map(json.loads, lines) if "time/elapsed_seconds" in row]
     rows = [row for row in timed if row["env_steps"] >= WARMUP]
