@@ -161,9 +161,7 @@ def differing_aside(runs: Sequence[Run]) -> list[str]:
 
 def same_work(run: Run) -> str:
     """What `run` computes, as text; equal for two runs that repeat the same work."""
-    about = {
-        k: v for k, v in run.config.items() if not (_is_aside(k) or _section(k) == "tracker")
-    }
+    about = {k: v for k, v in run.config.items() if not (_is_aside(k) or _section(k) == "tracker")}
     return json.dumps(about, sort_keys=True, default=str)
 
 

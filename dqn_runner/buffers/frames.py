@@ -142,8 +142,8 @@ class FrameStorage(RowStorage):
     """A ring of transitions whose observations are slots of a ring of frames beside it.
 
     A step's new frames are stored by `keep`, and its observations become the slots [N, k] of their
-    frames, the oldest first. A stack begins with the first frame of its episode, k times. No frame
-    follows a termination: discount 0 hides the observation itself, which stands in its place.
+    frames, the oldest first. A stack begins with the first frame of its episode, k times. The frame
+    after a termination is not stored: discount 0 hides the one before, which is in its place.
     """
 
     def __init__(
