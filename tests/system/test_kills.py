@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from resuming import COMMON, KINDS, assert_same_runs
 
-PATHS = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]  # some kinds need pixels.py
+PATHS = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]  # some kinds need pixels.py
 
 
 def killed_after(seconds: float, cwd: Path, *arguments: str) -> int:

@@ -34,6 +34,11 @@ def test_frames_and_rows_train_the_same_bit_for_bit(train, monkeypatch, kind):
     assert (paths[1] / "checkpoints" / "frames").is_dir()
 
 
+def test_the_line_before_training_says_that_frames_are_kept_once(command, quick):
+    outcome = command(*quick, STACK, "total_timesteps=60", "eval.interval=null")
+    assert "replay buffer of 1,000 transitions, each frame once, takes " in outcome.out
+
+
 def test_what_auto_chose_is_in_config_yaml(train, monkeypatch):
     tell_of_stacks(monkeypatch)
     for name, wrappers, chosen in (("image", [STACK], "frames"), ("numbers", [], "rows")):

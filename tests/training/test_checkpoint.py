@@ -104,6 +104,37 @@ def test_of_a_million_transitions_a_checkpoint_writes_what_is_new(tmp_path, monk
     assert read == [1_000_000, 10_000, 10_000, 10_000]
 
 
+def test_what_is_much_is_written_in_pieces_as_it_comes(tmp_path, monkeypatch):
+    """Of a ring of eight with eight bytes a row, five rows are much; what nothing needs goes."""
+    monkeypatch.setattr(checkpoint, "PIECE", 40)
+    checkpoints, rings = Checkpoints(tmp_path), {"replay": SomeBuffer(), "frames": SomeBuffer()}
+    saved = []
+
+    def files():
+        return sorted(path.name for path in (tmp_path / "replay").glob("*"))
+
+    for number in range(1, 34):
+        for ring in rings.values():
+            ring.add(1)
+        checkpoints.save_pieces(rings)
+        if number in (12, 14, 33):
+            saved.append(files())
+            checkpoints.save_last(some_state(number), rings)
+            saved.append(files())
+            loaded = {name: SomeBuffer() for name in rings}
+            Checkpoints(tmp_path).load_replay(load(tmp_path / "last.pt"), loaded)
+            for name, ring in rings.items():
+                assert torch.equal(loaded[name].column, ring.column)
+    assert saved == [
+        ["0-5.pt", "5-10.pt"],
+        ["0-5.pt", "10-12.pt", "5-10.pt"],
+        ["0-5.pt", "10-12.pt", "5-10.pt"],
+        ["0-5.pt", "10-12.pt", "12-14.pt", "5-10.pt"],  # previous.pt needs the first
+        ["10-12.pt", "12-14.pt", "24-29.pt", "5-10.pt"],  # and last.pt those up to 14
+        ["10-12.pt", "12-14.pt", "24-29.pt", "29-33.pt", "5-10.pt"],
+    ]
+
+
 def assert_same(loaded, state):
     assert {key: loaded[key] for key in ("env_steps", "episodes")} == {
         key: state[key] for key in ("env_steps", "episodes")
