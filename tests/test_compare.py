@@ -251,7 +251,8 @@ def test_where_and_how_a_run_is_computed_makes_no_group(tmp_path, capsys):
     assert line == (
         "These differ too, and make no groups unless --group-by names them: "
         "buffer.storage (frames, rows), checkpoint.interval (0, 1, 2), compile (always, never), "
-        "device (cpu, cuda), eval.interval (0, 10, 20), log.interval (0, 1, 2), torch_threads (1, 2, 3)."
+        "device (cpu, cuda), eval.interval (0, 10, 20), log.interval (0, 1, 2), "
+        "torch_threads (1, 2, 3)."
     )
     two = group_runs(load_runs([tmp_path]), ["compile"])
     assert [group.name for group in two] == ["compile=always", "compile=never"]

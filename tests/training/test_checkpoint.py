@@ -130,7 +130,8 @@ def test_what_is_much_is_written_in_pieces_as_it_comes(tmp_path, monkeypatch):
         ["0-5.pt", "10-12.pt", "5-10.pt"],
         ["0-5.pt", "10-12.pt", "5-10.pt"],
         ["0-5.pt", "10-12.pt", "12-14.pt", "5-10.pt"],  # previous.pt needs the first
-        ["10-12.pt", "12-14.pt", "24-29.pt", "5-10.pt"],  # and last.pt those up to 14
+        # So does it here; last.pt needs three that the ring has written over since.
+        ["0-5.pt", "10-12.pt", "12-14.pt", "19-24.pt", "24-29.pt", "5-10.pt"],
         ["10-12.pt", "12-14.pt", "24-29.pt", "29-33.pt", "5-10.pt"],
     ]
 
