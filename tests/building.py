@@ -89,7 +89,7 @@ def agent_of(name: str, **settings: Any) -> AgentSpec:
 
 def rule_for(agent: AgentSpec, network: FlatNetwork, *, soft_target: bool = False) -> UpdateRule:
     """The update of `agent`, as a run builds it."""
-    return update_rule(agent, target_by(0.5 if soft_target else None), network)
+    return update_rule(agent, target_by(0.5 if soft_target else None), network, gather)
 
 
 def numbers_of(agent: AgentSpec, num_actions: int, tau: float | None = None) -> dict[str, float]:

@@ -241,6 +241,7 @@ def test_where_and_how_a_run_is_computed_makes_no_group(tmp_path, capsys):
         write_run(
             tmp_path / str(seed), [1.0], 1.0 + seed, seed=seed, compile=how, torch_threads=seed + 1,
             device="cuda" if seed else "cpu", eval__interval=10 * seed, log__interval=seed,
+            buffer__storage="frames" if seed else "rows",
             checkpoint__interval=seed, tracker__group=str(seed),
         )  # fmt: skip
     (group,) = group_runs(load_runs([tmp_path]))
@@ -249,8 +250,9 @@ def test_where_and_how_a_run_is_computed_makes_no_group(tmp_path, capsys):
     (line,) = [line for line in out.splitlines() if "--group-by" in line]
     assert line == (
         "These differ too, and make no groups unless --group-by names them: "
-        "checkpoint.interval (0, 1, 2), compile (always, never), device (cpu, cuda), "
-        "eval.interval (0, 10, 20), log.interval (0, 1, 2), torch_threads (1, 2, 3)."
+        "buffer.storage (frames, rows), checkpoint.interval (0, 1, 2), compile (always, never), "
+        "device (cpu, cuda), eval.interval (0, 10, 20), log.interval (0, 1, 2), "
+        "torch_threads (1, 2, 3)."
     )
     two = group_runs(load_runs([tmp_path]), ["compile"])
     assert [group.name for group in two] == ["compile=always", "compile=never"]

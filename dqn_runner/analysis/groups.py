@@ -17,7 +17,10 @@ from dqn_runner.runs.metrics_file import EVALUATION, is_number
 # These say nothing about what a run computes.
 _NAMES = ("seed", "tracker")
 # These say how and where a run computes, and how often it is evaluated and saved.
-_ASIDE = ("compile", "torch_threads", "device", "log", "checkpoint", "eval", "resume")
+_ASIDE = (
+    *("compile", "torch_threads", "device", "buffer.storage", "log", "checkpoint", "eval"),
+    "resume",
+)
 
 # These say what is learned, and how long: they make groups, and are no hyperparameters.
 _TASK = ("env", "total_timesteps", "total_episodes")
@@ -110,7 +113,7 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
     A key that only some runs have, such as `epsilon.tau` of one schedule, or one that may follow
     from others, is left out if the other keys make the same number of groups without it.
     """
-    keys = [key for key in _differing(runs) if _section(key) not in _ASIDE]
+    keys = [key for key in _differing(runs) if not _is_aside(key)]
     for key in [k for k in keys if k in _RANGE or any(k not in run.config for run in runs)]:
         fewer = [other for other in keys if other != key]
         if _num_groups(runs, fewer) == _num_groups(runs, keys):
@@ -133,8 +136,12 @@ def hyperparameters(groups: Sequence[Group]) -> list[str]:
     return [key for key in keys if _differing_in(key, runs)]
 
 
+def _is_aside(key: str) -> bool:
+    return key in _ASIDE or _section(key) in _ASIDE
+
+
 def _is_of_agent(key: str) -> bool:
-    return _section(key) not in (*_NAMES, *_ASIDE, *_TASK)
+    return not _is_aside(key) and _section(key) not in (*_NAMES, *_TASK)
 
 
 def budget(run: Run) -> float:
@@ -148,14 +155,14 @@ def differing_aside(runs: Sequence[Run]) -> list[str]:
 
     Runs of an older version may lack a key; it differs only if it differs among the others.
     """
-    keys = (key for key in _differing(runs) if _section(key) in _ASIDE)
+    keys = (key for key in _differing(runs) if _is_aside(key))
     return [key for key in keys if _differing_in(key, [run for run in runs if key in run.config])]
 
 
 def same_work(run: Run) -> str:
     """What `run` computes, as text; equal for two runs that repeat the same work."""
-    settings = {k: v for k, v in run.config.items() if _section(k) not in ("tracker", *_ASIDE)}
-    return json.dumps(settings, sort_keys=True, default=str)
+    about = {k: v for k, v in run.config.items() if not (_is_aside(k) or _section(k) == "tracker")}
+    return json.dumps(about, sort_keys=True, default=str)
 
 
 def environment(run: Run) -> str:
@@ -168,7 +175,7 @@ def settings_color(settings: Mapping[str, Any]) -> str:
 
     It is always the same, so that runs need not know each other; two groups can have the same.
     """
-    about = {k: v for k, v in settings.items() if _section(k) not in (*_NAMES, *_ASIDE)}
+    about = {k: v for k, v in settings.items() if not (_is_aside(k) or _section(k) in _NAMES)}
     text = json.dumps(about, sort_keys=True, default=str)
     return COLORS[zlib.crc32(text.encode()) % len(COLORS)]
 

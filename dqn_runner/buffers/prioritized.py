@@ -24,6 +24,9 @@ class PrioritizedSpec(Spec):
     """How transitions are drawn."""
     capacity: PositiveInt
     """Transitions that are kept; the oldest makes room for the newest."""
+    # Older runs lack it, and have kept rows.
+    storage: Literal["auto", "rows", "frames"] = "rows"
+    """Whether each frame is kept once, or both images of each transition; auto: once, if images."""
     alpha: Probability
     """How much priorities count: 0 draws all alike, 1 in proportion to their TD error or loss."""
     beta_start: Probability

@@ -20,6 +20,9 @@ class UniformSpec(Spec):
     """How transitions are drawn."""
     capacity: PositiveInt
     """Transitions that are kept; the oldest makes room for the newest."""
+    # Older runs lack it, and have kept rows.
+    storage: Literal["auto", "rows", "frames"] = "rows"
+    """Whether each frame is kept once, or both images of each transition; auto: once, if images."""
 
     def sampler(self, storage: RowStorage) -> UniformSampler:
         """What draws from `storage`."""

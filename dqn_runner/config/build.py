@@ -14,9 +14,10 @@ import torch
 from dqn_runner.agents.agent import Agent, Resets
 from dqn_runner.agents.c51 import CategoricalSpec
 from dqn_runner.agents.spec import AgentSpec
+from dqn_runner.buffers.frames import FrameStorage, choose_storage
 from dqn_runner.buffers.n_step import NStepAssembler
 from dqn_runner.buffers.prioritized import PrioritizedSpec
-from dqn_runner.buffers.rows import RowStorage, gather
+from dqn_runner.buffers.rows import Gather, RowStorage
 from dqn_runner.buffers.sarsa import SarsaAssembler
 from dqn_runner.config.budget import (
     expected_env_steps,
@@ -97,8 +98,8 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     decided["torch_threads"] = resolve_threads(config, network)
     config = config.model_copy(update=decided)
     torch.set_num_threads(decided["torch_threads"])
-    learner = build_learner(config, network, num_actions(env))
     storage = build_storage(config, env, device)
+    learner = build_learner(config, network, num_actions(env), storage.gather)
     compiled = compile_learner(config, env, learner, storage)
     warn_of_settings(config, env)
     close(env)
@@ -159,13 +160,12 @@ def resolve_threads(config: Config, network: FlatNetwork) -> int:
 
 def build_storage(config: Config, env: Env, device: torch.device) -> RowStorage:
     """The storage of transitions, with their next actions if the target asks for them."""
-    return RowStorage(
-        config.buffer.capacity,
-        ObsEncoder(env.observation_space).spec,
-        device,
-        next_actions=config.agent.td_target == "sarsa",
-        keep_all=config.phase.episodes is not None,
-    )
+    capacity, obs = config.buffer.capacity, ObsEncoder(env.observation_space).spec
+    sarsa, in_phases = config.agent.td_target == "sarsa", config.phase.episodes is not None
+    if choose_storage(config.buffer.storage, obs, in_phases=in_phases) == "rows":
+        return RowStorage(capacity, obs, device, next_actions=sarsa, keep_all=in_phases)
+    num_envs, n_step = config.num_envs, config.agent.n_step
+    return FrameStorage(capacity, obs, device, num_envs=num_envs, n_step=n_step, next_actions=sarsa)
 
 
 def build_assembler(config: Config) -> Assembler:
@@ -207,8 +207,13 @@ def resolve_agent(config: Config, env: Env) -> AgentSpec:
 
 
 def resolve_buffer(config: Config, env: Env) -> BufferSpec:
-    """The buffer's settings, with the end of beta's schedule filled in, if it has one."""
-    buffer = config.buffer
+    """The buffer's settings, with how observations are kept, and the end of beta's schedule.
+
+    Raises ConfigError if the observations cannot be kept as `config` says.
+    """
+    obs, in_phases = ObsEncoder(env.observation_space).spec, config.phase.episodes is not None
+    storage = choose_storage(config.buffer.storage, obs, in_phases=in_phases)
+    buffer = config.buffer.model_copy(update={"storage": storage})
     if isinstance(buffer, PrioritizedSpec) and buffer.beta_steps is None:
         buffer = buffer.model_copy(update={"beta_steps": expected_env_steps(config, env)})
     return buffer
@@ -241,16 +246,21 @@ def build_resets(
     return Resets(config.agent.reset_interval, rng, draw)
 
 
-def build_learner(config: Config, network: FlatNetwork, num_actions: int) -> Learner:
-    """The learner with the algorithm's choices and its numbers."""
+def build_learner(
+    config: Config, network: FlatNetwork, num_actions: int, gather: Gather
+) -> Learner:
+    """The learner with the algorithm's choices and its numbers; `gather` is the storage's."""
     agent, target = config.agent, config.target_update
-    rule, numbers = update_rule(agent, target, network), update_numbers(agent, target, num_actions)
+    rule = update_rule(agent, target, network, gather)
+    numbers = update_numbers(agent, target, num_actions)
     counts = agent.reset_interval is not None
     return Learner(rule, numbers, network.initial_params, network.buffers, counts=counts)
 
 
-def update_rule(agent: AgentSpec, target: Hard | Soft, network: FlatNetwork) -> UpdateRule:
-    """The algorithm's choices."""
+def update_rule(
+    agent: AgentSpec, target: Hard | Soft, network: FlatNetwork, gather: Gather
+) -> UpdateRule:
+    """The algorithm's choices, and the storage's `gather`."""
     return UpdateRule(
         network=network,
         gather=gather,

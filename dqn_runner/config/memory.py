@@ -9,6 +9,7 @@ import torch
 from rich.filesize import decimal
 from torch import nn
 
+from dqn_runner.buffers.frames import choose_storage, frame_storage_bytes
 from dqn_runner.buffers.rows import row_bytes
 from dqn_runner.config.root import Config
 from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
@@ -17,6 +18,7 @@ from dqn_runner.networks.heads import HeadMaker, QNetwork, make_network, make_sc
 from dqn_runner.networks.init import TorchInit
 from dqn_runner.networks.noisy import NoisyLinear
 from dqn_runner.networks.torsos import MLPSpec
+from dqn_runner.types import ObsSpec
 
 # What an update of an MLP holds at its peak, measured and rounded down, in numbers of 4 bytes:
 # vectors as long as the parameters, and for each row of a batch, numbers for each unit.
@@ -47,7 +49,7 @@ def needed_memory(config: Config, env: Env) -> dict[str, int]:
 
     The order matters: if several are too large, the first is named.
     """
-    obs, sarsa = ObsEncoder(env.observation_space).spec, config.agent.td_target == "sarsa"
+    obs = ObsEncoder(env.observation_space).spec
     takes = {}
     if isinstance(config.network, MLPSpec):
         sizes = f"network.hidden_sizes={config.network.hidden_sizes}"
@@ -60,10 +62,21 @@ def needed_memory(config: Config, env: Env) -> dict[str, int]:
             takes[agent] = 4 * VECTORS * (_num_params(network) - _num_params(scalar))
         units = math.prod(obs.shape) + _num_units(network)
         takes[batch] = 4 * COPIES * units * config.batch_size
-    takes[f"buffer.capacity={config.buffer.capacity}"] = (
-        row_bytes(obs, sarsa) * config.buffer.capacity + config.buffer.sampler_bytes
-    )
+    takes[f"buffer.capacity={config.buffer.capacity}"] = buffer_bytes(config, obs)
     return takes
+
+
+def buffer_bytes(config: Config, obs: ObsSpec) -> int:
+    """The bytes that a full replay buffer of such observations takes.
+
+    Raises ConfigError if they cannot be kept as `config` says.
+    """
+    buffer, sarsa = config.buffer, config.agent.td_target == "sarsa"
+    in_phases = config.phase.episodes is not None
+    if choose_storage(buffer.storage, obs, in_phases=in_phases) == "rows":
+        return row_bytes(obs, sarsa) * buffer.capacity + buffer.sampler_bytes
+    frames = frame_storage_bytes(buffer.capacity, obs, config.num_envs, config.agent.n_step, sarsa)
+    return frames + buffer.sampler_bytes
 
 
 def _without_memory(

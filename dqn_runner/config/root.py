@@ -117,6 +117,15 @@ class Config(TrainingSpec):
         return self
 
     @model_validator(mode="after")
+    def _phases_keep_rows(self) -> Config:
+        if self.phase.episodes is not None and self.buffer.storage == "frames":
+            raise ValueError(
+                f"buffer.storage=frames: phase.episodes={self.phase.episodes} needs rows, for a "
+                "phase keeps all its transitions, however many frames they have"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _network_has_features(self) -> Config:
         if not isinstance(self.agent, IQNSpec):
             return self

@@ -118,7 +118,15 @@ def extended(config: Config, budgets: dict[str, int]) -> Config:
 
 
 def check_extended(config: Config, run_dir: RunDirectory) -> None:
-    """Raise ConfigError if the run has spent a budget and `config` has no larger one."""
+    """Raise ConfigError if the run has spent a budget and `config` has no larger one.
+
+    And if it cannot go on, because it removed its transitions when it had finished.
+    """
+    if config.checkpoint.keep_replay == "until_finished":
+        raise ConfigError(
+            f"resume={run_dir.path}: has finished, and removed its transitions then, as "
+            "checkpoint.keep_replay=until_finished says; it cannot be extended"
+        )
     done = run_dir.read_result() or {}
     limits = {name: getattr(config, name) for name in BUDGETS}
     spent = [n for n, limit in limits.items() if limit is not None and done[BUDGETS[n]] >= limit]
@@ -165,6 +173,8 @@ def finish(  # noqa: PLR0917
     began = started - progress.elapsed_seconds
     scores, ended = train_and_score(config, parts, run_dir, progress, console, began)
     run_dir.finish(ended)
+    if config.checkpoint.keep_replay == "until_finished":
+        parts.checkpoints.remove_replay()
     report(config, run_dir, scores, console)
     logger.info("finished, after %s s", f"{ended['wall_time_seconds']:,.1f}")
     return scores

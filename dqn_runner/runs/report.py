@@ -120,10 +120,11 @@ def announce(config: Config, parts: Parts, console: Console) -> None:
     compiled = "compiled" if config.compile == "always" else "not compiled"
     grows = "at most " if config.phase.episodes else ""
     num_bytes = parts.storage.num_bytes + config.buffer.sampler_bytes
+    once = ", each frame once," if config.buffer.storage == "frames" else ""
     line = (
         f", seed {config.seed}, {budget}; on {config.device} with "
         f"{threads}, the update {compiled}; replay buffer of {parts.storage.capacity:,} "
-        f"transitions takes {grows}{decimal(num_bytes)}"
+        f"transitions{once} takes {grows}{decimal(num_bytes)}"
     )
     say(Text.assemble((config.env.id, "bold"), line), console)
 

@@ -45,6 +45,7 @@ _OPEN = {
     "agent.v_min": "auto",
     "agent.v_max": "auto",
     "buffer.beta_steps": None,
+    "buffer.storage": "auto",
 }
 
 # Sections and settings that are numbers to an update, or no part of it.

@@ -7,6 +7,8 @@ import io
 import logging
 import os
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,30 +21,33 @@ from dqn_runner.errors import RunError, in_a_line
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
+RINGS = ("replay", "frames")  # their folders; of frames, only where each is kept once
+PIECE = 2**24  # bytes; written in a tenth of a second
 LONGEST_LIST = 1000  # bytes of checksums; there are two, of 64 digits
 
 
-class Buffer(Protocol):
-    """A replay buffer whose transitions are numbered in the order they came."""
+class Ring(Protocol):
+    """A part of the replay buffer, whose rows are numbered in the order they came."""
 
     size: int
     num_added: int
+    row_bytes: int
 
-    def get_state(self) -> dict[str, int]:
+    def get_state(self) -> dict[str, Any]:
         """Where it stands."""
 
-    def set_state(self, state: dict[str, int], /) -> None:
+    def set_state(self, state: dict[str, Any], /) -> None:
         """Go on from there."""
 
     def rows(self, first: int, last: int, /) -> list[Tensor]:
-        """The columns of the transitions number `first` to `last` (excluded)."""
+        """The columns of the rows number `first` to `last` (excluded)."""
 
     def set_rows(self, first: int, last: int, columns: list[Tensor], /) -> None:
         """Put these back."""
 
 
 class Chunk(NamedTuple):
-    """A file of transitions number `first` to `last` (excluded), in `checkpoints/replay/`."""
+    """A file of rows number `first` to `last` (excluded), in the folder of their ring."""
 
     first: int
     last: int
@@ -55,7 +60,7 @@ class Chunk(NamedTuple):
 
 
 class _Replay(BaseModel, strict=True):
-    """What a checkpoint says about the transitions, which lie beside it."""
+    """What a checkpoint says about a part of the replay buffer, which lies beside it."""
 
     size: int
     num_added: int
@@ -65,19 +70,25 @@ class _Replay(BaseModel, strict=True):
 class Checkpoints:
     """The folder `checkpoints/` of a run: `last.pt`, the one before it, and `best.pt`.
 
-    Replay is saved in chunks that are written once: a checkpoint adds those transitions that came
-    since the one before it, so that a large buffer does not hold up training.
+    Replay is saved in chunks that are written once, a folder for each of its rings. A checkpoint
+    adds the rows that came since the one before it. Where these would be many, they are written in
+    pieces as they come. So a large buffer does not hold up training.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._replay = folder, folder / "replay"
-        self._chunks: list[Chunk] = []
+        self._folder = folder
+        self._chunks: dict[str, list[Chunk]] = {}  # of each ring, those that it needs now
+        self._kept: set[Path] = set()  # files that last.pt needs
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save_last(self, state: dict[str, Any], buffer: Buffer) -> None:
-        """Save as `last.pt`, with what `buffer` holds; the former last becomes `previous.pt`."""
-        former, self._chunks = self._chunks, self._save_replay(buffer)
-        replay = {**buffer.get_state(), "chunks": [tuple(chunk) for chunk in self._chunks]}
+    def save_last(self, state: dict[str, Any], rings: Mapping[str, Ring]) -> None:
+        """Save as `last.pt`, with what `rings` hold; the former last becomes `previous.pt`."""
+        for name, ring in rings.items():
+            self._save_new(name, ring)
+        replay = {
+            name: {**ring.get_state(), "chunks": [tuple(chunk) for chunk in self._chunks[name]]}
+            for name, ring in rings.items()
+        }
         last, previous = self._folder / "last.pt", self._folder / "previous.pt"
         if last.exists():
             # Copied, not moved: at no moment is there no last.pt. The file of checksums fits the
@@ -85,23 +96,48 @@ class Checkpoints:
             content = last.read_bytes()
             _add_digest(previous, content)
             _write(previous, content)
-        save({**state, "replay": replay}, last)
-        keep = {chunk.name for chunk in [*former, *self._chunks]}
-        for path in self._replay.glob("*"):
-            if path.name not in keep:
-                path.unlink()
+        save({**state, **replay}, last)
+        former, self._kept = self._kept, self._files()
+        for name in rings:
+            for path in (self._folder / name).glob("*"):
+                if path not in former | self._kept:
+                    path.unlink()
 
-    def _save_replay(self, buffer: Buffer) -> list[Chunk]:
-        oldest = buffer.num_added - buffer.size
-        chunks = [chunk for chunk in self._chunks if chunk.last > oldest]
+    def save_pieces(self, rings: Mapping[str, Ring]) -> None:
+        """Save what is new in `rings` if it is much, so that the next checkpoint has less to do."""
+        for name, ring in rings.items():
+            chunks = self._chunks.get(name)
+            saved = chunks[-1].last if chunks else 0
+            if (ring.num_added - saved) * ring.row_bytes >= PIECE:
+                before = self._files()
+                self._save_new(name, ring)
+                for path in before - self._files() - self._kept:
+                    path.unlink()
+
+    def _save_new(self, name: str, ring: Ring) -> None:
+        oldest = ring.num_added - ring.size
+        chunks = [chunk for chunk in self._chunks.get(name, []) if chunk.last > oldest]
         first = max(oldest, chunks[-1].last if chunks else 0)
-        if first < buffer.num_added:
-            self._replay.mkdir(exist_ok=True)
-            new = Chunk(first, buffer.num_added, "")
-            content = _bytes({"columns": buffer.rows(new.first, new.last)})
-            _write(self._replay / new.name, content)
+        if first < ring.num_added:
+            (self._folder / name).mkdir(exist_ok=True)
+            new = Chunk(first, ring.num_added, "")
+            content = _bytes({"columns": ring.rows(new.first, new.last)})
+            _write(self._folder / name / new.name, content)
             chunks.append(new._replace(digest=_digest(content)))
-        return chunks
+        self._chunks[name] = chunks
+
+    def _files(self) -> set[Path]:
+        """The files of the chunks that are needed now."""
+        return {
+            self._folder / name / chunk.name
+            for name, chunks in self._chunks.items()
+            for chunk in chunks
+        }
+
+    def remove_replay(self) -> None:
+        """Remove all transitions; a run that has finished needs them only to be extended."""
+        for name in RINGS:
+            shutil.rmtree(self._folder / name, ignore_errors=True)
 
     def load_last(self) -> dict[str, Any] | None:
         """The last checkpoint; if it is damaged, the one before it, with a warning.
@@ -128,30 +164,35 @@ class Checkpoints:
         state = load(path)
         if not _checksum(path).exists():
             logger.warning("%s: its checksum is gone, so that damage may go unseen", path)
-        for chunk in _chunks(state):
-            _read(self._replay / chunk.name, chunk.digest)
+        for name in RINGS:
+            if name in state or name == "replay":
+                for chunk in _chunks(state, name):
+                    _read(self._folder / name / chunk.name, chunk.digest)
         return state
 
-    def load_replay(self, state: dict[str, Any], buffer: Buffer) -> None:
-        """Fill `buffer` as it was when `state` was saved."""
-        buffer.set_state(state["replay"])
-        oldest = buffer.num_added - buffer.size
-        for chunk in _chunks(state):
-            path = self._replay / chunk.name
-            columns = _unpack(_read(path, chunk.digest), path)["columns"]
-            skip = max(0, oldest - chunk.first)  # overwritten since
-            buffer.set_rows(chunk.first + skip, chunk.last, [c[skip:] for c in columns])
-        self._chunks = _chunks(state)
+    def load_replay(self, state: dict[str, Any], rings: Mapping[str, Ring]) -> None:
+        """Fill `rings` as they were when `state` was saved."""
+        for name, ring in rings.items():
+            ring.set_state(state[name])
+        self._chunks = {name: _chunks(state, name) for name in rings}
+        self._kept = self._files()
+        for name, ring in rings.items():
+            oldest = ring.num_added - ring.size
+            for chunk in self._chunks[name]:
+                path = self._folder / name / chunk.name
+                columns = _unpack(_read(path, chunk.digest), path)["columns"]
+                skip = max(0, oldest - chunk.first)  # overwritten since
+                ring.set_rows(chunk.first + skip, chunk.last, [c[skip:] for c in columns])
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Save as `best.pt`, over the former best."""
         save(state, self._folder / "best.pt")
 
 
-def _chunks(state: dict[str, Any]) -> list[Chunk]:
-    """The chunks of a checkpoint; raises RunError if they do not cover what was stored."""
+def _chunks(state: dict[str, Any], name: str) -> list[Chunk]:
+    """The chunks of a ring; raises RunError if they do not cover what was stored."""
     try:
-        replay = _Replay.model_validate(state.get("replay"))
+        replay = _Replay.model_validate(state.get(name))
     except ValueError as error:
         raise RunError("the checkpoint's replay does not fit: it is malformed") from error
     chunks = [Chunk(*chunk) for chunk in replay.chunks]

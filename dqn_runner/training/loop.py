@@ -69,7 +69,7 @@ class Training:
                 if parts.assembler.needs_final_action
                 else {}
             )
-            for transition in parts.assembler.transitions(step, final_action):
+            for transition in parts.assembler.transitions(storage.keep(step), final_action):
                 storage.add(transition)
             progress.env_steps += spec.num_envs
             for episode in step.episodes:
@@ -118,6 +118,8 @@ class Training:
         progress.reported_episodes = progress.episodes
         if crossings(steps_before, progress.env_steps, spec.checkpoint.interval):
             save(self._parts, progress)
+        else:
+            self._parts.checkpoints.save_pieces(self._parts.storage.rings)
 
     def _evaluate(self) -> Row:
         """Evaluate the policy on fresh episodes, and keep it if it is the best so far.

@@ -73,6 +73,8 @@ class CheckpointSpec(Spec):
 
     interval: PositiveInt | None
     """Env steps between checkpoints; null for the one at the end alone."""
+    keep_replay: Literal["always", "until_finished"] = "always"
+    """Whether a finished run keeps its transitions, without which it cannot be extended."""
 
 
 class TrainingSpec(Spec):

@@ -103,7 +103,7 @@ def save(parts: Parts, progress: Progress) -> None:
             "evaluation": get_state(parts.evaluation_rng),
         },
     }
-    parts.checkpoints.save_last(state, parts.storage)
+    parts.checkpoints.save_last(state, parts.storage.rings)
 
 
 def restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[int]:
@@ -123,7 +123,7 @@ def _restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[in
     progress.best = state["best"] and Best(**state["best"])
     parts.agent.set_state(state["agent"])
     parts.assembler.set_state(state["assembler"])
-    parts.checkpoints.load_replay(state, parts.storage)
+    parts.checkpoints.load_replay(state, parts.storage.rings)
     parts.sampler.set_state(state.get("sampler", {}))  # older runs have drawn uniformly
     streams = state["streams"]
     set_state(parts.envs.rng, streams["env"])
@@ -132,4 +132,5 @@ def _restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[in
     strayed = parts.envs.set_state(state["envs"])
     for i in strayed:
         parts.assembler.forget(i)
+        parts.storage.forget(i)
     return strayed

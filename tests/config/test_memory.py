@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
+from dqn_runner.buffers.frames import FrameStorage
 from dqn_runner.buffers.prioritized import PrioritizedSampler
 from dqn_runner.config import memory
-from dqn_runner.config.build import build_storage
+from dqn_runner.config.build import build_storage, check
 from dqn_runner.config.networks import build_network
 from dqn_runner.envs.make import make_env
 from dqn_runner.errors import ConfigError
+from dqn_runner.types import ObsSpec
 
 CPU = torch.device("cpu")
 
@@ -38,6 +42,43 @@ def test_it_counts_what_is_built(compose, env, buffer):
     sampler = config.buffer.sampler(storage)
     tree = sampler._tree._levels if isinstance(sampler, PrioritizedSampler) else []
     assert replay == storage.num_bytes + sum(level.nbytes for level in tree)
+
+
+@pytest.mark.parametrize("buffer", ["uniform", "prioritized"])
+def test_it_counts_each_frame_once(compose, buffer):
+    wrapper = "env.wrappers=['pixels:Pixels']"
+    config = compose(wrapper, f"buffer={buffer}", "buffer.capacity=5000", "num_envs=3")
+    env = make_env(config.env)
+    storage = build_storage(config, env, CPU)
+    assert isinstance(storage, FrameStorage)
+    taken = sum(tensor.nbytes for tensor in storage.tensors) + config.buffer.sampler_bytes
+    takes = memory.needed_memory(config, env)
+    assert [takes[key] for key in takes if key.startswith("buffer")] == [taken]
+
+
+@pytest.mark.parametrize("buffer", ["uniform", "prioritized"])
+@pytest.mark.parametrize(
+    ("obs", "most"),
+    [
+        (ObsSpec((4, 84, 84), np.dtype(np.uint8), 4), 7_300_000_000),
+        (ObsSpec((10, 10, 4), np.dtype(np.bool_)), 500_000_000),  # MinAtar's Breakout
+    ],
+)
+def test_a_million_images_fit_into_little_memory(compose, buffer, obs, most):
+    million = "buffer.capacity=1000000"
+    config = compose(f"buffer={buffer}", million, "num_envs=8")
+    assert memory.buffer_bytes(config, obs) <= most
+    rows = compose(f"buffer={buffer}", million, "num_envs=8", "buffer.storage=rows")
+    assert memory.buffer_bytes(rows, obs) > 2 * 1_000_000 * math.prod(obs.shape) > most
+
+
+def test_frames_of_what_is_no_image_are_refused(compose):
+    with pytest.raises(ConfigError) as caught:
+        check(compose("buffer.storage=frames"))
+    assert str(caught.value) == (
+        "buffer.storage=frames: is for images of uint8 or bool, and observations are 4 float32; "
+        "use rows"
+    )
 
 
 @pytest.mark.parametrize(

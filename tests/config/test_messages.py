@@ -251,6 +251,11 @@ REFUSED_TOGETHER = [
     (["phase.episodes=5"], "phase.epochs=null: ", ["phase.episodes"]),
     (["phase.epochs=5"], "phase.episodes=null: ", ["phase.epochs"]),
     (
+        ["phase.episodes=5", "phase.epochs=1", "learning_starts=0", "buffer.storage=frames"],
+        "buffer.storage=frames: ",
+        ["phase.episodes=5", "needs rows"],
+    ),
+    (
         ["phase.episodes=5", "phase.epochs=1", "learning_starts=50"],
         "learning_starts=50: ",
         ["phase.episodes=5", "learning_starts=0"],

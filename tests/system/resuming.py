@@ -50,6 +50,13 @@ KINDS = {
     "implicit quantiles, noisy, eight environments": [
         "agent=iqn", "network.noisy=0.5", "network.dueling=true", "num_envs=8", "train_frequency=4",
     ],
+    "frames": [
+        "env.wrappers=['pixels:Pixels']", "num_envs=2", "agent.n_step=3", "buffer.capacity=64",
+    ],
+    "frames, prioritized, cut short": [
+        "env.wrappers=[{name: 'pixels:Pixels', stack: 2}]", "+env.kwargs.max_episode_steps=15",
+        "buffer=prioritized", "buffer.capacity=100", "train_frequency=4",
+    ],
     "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],
 }  # fmt: skip
 COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
@@ -71,12 +78,12 @@ def assert_same(value: Any, other: Any) -> None:
         assert value == other
 
 
-def replay_of(path: Path) -> list[torch.Tensor]:
-    """The stored transitions in their order, put together from the chunks."""
-    replay = torch.load(path / "checkpoints" / "last.pt", weights_only=True)["replay"]
+def replay_of(path: Path, ring: str = "replay") -> list[torch.Tensor]:
+    """The stored transitions (or frames) in their order, put together from the chunks."""
+    replay = torch.load(path / "checkpoints" / "last.pt", weights_only=True)[ring]
     columns = []
     for first, last, _ in replay["chunks"]:
-        content = torch.load(path / "checkpoints" / "replay" / f"{first}-{last}.pt")
+        content = torch.load(path / "checkpoints" / ring / f"{first}-{last}.pt")
         skip = max(0, replay["num_added"] - replay["size"] - first)
         columns.append([column[skip:] for column in content["columns"]])
     return [torch.cat(pieces) for pieces in zip(*columns, strict=True)]
@@ -87,9 +94,12 @@ def assert_same_runs(path: Path, other: Path) -> None:
     for name in ("last.pt", "best.pt"):
         states = [torch.load(p / "checkpoints" / name, weights_only=True) for p in (path, other)]
         for state in states:
-            state.get("replay", {}).pop("chunks", None)  # how it is cut into files may differ
+            for ring in ("replay", "frames"):  # how they are cut into files may differ
+                state.get(ring, {}).pop("chunks", None)
         assert_same(*states)
-    assert_same(replay_of(path), replay_of(other))
+    for ring in ("replay", "frames"):
+        if (path / "checkpoints" / ring).exists():
+            assert_same(replay_of(path, ring), replay_of(other, ring))
     results = [json.loads((p / "result.json").read_text()) for p in (path, other)]
     assert results[0]["final"] == results[1]["final"]
     assert results[0]["best"] == results[1]["best"]

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from resuming import COMMON, KINDS, assert_same_runs
 
+PATHS = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]  # some kinds need pixels.py
+
 
 def killed_after(seconds: float, cwd: Path, *arguments: str) -> int:
     """Run dqn-train, kill it after `seconds`; returns its exit code."""
@@ -25,6 +27,7 @@ def killed_after(seconds: float, cwd: Path, *arguments: str) -> int:
         cwd=cwd,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, PATHS))),
     )
     try:
         return child.wait(seconds)
@@ -47,7 +50,7 @@ def survive_kills(cwd: Path, settings: list[str], rng: random.Random, kills: int
             break
         # Before its config.yaml is there a run has not begun, and is begun again.
         if (cwd / "killed" / "config.yaml").exists():
-            arguments = ["resume=killed"]
+            arguments = ["resume=killed", "--trust"]
     else:
         assert killed_after(1000.0, cwd, *arguments) == 0
     assert_same_runs(cwd / "killed", cwd / "reference")

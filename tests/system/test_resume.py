@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pixels import tell_of_stacks
 from resuming import COMMON, KINDS, assert_same_runs
 from rich.console import Console
 from watching import rows_without_clock
 
+from dqn_runner.buffers.frames import FrameStorage
 from dqn_runner.envs.episode import EpisodePlayer
 from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import ConfigError, RunError, Stopped
@@ -29,6 +31,7 @@ from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.lifecycle import resume, run
 from dqn_runner.runs.metrics_file import read_metrics
 from dqn_runner.training import checkpoint as checkpoint_module
+from dqn_runner.training.checkpoint import load
 from dqn_runner.training.evaluation import Evaluator, never_stop
 
 
@@ -86,7 +89,7 @@ def killed(tmp_path, killed_once) -> Path:
 
 
 def go_on(path: Path, **budgets: int) -> None:
-    resume(path, budgets, Console(quiet=True))
+    resume(path, budgets, Console(quiet=True), trust=True)
 
 
 def kill_at_step(patch: pytest.MonkeyPatch, number: int) -> None:
@@ -121,6 +124,66 @@ def test_killed_twice_and_resumed_equals_uninterrupted(start, reference, compose
     killed_at_step(rng.randint(2, steps // 3), go_on, killed)
     go_on(killed)
     assert_same_runs(killed, uninterrupted)
+
+
+def test_stacks_of_frames_go_on_where_they_were(start, tmp_path, monkeypatch):
+    """Also when every step writes a piece, and the checkpoints are few."""
+    tell_of_stacks(monkeypatch)
+    monkeypatch.setattr(checkpoint_module, "PIECE", 1)
+    settings = [*KINDS["frames, prioritized, cut short"], "buffer.capacity=64", "num_envs=4"]
+    uninterrupted, killed = start("uninterrupted", *settings), tmp_path / "killed"
+    killed_at_step(33, start, "killed", *settings)
+    killed_at_step(25, go_on, killed)
+    go_on(killed)
+    assert_same_runs(killed, uninterrupted)
+    for ring in ("replay", "frames"):
+        states = [load(killed / "checkpoints" / name) for name in ("last.pt", "previous.pt")]
+        named = {f"{first}-{last}.pt" for s in states for first, last, _ in s[ring]["chunks"]}
+        assert {file.name for file in (killed / "checkpoints" / ring).iterdir()} == named
+
+
+def test_an_environment_that_strays_begins_a_new_stack(start, tmp_path, monkeypatch):
+    tell_of_stacks(monkeypatch)
+    killed, wrapper = tmp_path / "killed", "env.wrappers=[{name: 'pixels:Pixels', stack: 2}]"
+    killed_at_step(90, start, "killed", wrapper, "agent.n_step=3")
+    forgotten = []
+    monkeypatch.setattr(Environments, "set_state", lambda self, _: [0])
+    real = FrameStorage.forget
+
+    def forget(self, i):
+        forgotten.append(i)
+        real(self, i)
+
+    monkeypatch.setattr(FrameStorage, "forget", forget)
+    go_on(killed)
+    assert forgotten == [0]
+
+
+@pytest.mark.parametrize("budgets", [{}, {"total_timesteps": 600}])
+def test_a_finished_run_need_not_keep_its_replay(start, monkeypatch, budgets):
+    """It is removed when there is a result, and not before; then nothing extends the run."""
+    removed = []
+
+    def remove(self):
+        removed.append((self._folder.parent / "result.json").exists())
+        return real(self)
+
+    real = checkpoint_module.Checkpoints.remove_replay
+    monkeypatch.setattr(checkpoint_module.Checkpoints, "remove_replay", remove)
+    path = start("run", "checkpoint.keep_replay=until_finished", "env.wrappers=['pixels:Pixels']")
+    assert removed == [True]
+    left = {file.name for file in (path / "checkpoints").iterdir() if file.suffix != ".sha256"}
+    assert left == {"last.pt", "previous.pt", "best.pt"}
+    with pytest.raises(ConfigError, match=r"removed its transitions .* cannot be extended$"):
+        go_on(path, **budgets)
+    assert (path / "result.json").exists()
+
+
+def test_a_stopped_run_keeps_its_replay(start, tmp_path):
+    settings = ["checkpoint.keep_replay=until_finished"]
+    killed_at_step(200, start, "killed", *settings)
+    go_on(tmp_path / "killed")
+    assert not (tmp_path / "killed" / "checkpoints" / "replay").exists()
 
 
 def test_a_stop_between_checkpoints_loses_nothing(start, reference, monkeypatch, tmp_path):

@@ -29,6 +29,8 @@ def some_state(seed):
 class SomeBuffer:
     """A ring of one column, of which each transition is its own number."""
 
+    row_bytes = 8
+
     def __init__(self, capacity=8):
         self.capacity, self.size, self.num_added = capacity, 0, 0
         self.column = torch.zeros(capacity, dtype=torch.int64)
@@ -57,10 +59,10 @@ def test_replay_is_saved_in_chunks_of_what_is_new(tmp_path):
     saved = []
     for count in (3, 0, 4, 5, 20, 2):
         buffer.add(count)
-        checkpoints.save_last(some_state(1), buffer)
+        checkpoints.save_last(some_state(1), {"replay": buffer})
         saved.append(sorted(path.name for path in (tmp_path / "replay").iterdir()))
         loaded = SomeBuffer()
-        Checkpoints(tmp_path).load_replay(load(tmp_path / "last.pt"), loaded)
+        Checkpoints(tmp_path).load_replay(load(tmp_path / "last.pt"), {"replay": loaded})
         assert torch.equal(loaded.column, buffer.column)
         assert loaded.get_state() == buffer.get_state()
     # Of a ring of eight; what previous.pt still needs is kept as well.
@@ -96,10 +98,42 @@ def test_of_a_million_transitions_a_checkpoint_writes_what_is_new(tmp_path, monk
     for _ in range(4):
         buffer.num_added += 10_000
         written.clear()
-        checkpoints.save_last(some_state(1), buffer)
+        checkpoints.save_last(some_state(1), {"replay": buffer})
         # A transition takes 48 bytes. The first checkpoint has a million of them to write.
         assert sum(written) < 48 * read[-1] + 20_000
     assert read == [1_000_000, 10_000, 10_000, 10_000]
+
+
+def test_what_is_much_is_written_in_pieces_as_it_comes(tmp_path, monkeypatch):
+    """Of a ring of eight with eight bytes a row, five rows are much; what nothing needs goes."""
+    monkeypatch.setattr(checkpoint, "PIECE", 40)
+    checkpoints, rings = Checkpoints(tmp_path), {"replay": SomeBuffer(), "frames": SomeBuffer()}
+    saved = []
+
+    def files():
+        return sorted(path.name for path in (tmp_path / "replay").glob("*"))
+
+    for number in range(1, 34):
+        for ring in rings.values():
+            ring.add(1)
+        checkpoints.save_pieces(rings)
+        if number in (12, 14, 33):
+            saved.append(files())
+            checkpoints.save_last(some_state(number), rings)
+            saved.append(files())
+            loaded = {name: SomeBuffer() for name in rings}
+            Checkpoints(tmp_path).load_replay(load(tmp_path / "last.pt"), loaded)
+            for name, ring in rings.items():
+                assert torch.equal(loaded[name].column, ring.column)
+    assert saved == [
+        ["0-5.pt", "5-10.pt"],
+        ["0-5.pt", "10-12.pt", "5-10.pt"],
+        ["0-5.pt", "10-12.pt", "5-10.pt"],
+        ["0-5.pt", "10-12.pt", "12-14.pt", "5-10.pt"],  # previous.pt needs the first
+        # So does it here; last.pt needs three that the ring has written over since.
+        ["0-5.pt", "10-12.pt", "12-14.pt", "19-24.pt", "24-29.pt", "5-10.pt"],
+        ["10-12.pt", "12-14.pt", "24-29.pt", "29-33.pt", "5-10.pt"],
+    ]
 
 
 def assert_same(loaded, state):
@@ -129,19 +163,19 @@ def test_torch_reads_the_file_with_weights_only(tmp_path):
 def test_the_former_last_becomes_previous(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     folder = tmp_path / "checkpoints"
-    checkpoints.save_last(some_state(1), SomeBuffer())
+    checkpoints.save_last(some_state(1), {"replay": SomeBuffer()})
     assert not (folder / "previous.pt").exists()
-    checkpoints.save_last(some_state(2), SomeBuffer())
+    checkpoints.save_last(some_state(2), {"replay": SomeBuffer()})
     assert load(folder / "last.pt")["episodes"] == 2
     assert load(folder / "previous.pt")["episodes"] == 1
-    checkpoints.save_last(some_state(3), SomeBuffer())
+    checkpoints.save_last(some_state(3), {"replay": SomeBuffer()})
     assert load(folder / "last.pt")["episodes"] == 3
     assert load(folder / "previous.pt")["episodes"] == 2
 
 
 def test_best_is_overwritten_and_disturbs_no_other(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save_last(some_state(1), SomeBuffer())
+    checkpoints.save_last(some_state(1), {"replay": SomeBuffer()})
     checkpoints.save_best(some_state(2))
     checkpoints.save_best(some_state(3))
     assert load(tmp_path / "best.pt")["episodes"] == 3
@@ -150,8 +184,8 @@ def test_best_is_overwritten_and_disturbs_no_other(tmp_path):
 
 
 def test_an_existing_folder_is_taken_up_again(tmp_path):
-    Checkpoints(tmp_path / "c").save_last(some_state(1), SomeBuffer())
-    Checkpoints(tmp_path / "c").save_last(some_state(2), SomeBuffer())
+    Checkpoints(tmp_path / "c").save_last(some_state(1), {"replay": SomeBuffer()})
+    Checkpoints(tmp_path / "c").save_last(some_state(2), {"replay": SomeBuffer()})
     assert load(tmp_path / "c" / "previous.pt")["episodes"] == 1
 
 
