@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from building import AGENTS, agent_of, mlp, numbers_of, rule_for
+from building import AGENTS, agent_of, cnn, mlp, numbers_of, rule_for
 from torch import Tensor
 from torch.func import vmap
 
@@ -29,7 +29,14 @@ class Run:
     """One run's tensors: its own parameters, range of returns, replay, batches, noise, numbers."""
 
     def __init__(
-        self, seed: int, agent: AgentSpec, rule: UpdateRule, dtype: torch.dtype, *, counts: bool
+        self,
+        seed: int,
+        agent: AgentSpec,
+        rule: UpdateRule,
+        dtype: torch.dtype,
+        obs_shape: tuple[int, ...],
+        *,
+        counts: bool,
     ):
         generator, network = torch.Generator().manual_seed(seed), rule.network
         noise_rng = np.random.default_rng(seed)
@@ -39,6 +46,12 @@ class Run:
 
         def integers(most: int, *shape: int) -> Tensor:
             return torch.randint(most, shape, generator=generator)
+
+        def observations() -> Tensor:
+            """Images of bytes, unless numbers are to be of double precision."""
+            if len(obs_shape) == 1 or dtype != torch.float32:
+                return normal(CAPACITY, *obs_shape)
+            return integers(256, CAPACITY, *obs_shape).to(torch.uint8)
 
         num_params = len(network.initial_params)
         self.state = LearnerState(
@@ -52,11 +65,11 @@ class Run:
         )
         ends = torch.rand(CAPACITY, generator=generator) < 0.2
         self.storage = (
-            normal(CAPACITY, 4),
+            observations(),
             integers(NUM_ACTIONS, CAPACITY),
             normal(CAPACITY),
             torch.where(ends, 0.0, GAMMA[seed]).to(dtype),
-            normal(CAPACITY, 4),
+            observations(),
             *([integers(NUM_ACTIONS, CAPACITY)] if agent.td_target == "sarsa" else []),
         )
         support = network.buffer("head.support", network.buffers)
@@ -126,10 +139,22 @@ OPTIMIZERS = {
     "adamw": {"name": "adamw"},
     "sgd": {"name": "sgd", "momentum": 0.9, "nesterov": True},
 }
+# A network's settings with a name are those of a CNN, on images of this shape.
+IMAGES = {
+    "minatar_cnn": (4, 4, 2),
+    "nature_cnn": (36, 36),
+    "impala_cnn": (5, 4),
+    "data_efficient_cnn": (26, 26, 2),
+}
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{f"{name}-{option}": (name, *OPTIONS[option]) for name in AGENTS for option in OPTIONS},
     **{name: ("dqn", {"optimizer": optimizer}, {}) for name, optimizer in OPTIMIZERS.items()},
     "mse": ("dqn", {"loss": "mse"}, {}),
+    **{name: ("dqn", {"double": True}, {"name": name}) for name in IMAGES},
+    **{
+        f"{name}-cnn": (name, {}, {"name": "data_efficient_cnn", "dueling": True, "noisy": 0.5})
+        for name in AGENTS
+    },
 }
 
 
@@ -141,10 +166,17 @@ def parts_of(
     clip_target = {"clip_target": True} if name == "dqn" else {}
     agent = agent_of(name, max_grad_norm=1.0, **clip_target, **settings)
     options = {"norm": "layer_norm", **options}
-    module = mlp((4,), NUM_ACTIONS, [16, 8], agent=agent, **options)
+    if "name" in options:
+        obs_shape = IMAGES[options["name"]]
+        module = cnn(obs_shape=obs_shape, num_actions=NUM_ACTIONS, agent=agent, **options)
+    else:
+        obs_shape = (4,)
+        module = mlp(obs_shape, NUM_ACTIONS, [16, 8], agent=agent, **options)
     rule = rule_for(agent, FlatNetwork(module.to(dtype)), soft_target=target == "soft")
     counts = agent.reset_interval is not None
-    return rule, [Run(seed, agent, rule, dtype, counts=counts) for seed in range(count)]
+    return rule, [
+        Run(seed, agent, rule, dtype, obs_shape, counts=counts) for seed in range(count)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +219,11 @@ def assert_compiled_equals_eager(case: str, target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [f"{name}-{option}" for name in AGENTS for option in ("munchausen", "rainbow's")]
+    "case",
+    [
+        *(f"{name}-{option}" for name in AGENTS for option in ("munchausen", "rainbow's", "cnn")),
+        *IMAGES,
+    ],
 )
 def test_what_is_compiled_equals_the_eager_update(case, monkeypatch):
     """The graph that the compiler would get, which holds none of the inputs as a constant."""
@@ -203,7 +239,8 @@ def test_what_is_compiled_equals_the_eager_update(case, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
-    ["dqn-munchausen", "c51-rainbow's", "qr_dqn-dueling", "iqn-rainbow's", "hl_gauss-double"],
+    ["dqn-munchausen", "c51-rainbow's", "qr_dqn-dueling", "iqn-rainbow's", "hl_gauss-double",
+     "impala_cnn", "iqn-cnn"],
 )
 def test_compiled_equals_the_eager_update(case, monkeypatch, tmp_path):
     """By the compiler itself, some twenty seconds each."""

@@ -1,0 +1,197 @@
+"""Torsos of convolutions: from images [B, *obs_shape] to features [B, F]."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from dqn_runner.errors import ConfigError
+from dqn_runner.networks.torsos import Norm, Torso, TorsoSpec, scaled
+from dqn_runner.spec import PositiveInt
+from dqn_runner.types import ObsSpec
+
+
+class Image(NamedTuple):
+    """An observation as planes."""
+
+    planes: int
+    height: int
+    width: int
+    order: tuple[int, ...]  # axes of the observation: those of planes, if any, then H and W
+
+
+def image_of(obs: ObsSpec) -> Image | None:
+    """How `obs` is read as an image; None if it is none.
+
+    A frame is [H, W], [H, W, C], or [C, H, W] if its first axis is shorter than its last one.
+    Stacked frames [k, ...] become the planes of one image, the oldest first.
+    """
+    stacked = len(obs.shape) - len(obs.frame_shape)
+    axes = tuple(range(stacked, len(obs.shape)))
+    if len(axes) == 3 and obs.frame_shape[0] >= obs.frame_shape[2]:
+        axes = (axes[2], *axes[:2])
+    if len(axes) not in {2, 3}:
+        return None
+    *planes, height, width = (obs.shape[axis] for axis in axes)
+    count = (planes[0] if planes else 1) * obs.stack
+    return Image(count, height, width, (*range(stacked), *axes))
+
+
+class CNNSpec(TorsoSpec, ABC):
+    """Convolutions that all outputs share, then one fully connected hidden layer, with ReLU."""
+
+    name: str
+    """The kind of network."""
+    hidden_size: PositiveInt
+    """Units of the hidden layer after the convolutions."""
+    norm: Norm = "none"
+    """Normalization before each activation."""
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The units of the hidden layer."""
+        return {"hidden_size": self.hidden_size}
+
+    @abstractmethod
+    def convolutions(self, planes: int) -> list[nn.Module]:
+        """The layers up to the features, for images of so many planes."""
+
+    def torso(self, obs: ObsSpec) -> CNN:
+        """The convolutions; raises ConfigError if `obs` is no image, or too small a one."""
+        return CNN(obs, self)
+
+    def hidden(self, num_features: int) -> list[nn.Module]:
+        """The hidden layer."""
+        norm = [nn.LayerNorm(self.hidden_size)] if self.norm == "layer_norm" else []
+        return [nn.Linear(num_features, self.hidden_size), *norm, nn.ReLU()]
+
+    def activation(self, planes: int) -> list[nn.Module]:
+        """ReLU, after a norm over all units of each row (Ba et al. 2016, section 3) if there is one.
+
+        Scale and shift belong to a plane.
+        """
+        return [*([nn.GroupNorm(1, planes)] if self.norm == "layer_norm" else []), nn.ReLU()]
+
+    def stack_of(self, planes: int, *layers: tuple[int, int, int]) -> list[nn.Module]:
+        """Convolutions of (planes, width of the square kernel, stride), each with its activation."""
+        modules: list[nn.Module] = []
+        for planes_out, kernel, stride in layers:
+            modules += [nn.Conv2d(planes, planes_out, kernel, stride), *self.activation(planes_out)]
+            planes = planes_out
+        return modules
+
+
+class MinAtarCNNSpec(CNNSpec):
+    """For MinAtar's images of 10x10 (Young and Tian 2019, section 4, "DQN")."""
+
+    name: Literal["minatar_cnn"] = "minatar_cnn"
+    hidden_size: PositiveInt = 128
+
+    def convolutions(self, planes: int) -> list[nn.Module]:
+        """One layer of 16 planes."""
+        return self.stack_of(planes, (16, 3, 1))
+
+
+class NatureCNNSpec(CNNSpec):
+    """For Atari's images of 84x84 (Mnih et al. 2015, methods, "Model architecture")."""
+
+    name: Literal["nature_cnn"] = "nature_cnn"
+    hidden_size: PositiveInt = 512
+
+    def convolutions(self, planes: int) -> list[nn.Module]:
+        """Three layers."""
+        return self.stack_of(planes, (32, 8, 4), (64, 4, 2), (64, 3, 1))
+
+
+class DataEfficientCNNSpec(CNNSpec):
+    """A small one for Atari's images of 84x84 (van Hasselt et al. 2019, appendix E, table 3)."""
+
+    name: Literal["data_efficient_cnn"] = "data_efficient_cnn"
+    hidden_size: PositiveInt = 256
+
+    def convolutions(self, planes: int) -> list[nn.Module]:
+        """Two layers."""
+        return self.stack_of(planes, (32, 5, 5), (64, 5, 5))
+
+
+class ImpalaCNNSpec(CNNSpec):
+    """The large network of IMPALA without its LSTM (Espeholt et al. 2018, figure 3, right)."""
+
+    name: Literal["impala_cnn"] = "impala_cnn"
+    hidden_size: PositiveInt = 256
+    width: PositiveInt = 1
+    """Factor on the planes of all convolutions."""
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The factor, and the units of the hidden layer."""
+        return {"width": self.width, "hidden_size": self.hidden_size}
+
+    def convolutions(self, planes: int) -> list[nn.Module]:
+        """Three sections, each a convolution, a max pooling and two residual blocks."""
+        modules: list[nn.Module] = []
+        for planes_out in (16 * self.width, 32 * self.width, 32 * self.width):
+            blocks = [Residual(self, planes_out) for _ in range(2)]
+            pool = nn.MaxPool2d((3, 3), (2, 2), (1, 1))
+            modules += [nn.Conv2d(planes, planes_out, 3, padding=1), pool, *blocks]
+            planes = planes_out
+        return [*modules, *self.activation(planes)]
+
+
+class Residual(nn.Module):
+    """A residual block of IMPALA: two convolutions, each after its activation, plus the input."""
+
+    def __init__(self, spec: ImpalaCNNSpec, planes: int) -> None:
+        super().__init__()
+        first, second = (
+            [*spec.activation(planes), nn.Conv2d(planes, planes, 3, padding=1)] for _ in range(2)
+        )
+        self.layers = nn.Sequential(*first, *second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As large an output [B, C, H, W] as the input `x`."""
+        outputs: Tensor = x + self.layers(x)
+        return outputs
+
+
+class CNN(Torso):
+    """Convolutions on the planes of an image, flattened."""
+
+    def __init__(self, obs: ObsSpec, spec: CNNSpec) -> None:
+        super().__init__()
+        image = image_of(obs)
+        if image is None:
+            what = "frames" if obs.stack > 1 else "observations"
+            raise ConfigError(
+                f"network.name={spec.name}: needs images, [H, W] or [H, W, C], and gets {what} of "
+                f"shape {list(obs.frame_shape)}; network=mlp takes any"
+            )
+        self._image = image
+        self.layers = nn.Sequential(*spec.convolutions(image.planes))
+        self.num_features = _num_outputs(self.layers, image, spec.name)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Features [B, F] of `obs` [B, *obs_shape]."""
+        planes, height, width, order = self._image
+        x = scaled(obs).permute(0, *(axis + 1 for axis in order))
+        features: Tensor = self.layers(x.reshape(len(obs), planes, height, width))
+        return features.flatten(1)
+
+
+def _num_outputs(layers: nn.Module, image: Image, name: str) -> int:
+    """The numbers that `layers` make of an image; raises ConfigError if it is too small."""
+    size, planes = (image.height, image.width), image.planes
+    sliding = [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d | nn.MaxPool2d)]
+    for number, layer in enumerate(sliding, 1):
+        kernel, stride, padding = layer.kernel_size[0], layer.stride[0], layer.padding[0]
+        if min(size) + 2 * padding < kernel:
+            needed = kernel - 2 * padding
+            raise ConfigError(
+                f"network.name={name}: its layer {number} needs {needed}x{needed} or more, and "
+                f"gets {size[0]}x{size[1]} of an image of {image.height}x{image.width}"
+            )
+        size = tuple((length + 2 * padding - kernel) // stride + 1 for length in size)
+        planes = layer.out_channels if isinstance(layer, nn.Conv2d) else planes
+    return planes * size[0] * size[1]
