@@ -19,8 +19,8 @@ from dqn_runner.networks.noisy import NoisyLinear
 from dqn_runner.networks.torsos import TorsoSpec
 from dqn_runner.types import ObsSpec
 
-# What an update of a network of ours holds at its peak, measured and rounded down, in numbers of 4 bytes:
-# vectors as long as the parameters, and for each row of a batch, numbers for each unit.
+# What an update of a network of ours holds at its peak, measured and rounded down, in numbers of 4
+# bytes: vectors as long as the parameters, and for each row of a batch, numbers for each unit.
 VECTORS = 10
 COPIES = 2
 

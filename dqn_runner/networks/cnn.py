@@ -68,14 +68,15 @@ class CNNSpec(TorsoSpec, ABC):
         return [nn.Linear(num_features, self.hidden_size), *norm, nn.ReLU()]
 
     def activation(self, planes: int) -> list[nn.Module]:
-        """ReLU, after a norm over all units of each row (Ba et al. 2016, section 3) if there is one.
+        """ReLU, and a norm before it if there is one.
 
-        Scale and shift belong to a plane.
+        That is over all units of each row (Ba et al. 2016, section 3), with a scale and a shift for
+        each plane.
         """
         return [*([nn.GroupNorm(1, planes)] if self.norm == "layer_norm" else []), nn.ReLU()]
 
     def stack_of(self, planes: int, *layers: tuple[int, int, int]) -> list[nn.Module]:
-        """Convolutions of (planes, width of the square kernel, stride), each with its activation."""
+        """Convolutions of (planes, kernel's width, stride), each with its activation."""
         modules: list[nn.Module] = []
         for planes_out, kernel, stride in layers:
             modules += [nn.Conv2d(planes, planes_out, kernel, stride), *self.activation(planes_out)]
@@ -87,7 +88,9 @@ class MinAtarCNNSpec(CNNSpec):
     """For MinAtar's images of 10x10 (Young and Tian 2019, section 4, "DQN")."""
 
     name: Literal["minatar_cnn"] = "minatar_cnn"
+    """The kind of network."""
     hidden_size: PositiveInt = 128
+    """Units of the hidden layer after the convolutions."""
 
     def convolutions(self, planes: int) -> list[nn.Module]:
         """One layer of 16 planes."""
@@ -98,7 +101,9 @@ class NatureCNNSpec(CNNSpec):
     """For Atari's images of 84x84 (Mnih et al. 2015, methods, "Model architecture")."""
 
     name: Literal["nature_cnn"] = "nature_cnn"
+    """The kind of network."""
     hidden_size: PositiveInt = 512
+    """Units of the hidden layer after the convolutions."""
 
     def convolutions(self, planes: int) -> list[nn.Module]:
         """Three layers."""
@@ -109,7 +114,9 @@ class DataEfficientCNNSpec(CNNSpec):
     """A small one for Atari's images of 84x84 (van Hasselt et al. 2019, appendix E, table 3)."""
 
     name: Literal["data_efficient_cnn"] = "data_efficient_cnn"
+    """The kind of network."""
     hidden_size: PositiveInt = 256
+    """Units of the hidden layer after the convolutions."""
 
     def convolutions(self, planes: int) -> list[nn.Module]:
         """Two layers."""
@@ -120,7 +127,9 @@ class ImpalaCNNSpec(CNNSpec):
     """The large network of IMPALA without its LSTM (Espeholt et al. 2018, figure 3, right)."""
 
     name: Literal["impala_cnn"] = "impala_cnn"
+    """The kind of network."""
     hidden_size: PositiveInt = 256
+    """Units of the hidden layer after the convolutions."""
     width: PositiveInt = 1
     """Factor on the planes of all convolutions."""
 

@@ -44,7 +44,7 @@ class Torso(nn.Module):
 
 
 def scaled(obs: Tensor) -> Tensor:
-    """`obs` as floating-point numbers: bytes from 0 to 1, truth values 0 or 1, others as they are."""
+    """`obs` as floating-point numbers: bytes divided by 255, truth values as 0 or 1."""
     if obs.is_floating_point():
         return obs
     return obs.float() / 255 if obs.dtype == torch.uint8 else obs.float()
