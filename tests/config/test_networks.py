@@ -71,7 +71,7 @@ def test_an_image_beside_an_mlp_gets_a_suggestion(shape, dtype, stack, suggestio
     )
 
 
-@pytest.mark.parametrize("network", ["mlp", *TORSOS])
+@pytest.mark.parametrize("network", ["mlp", "minatar_cnn", "data_efficient_cnn"])
 def test_a_run_on_images_warns_only_of_an_mlp(train, caplog, network):
     shape = [12, 12, 2] if network in {"mlp", "minatar_cnn"} else [36, 36]
     train(

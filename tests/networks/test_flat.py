@@ -132,9 +132,10 @@ def test_acting_on_arrays_stays_finite_where_torch_does(no_torch, activation, he
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_acting_on_arrays_takes_bytes_and_leaves_the_observation_alone():
+@pytest.mark.parametrize("dtype", [np.uint8, bool])
+def test_acting_on_arrays_takes_bytes_and_leaves_the_observation_alone(dtype):
     network = FlatNetwork(net(obs_shape=(2, 3)))
-    pixels = np.random.default_rng(0).integers(256, size=(5, 2, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(256, size=(5, 2, 3)).astype(dtype)
     kept = pixels.copy()
     actual = network.on_arrays(network.initial_params, network.buffers)(pixels)
     expected = q_values(network, network.initial_params, torch.from_numpy(pixels)).numpy()
