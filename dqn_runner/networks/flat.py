@@ -142,7 +142,7 @@ class _Holding:
 
     def __init__(self, module: nn.Module, tensors: Mapping[Tensor, Tensor]) -> None:
         self._module = module
-        self._places = [
+        self._places: list[tuple[dict[str, Any], str, Tensor, Tensor]] = [
             (held, name, own, tensors[own])
             for part in module.modules()
             for held in (part._parameters, part._buffers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -67,9 +69,8 @@ def test_planes_height_and_width(shape, stack, expected):
     assert (image and image[:3]) == expected
 
 
-def test_a_row_of_the_order_tells_frames_apart_from_planes():
-    """Frames [H, W, C] in a stack: all planes of the oldest frame come first."""
-    assert image_of(ObsSpec((2, 5, 6, 3), FLOAT, 2)) == (6, 5, 6, (0, 3, 1, 2))
+def test_all_planes_of_the_oldest_frame_come_first():
+    assert image_of(ObsSpec((2, 5, 6, 3), FLOAT, 2)) == (6, 5, 6, (1, 2, 0, 3))
 
 
 def convolved(x, layer):
@@ -117,7 +118,7 @@ def features_of(name, torso, x):
     else:
         for convolution in convolutions:
             x = active(convolved(x, convolution))
-    assert next(convolutions, None) is next(norms, None) is None
+    assert [*convolutions, *norms] == []
     return x.reshape(len(x), -1)
 
 
@@ -132,7 +133,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", CNNS)
 @pytest.mark.parametrize("norm", ["none", "layer_norm"])
 def test_torsos_equal_their_papers_layers_in_numpy(name, norm):
-    size = {"width": 2} if name == "impala_cnn" else {}
+    size: dict[str, Any] = {"width": 2} if name == "impala_cnn" else {}
     module = initialize(lambda: cnn(name, (41, 37, 2), 3, norm=norm, **size), 0)
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
@@ -161,7 +162,7 @@ def test_torsos_equal_their_papers_layers_in_numpy(name, norm):
     ],
 )
 def test_default_sizes_are_those_of_the_papers(name, shape, params):
-    spec = CNNS[name]()
+    spec = CNNS[name].model_validate({"name": name})
     network = make_network(spec, ObsSpec(shape, FLOAT), 6)
     outputs = 6 * spec.sizes["hidden_size"] + 6
     assert sum(p.numel() for p in network.parameters()) == params + outputs
@@ -198,3 +199,16 @@ def test_what_a_torso_cannot_take_is_refused(name, shape, stack, line):
 def test_impala_takes_images_of_any_size(shape):
     module = cnn("impala_cnn", shape, 3)
     assert module(torch.zeros(2, *shape)).q_values.shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", CNNS)
+def test_bfloat16_rounds_the_convolutions_alone(name):
+    """Eight bits of precision, of numbers that are added up in float32 or rounded once a layer."""
+    settings = {"obs_shape": (36, 36, 2), "num_actions": 3, "norm": "layer_norm"}
+    full = initialize(lambda: cnn(name, **settings), 0)
+    rounded = initialize(lambda: cnn(name, precision="bfloat16", **settings), 0)
+    obs = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 36, 36, 2)).astype(np.float32))
+    expected, actual = full.torso(obs), rounded.torso(obs)
+    assert actual.dtype == torch.float32
+    assert 1e-4 < (actual - expected).abs().max() / expected.abs().max() < 0.05
+    assert torch.equal(rounded.head.streams(expected), full.head.streams(expected))

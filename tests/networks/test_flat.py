@@ -139,7 +139,7 @@ def test_acting_on_arrays_takes_bytes_and_leaves_the_observation_alone(dtype):
     kept = pixels.copy()
     actual = network.on_arrays(network.initial_params, network.buffers)(pixels)
     expected = q_values(network, network.initial_params, torch.from_numpy(pixels)).numpy()
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
     assert np.array_equal(pixels, kept)
     obs = some_obs((2, 3))
     kept = obs.copy()
