@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,13 @@ from dqn_runner.buffers.rows import gather
 from dqn_runner.config.build import update_numbers, update_rule
 from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.learning.optimizers import SGD, Adam, AdamW, RMSprop
+from dqn_runner.networks.cnn import (
+    CNNSpec,
+    DataEfficientCNNSpec,
+    ImpalaCNNSpec,
+    MinAtarCNNSpec,
+    NatureCNNSpec,
+)
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.networks.heads import (
     CategoricalHead,
@@ -32,7 +40,7 @@ from dqn_runner.networks.heads import (
 from dqn_runner.networks.init import Init, TorchInit
 from dqn_runner.networks.torsos import Activation, MLPSpec, Norm
 from dqn_runner.target_update import Hard, Soft
-from dqn_runner.types import Batch
+from dqn_runner.types import Batch, ObsSpec
 
 HEADS: dict[str, HeadMaker] = {
     "scalar": make_scalar_head,
@@ -66,7 +74,32 @@ def mlp(
         dueling=dueling,
         noisy=noisy,
     )
-    return make_network(spec, obs_shape, num_actions, agent.head if agent else HEADS[head])
+    obs = ObsSpec(obs_shape, np.dtype(np.float32))
+    return make_network(spec, obs, num_actions, agent.head if agent else HEADS[head])
+
+
+CNNS: dict[str, type[CNNSpec]] = {
+    "minatar_cnn": MinAtarCNNSpec,
+    "nature_cnn": NatureCNNSpec,
+    "impala_cnn": ImpalaCNNSpec,
+    "data_efficient_cnn": DataEfficientCNNSpec,
+}
+
+
+def cnn(
+    name: str,
+    obs_shape: tuple[int, ...],
+    num_actions: int,
+    *,
+    stack: int = 1,
+    head: str = "scalar",
+    agent: AgentSpec | None = None,
+    **settings: Any,
+) -> QNetwork:
+    """The convolutional Q-network that such a configuration makes, with 8 hidden units."""
+    spec = CNNS[name].model_validate({"name": name, "hidden_size": 8, **settings})
+    obs = ObsSpec(obs_shape, np.dtype(np.float32), stack)
+    return make_network(spec, obs, num_actions, agent.head if agent else HEADS[head])
 
 
 AGENTS: dict[str, tuple[type[AgentSpec], dict[str, Any]]] = {

@@ -27,7 +27,7 @@ from dqn_runner.config.budget import (
     unused,
 )
 from dqn_runner.config.memory import check_memory
-from dqn_runner.config.networks import build_network
+from dqn_runner.config.networks import build_network, unsuited
 from dqn_runner.config.root import BufferSpec, Config, find_modules
 from dqn_runner.custom import Custom
 from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
@@ -125,11 +125,12 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
 
 
 def warn_of_settings(config: Config, env: Env) -> None:
-    """Warn of settings without effect, and of those that do the same twice."""
+    """Warn of settings without effect or made for others, and of those that do the same twice."""
     limit = env.spec.max_episode_steps if env.spec else None
-    for line in (*unused(config.agent), *unreached(config, limit)):
-        logger.warning("%s", line)
     network, epsilon = config.network, config.epsilon
+    obs = ObsEncoder(env.observation_space).spec
+    for line in (*unused(config.agent), *unreached(config, limit), *unsuited(network, obs)):
+        logger.warning("%s", line)
     if not isinstance(network, Custom) and network.noisy is not None and is_random(epsilon):
         logger.warning(
             "network.noisy=%g: explores by itself, and epsilon=%s explores too; rainbow uses "

@@ -17,11 +17,11 @@ from dqn_runner.errors import ConfigError
 from dqn_runner.networks.heads import HeadMaker, QNetwork, make_network, make_scalar_head
 from dqn_runner.networks.init import TorchInit
 from dqn_runner.networks.noisy import NoisyLinear
-from dqn_runner.networks.torsos import MLPSpec
+from dqn_runner.networks.torsos import TorsoSpec
 from dqn_runner.types import ObsSpec
 
-# What an update of an MLP holds at its peak, measured and rounded down, in numbers of 4 bytes:
-# vectors as long as the parameters, and for each row of a batch, numbers for each unit.
+# What an update of a network of ours holds at its peak, measured and rounded down, in numbers of 4
+# bytes: vectors as long as the parameters, and for each row of a batch, numbers for each unit.
 VECTORS = 10
 COPIES = 2
 
@@ -51,16 +51,17 @@ def needed_memory(config: Config, env: Env) -> dict[str, int]:
     """
     obs = ObsEncoder(env.observation_space).spec
     takes = {}
-    if isinstance(config.network, MLPSpec):
-        sizes = f"network.hidden_sizes={config.network.hidden_sizes}"
+    if isinstance(config.network, TorsoSpec):
+        of_layers = config.network.sizes.items()
+        sizes = ", ".join(f"network.{key}={value}" for key, value in of_layers)
         agent, batch = f"agent={config.agent.name}", f"batch_size={config.batch_size}"
-        spaces = obs.shape, num_actions(env)
+        spaces = obs, num_actions(env)
         scalar = _without_memory(config.network, *spaces, make_scalar_head, sizes)
         network = _without_memory(config.network, *spaces, config.agent.head, agent)
         takes[sizes] = 4 * VECTORS * _num_params(scalar)
         if config.agent.name != "dqn":
             takes[agent] = 4 * VECTORS * (_num_params(network) - _num_params(scalar))
-        units = math.prod(obs.shape) + _num_units(network)
+        units = math.prod(obs.shape) + _num_units(network, obs)
         takes[batch] = 4 * COPIES * units * config.batch_size
     takes[f"buffer.capacity={config.buffer.capacity}"] = buffer_bytes(config, obs)
     return takes
@@ -80,14 +81,14 @@ def buffer_bytes(config: Config, obs: ObsSpec) -> int:
 
 
 def _without_memory(
-    spec: MLPSpec, obs_shape: tuple[int, ...], num_actions: int, make_head: HeadMaker, setting: str
+    spec: TorsoSpec, obs: ObsSpec, num_actions: int, make_head: HeadMaker, setting: str
 ) -> QNetwork:
     """The network with shapes alone; raises ConfigError if no machine could hold it."""
     # Other initial weights would import what takes a second.
     spec = spec.model_copy(update={"init": TorchInit()})
     try:
         with torch.device("meta"):
-            return make_network(spec, obs_shape, num_actions, make_head)
+            return make_network(spec, obs, num_actions, make_head)
     except (RuntimeError, TypeError, ValueError) as error:  # a size is over 2^63 bytes
         raise ConfigError(f"{setting}: takes more memory than any machine has") from error
 
@@ -96,10 +97,12 @@ def _num_params(network: QNetwork) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _num_units(network: QNetwork) -> int:
-    """The outputs of all linear layers for one observation."""
-    torso, head = (
-        sum(layer.weight.shape[0] for layer in part.modules() if isinstance(layer, LINEAR))
-        for part in (network.torso, network.head)
-    )
-    return torso + network.head.num_passes * head
+def _num_units(network: QNetwork, obs: ObsSpec) -> int:
+    """The outputs of all convolutions and linear layers for one observation."""
+    counts: list[int] = []
+    for layer in network.torso.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(lambda *call: counts.append(call[-1].numel()))
+    network.torso(torch.empty((1, *obs.shape), device="meta"))
+    head = (layer for layer in network.head.modules() if isinstance(layer, LINEAR))
+    return sum(counts) + network.head.num_passes * sum(layer.weight.shape[0] for layer in head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,26 +13,48 @@ from dqn_runner.config.root import Config
 from dqn_runner.custom import Custom
 from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
 from dqn_runner.errors import ConfigError
+from dqn_runner.networks.cnn import image_of
 from dqn_runner.networks.flat import FlatNetwork, check_pure
 from dqn_runner.networks.heads import HeadMaker, QNetwork, make_network
 from dqn_runner.networks.init import initialize
 from dqn_runner.networks.streams import CustomStreams
+from dqn_runner.networks.torsos import MLPSpec, TorsoSpec
+from dqn_runner.types import ObsSpec
+
+# The networks to use for images that are at least so high and wide; nature_cnn takes no smaller.
+TORSOS_BY_SIZE = ((36, "nature_cnn"), (3, "minatar_cnn"))
 
 
 def build_network(config: Config, env: Env, seed: int, device: torch.device) -> FlatNetwork:
     """The Q-network for the spaces of `env`, initialized from `seed`.
 
-    Raises ConfigError for a network of the user's own that an update cannot use.
+    Raises ConfigError for observations that the network cannot take, and for a network of the
+    user's own that an update cannot use.
     """
     spec, obs_spec = config.network, ObsEncoder(env.observation_space).spec
     make_head, actions = config.agent.head, num_actions(env)
     if not isinstance(spec, Custom):
-        module = initialize(lambda: make_network(spec, obs_spec.shape, actions, make_head), seed)
+        module = initialize(lambda: make_network(spec, obs_spec, actions, make_head), seed)
         return FlatNetwork(module.to(device))
     module = initialize(lambda: custom_network(spec, obs_spec.shape, actions, make_head), seed)
     obs = torch.from_numpy(np.zeros((2, *obs_spec.shape), obs_spec.dtype))
     check_custom(module, obs, f"network.name={spec.name}")
     return FlatNetwork(module.to(device))
+
+
+def unsuited(spec: TorsoSpec | Custom, obs: ObsSpec) -> Iterator[str]:
+    """A line if the network is made for other observations than `obs`."""
+    image = image_of(obs)
+    of_pixels = obs.dtype != np.float32 or len(obs.frame_shape) == 3
+    if not isinstance(spec, MLPSpec) or image is None or not of_pixels:
+        return
+    size = min(image.height, image.width)
+    better = next((name for least, name in TORSOS_BY_SIZE if size >= least), None)
+    if better is not None:
+        yield (
+            f"network=mlp: flattens images of {image.height}x{image.width}; network={better} looks "
+            "at neighboring pixels together, and learns more from them"
+        )
 
 
 def check_custom(network: QNetwork, obs: Tensor, where: str) -> None:

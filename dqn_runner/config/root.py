@@ -20,6 +20,12 @@ from dqn_runner.config.messages import checked, kind
 from dqn_runner.custom import Custom, search_working_directory
 from dqn_runner.envs.make import EnvSpec
 from dqn_runner.errors import ConfigError
+from dqn_runner.networks.cnn import (
+    DataEfficientCNNSpec,
+    ImpalaCNNSpec,
+    MinAtarCNNSpec,
+    NatureCNNSpec,
+)
 from dqn_runner.networks.torsos import MLPSpec
 from dqn_runner.runs.directory import read_yaml
 from dqn_runner.tracking.tracker import SwanLabSpec
@@ -62,7 +68,15 @@ BufferSpec = Annotated[
     Annotated[UniformSpec, Tag("uniform")] | Annotated[PrioritizedSpec, Tag("prioritized")],
     Discriminator(_kind_or("uniform")),
 ]
-NetworkSpec = Annotated[Annotated[MLPSpec, Tag("mlp")] | _Custom, Discriminator(kind)]
+NetworkSpec = Annotated[
+    Annotated[MLPSpec, Tag("mlp")]
+    | Annotated[MinAtarCNNSpec, Tag("minatar_cnn")]
+    | Annotated[NatureCNNSpec, Tag("nature_cnn")]
+    | Annotated[ImpalaCNNSpec, Tag("impala_cnn")]
+    | Annotated[DataEfficientCNNSpec, Tag("data_efficient_cnn")]
+    | _Custom,
+    Discriminator(kind),
+]
 TargetUpdateSpec = Annotated[target_update.Hard | target_update.Soft, Field(discriminator="name")]
 
 
@@ -135,7 +149,7 @@ class Config(TrainingSpec):
                 f"features before the last layers; network.name={self.network.name} gives its "
                 "outputs alone"
             )
-        if len(self.network.hidden_sizes) == 1:
+        if isinstance(self.network, MLPSpec) and len(self.network.hidden_sizes) == 1:
             raise ValueError(
                 f"network.hidden_sizes={self.network.hidden_sizes}: agent=iqn needs two layers or "
                 "more, for τ joins the features before the last one"

@@ -17,7 +17,7 @@ from dqn_runner.networks.noisy import noise_factors
 from dqn_runner.networks.numpy_mlp import ArrayFunction, Arrays, linear, relu
 from dqn_runner.networks.streams import CustomStreams, Streams
 from dqn_runner.networks.torsos import Torso, TorsoSpec
-from dqn_runner.types import Array, Outputs, QFunction
+from dqn_runner.types import Array, ObsSpec, Outputs, QFunction
 
 
 class Head(nn.Module, ABC):
@@ -258,12 +258,15 @@ def make_scalar_head(make_streams: StreamsMaker, num_features: int) -> Head:
 
 def make_network(
     spec: TorsoSpec,
-    obs_shape: tuple[int, ...],
+    obs: ObsSpec,
     num_actions: int,
     make_head: HeadMaker = make_scalar_head,
 ) -> QNetwork:
-    """The Q-network that `spec` describes; its `init` draws the weights of all layers."""
-    torso = spec.torso(obs_shape)
+    """The Q-network that `spec` describes; its `init` draws the weights of all layers.
+
+    Raises ConfigError for observations that its torso cannot take.
+    """
+    torso = spec.torso(obs)
 
     def make_streams(num_outputs: int) -> Streams:
         return Streams(spec, torso.num_features, num_actions, num_outputs)

@@ -16,10 +16,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class TorchInit(Spec):
-    """Weights as torch.nn.Linear draws them."""
+    """Weights as torch's own layers draw them."""
 
     name: Literal["torch"] = "torch"
-    """The distribution; torch is the one of torch.nn.Linear."""
+    """The distribution; torch is that of its own layers."""
 
     def fill(self, weight: Tensor) -> None:
         """Leave `weight` as it is."""
@@ -29,7 +29,7 @@ class UniformInit(Spec):
     """Weights uniform in [low, high)."""
 
     name: Literal["uniform"]
-    """The distribution; torch is the one of torch.nn.Linear."""
+    """The distribution; torch is that of its own layers."""
     low: FiniteFloat
     """Lowest weight."""
     high: FiniteFloat
@@ -50,7 +50,7 @@ class NormalInit(Spec):
     """Weights normal with mean 0 and standard deviation `std`."""
 
     name: Literal["normal"]
-    """The distribution; torch is the one of torch.nn.Linear."""
+    """The distribution; torch is that of its own layers."""
     std: PositiveFloat
     """Standard deviation of the weights."""
 
@@ -63,7 +63,7 @@ class ScaledInit(Spec):
     """Orthogonal weights (Saxe et al. 2014), or those of Glorot and Bengio 2010, times `gain`."""
 
     name: Literal["orthogonal", "xavier_uniform", "xavier_normal"]
-    """The distribution; torch is the one of torch.nn.Linear."""
+    """The distribution; torch is that of its own layers."""
     gain: PositiveFloat = 1.0
     """Factor on the weights; null for 1."""
 
@@ -76,7 +76,7 @@ class KaimingInit(Spec):
     """Weights for layers that ReLU follows (He et al. 2015, eq. 10)."""
 
     name: Literal["kaiming_uniform", "kaiming_normal"]
-    """The distribution; torch is the one of torch.nn.Linear."""
+    """The distribution; torch is that of its own layers."""
 
     def fill(self, weight: Tensor) -> None:
         """Draw `weight` in place."""
@@ -107,9 +107,9 @@ InitSpec = Annotated[
 
 
 def fill_weights(network: nn.Module, init: Init) -> None:
-    """Draw the weights of the linear layers of `network`, in order."""
+    """Draw the weights of the linear layers and convolutions of `network`, in order."""
     for layer in network.modules():
-        if isinstance(layer, nn.Linear | NoisyLinear):
+        if isinstance(layer, nn.Linear | NoisyLinear | nn.Conv2d):
             init.fill(layer.weight)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from dqn_runner.networks.init import InitSpec, TorchInit
 from dqn_runner.networks.numpy_mlp import ArrayFunction, Arrays, in_turn
 from dqn_runner.spec import PositiveFloat, PositiveInt, Spec
-from dqn_runner.types import Array
+from dqn_runner.types import Array, ObsSpec
 
 Activation = Literal["relu", "leaky_relu", "elu", "silu", "tanh", "sigmoid"]
 Norm = Literal["none", "layer_norm"]
@@ -29,6 +30,9 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+_BYTE = np.float32(255)  # the largest one
+
+
 class Torso(nn.Module):
     """Layers from observations [B, *obs_shape] to features [B, num_features]."""
 
@@ -37,6 +41,13 @@ class Torso(nn.Module):
     def on_numpy(self, arrays: Arrays) -> ArrayFunction | None:
         """The layers on NumPy arrays; None for those that only torch has."""
         return None
+
+
+def scaled(obs: Tensor) -> Tensor:
+    """`obs` as floating-point numbers: bytes divided by 255, truth values as 0 or 1."""
+    if obs.is_floating_point():
+        return obs
+    return obs.float() / 255 if obs.dtype == torch.uint8 else obs.float()
 
 
 class TorsoSpec(Spec, ABC):
@@ -50,9 +61,14 @@ class TorsoSpec(Spec, ABC):
     noisy: PositiveFloat | None = None
     """Initial noise σ₀ in the last hidden layer and in the outputs; null for no noise."""
 
+    @property
     @abstractmethod
-    def torso(self, obs_shape: tuple[int, ...]) -> Torso:
-        """The layers that all outputs share."""
+    def sizes(self) -> dict[str, Any]:
+        """The settings that say how many units its layers have."""
+
+    @abstractmethod
+    def torso(self, obs: ObsSpec) -> Torso:
+        """The layers that all outputs share; raises ConfigError if they cannot take `obs`."""
 
     @abstractmethod
     def hidden(self, num_features: int) -> list[nn.Module]:
@@ -71,9 +87,14 @@ class MLPSpec(TorsoSpec):
     norm: Norm = "none"  # older runs lack it
     """Normalization before each activation."""
 
-    def torso(self, obs_shape: tuple[int, ...]) -> MLP:
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The units of the hidden layers."""
+        return {"hidden_sizes": self.hidden_sizes}
+
+    def torso(self, obs: ObsSpec) -> MLP:
         """All hidden layers but the last."""
-        return MLP(obs_shape, self)
+        return MLP(obs, self)
 
     def hidden(self, num_features: int) -> list[nn.Module]:
         """The last hidden layer."""
@@ -88,17 +109,16 @@ class MLPSpec(TorsoSpec):
 class MLP(Torso):
     """Fully connected layers; observations are flattened first."""
 
-    def __init__(self, obs_shape: tuple[int, ...], spec: MLPSpec) -> None:
+    def __init__(self, obs: ObsSpec, spec: MLPSpec) -> None:
         super().__init__()
-        widths = [math.prod(obs_shape), *spec.hidden_sizes[:-1]]
+        widths = [math.prod(obs.shape), *spec.hidden_sizes[:-1]]
         blocks = [spec.block(*pair) for pair in pairwise(widths)]
         self.layers = nn.Sequential(*(layer for block in blocks for layer in block))
         self.num_features = widths[-1]
 
     def forward(self, obs: Tensor) -> Tensor:
         """Features [B, F] of `obs` [B, *obs_shape]."""
-        flat = obs.flatten(1)
-        features: Tensor = self.layers(flat if flat.is_floating_point() else flat.float())
+        features: Tensor = self.layers(scaled(obs).flatten(1))
         return features
 
     def on_numpy(self, arrays: Arrays) -> ArrayFunction:
@@ -106,6 +126,7 @@ class MLP(Torso):
         layers = in_turn(self.layers, arrays)
 
         def features(obs: Array) -> Array:
-            return layers(obs.reshape(len(obs), -1).astype(np.float32, copy=False))
+            x = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+            return layers(x / _BYTE if obs.dtype == np.uint8 else x)  # as `scaled`
 
         return features

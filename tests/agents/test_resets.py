@@ -23,7 +23,7 @@ from dqn_runner.networks.noisy import NoisyLinear
 from dqn_runner.runs.lifecycle import run
 from dqn_runner.seeding import draw_seed
 from dqn_runner.target_update import Hard
-from dqn_runner.types import Batch
+from dqn_runner.types import Batch, ObsSpec
 
 INTERVAL, OBS, ACTIONS = 5, 4, 3
 CUT = OBS * 8 + 8  # the parameters of the first of two hidden layers
@@ -132,8 +132,8 @@ def test_a_run_that_is_compiled_resets_as_one_that_is_not(train):
 @pytest.mark.parametrize("network", [[], ["network.dueling=true", "network.noisy=0.5"]])
 def test_the_last_layers_of_each_representation(compose, agent, network):
     """The streams, one or two and with their noise, but not the embedding of IQN's fractions."""
-    config = compose(f"agent={agent}", *network)
-    module = make_q_network(config.network, (OBS,), ACTIONS, config.agent.head)
+    config, obs = compose(f"agent={agent}", *network), ObsSpec((OBS,), np.dtype(np.float32))
+    module = make_q_network(config.network, obs, ACTIONS, config.agent.head)
     module.requires_grad_(False)
     for parameter in module.parameters():
         parameter.fill_(0.0)

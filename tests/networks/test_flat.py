@@ -6,10 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from building import HEADS, mlp, q_values
+from building import HEADS, cnn, mlp, q_values
 from torch import nn
 
 from dqn_runner.errors import ConfigError
+from dqn_runner.networks import flat
 from dqn_runner.networks.flat import FlatNetwork, check_pure
 from dqn_runner.networks.init import initialize
 
@@ -69,7 +70,7 @@ def test_gradient_of_the_flat_network_is_that_of_the_module():
 @pytest.fixture
 def no_torch(monkeypatch):
     """Networks of ours act by NumPy alone."""
-    monkeypatch.setattr(FlatNetwork, "_call", lambda *_, **__: pytest.fail("acts by torch"))
+    monkeypatch.setattr(flat._Holding, "__call__", lambda *_: pytest.fail("acts by torch"))
 
 
 def shaken(module, seed=0):
@@ -131,13 +132,14 @@ def test_acting_on_arrays_stays_finite_where_torch_does(no_torch, activation, he
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_acting_on_arrays_takes_bytes_and_leaves_the_observation_alone():
+@pytest.mark.parametrize("dtype", [np.uint8, bool])
+def test_acting_on_arrays_takes_bytes_and_leaves_the_observation_alone(dtype):
     network = FlatNetwork(net(obs_shape=(2, 3)))
-    pixels = np.random.default_rng(0).integers(256, size=(5, 2, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(256, size=(5, 2, 3)).astype(dtype)
     kept = pixels.copy()
     actual = network.on_arrays(network.initial_params, network.buffers)(pixels)
     expected = q_values(network, network.initial_params, torch.from_numpy(pixels)).numpy()
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
     assert np.array_equal(pixels, kept)
     obs = some_obs((2, 3))
     kept = obs.copy()
@@ -150,6 +152,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "layer norm": lambda: mlp((3, 5, 6), 4, [8, 7], norm="layer_norm"),
     "noisy and dueling": lambda: mlp((3, 5, 6), 4, [8, 7], dueling=True, noisy=0.5),
     **{head: functools.partial(mlp, (3, 5, 6), 4, [8, 7], head=head) for head in HEADS},
+    "cnn": lambda: cnn("minatar_cnn", (3, 5, 6), 4, norm="layer_norm"),
     "custom": lambda: Convolutional((3, 5, 6), 4),
 }
 
@@ -165,6 +168,24 @@ def test_acting_follows_parameters_that_change_in_place(name):
         before = expected
         params.copy_(params * 1.5 + 0.01 * step)
         assert np.abs(q_function(obs) - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("noisy", [None, 0.5])
+def test_acting_by_torch_is_that_of_the_module_which_stays_as_it_was(head, noisy):
+    """With other parameters than its own, and with noise."""
+    module = initialize(lambda: cnn("minatar_cnn", (4, 4), 3, head=head, noisy=noisy), 0)
+    own = [parameter.clone() for parameter in module.parameters()]
+    network, obs = FlatNetwork(module), some_obs((4, 4), 2)
+    other = 1.5 * network.initial_params
+    acting = network.on_arrays(other, network.buffers, np.random.default_rng(7))
+    actual = acting(obs)
+    assert all(map(torch.equal, module.parameters(), own))
+    normals = np.random.default_rng(7).standard_normal(module.noise_sizes(0)[0].normals, np.float32)
+    for parameter in module.parameters():
+        parameter.mul_(1.5)
+    expected = module(torch.from_numpy(obs), torch.from_numpy(normals)).q_values
+    assert np.array_equal(actual, expected.numpy())
 
 
 @pytest.mark.parametrize("head", ["categorical", "implicit quantile"])

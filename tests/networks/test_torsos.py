@@ -61,10 +61,11 @@ def test_layer_norm_stands_between_each_hidden_layer_and_its_activation():
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_mlp_flattens_images_and_takes_bytes():
+def test_mlp_flattens_images_and_takes_bytes_and_truth_values():
     module = net(obs_shape=(2, 3, 5))
     pixels = np.random.default_rng(0).integers(256, size=(6, 2, 3, 5), dtype=np.uint8)
     first, second, last = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
-    x = torch.from_numpy(pixels.reshape(6, 30).astype(np.float32))
-    expected = last(torch.relu(second(torch.relu(first(x)))))
-    assert torch.equal(module(torch.from_numpy(pixels)).q_values, expected)
+    for obs, largest in ((pixels, 255), (pixels > 99, 1)):
+        x = torch.from_numpy(obs.reshape(6, 30).astype(np.float32) / np.float32(largest))
+        expected = last(torch.relu(second(torch.relu(first(x)))))
+        assert torch.equal(module(torch.from_numpy(obs)).q_values, expected)

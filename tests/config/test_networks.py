@@ -1,0 +1,143 @@
+"""Which network goes with which observations, in words and in bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import nn
+
+from dqn_runner.config import memory
+from dqn_runner.config.networks import build_network, unsuited
+from dqn_runner.envs.make import make_env
+from dqn_runner.errors import ConfigError
+from dqn_runner.networks.torsos import MLPSpec
+from dqn_runner.types import ObsSpec
+
+FLOAT, BYTE, BOOL = np.dtype(np.float32), np.dtype(np.uint8), np.dtype(bool)
+CPU = torch.device("cpu")
+TORSOS = ("minatar_cnn", "nature_cnn", "impala_cnn", "data_efficient_cnn")
+
+
+class Pictures(gym.Env[Any, Any]):
+    """Shows noise; an episode lasts nine steps."""
+
+    def __init__(self, shape: tuple[int, ...] = (12, 12, 2)) -> None:
+        self.observation_space = Box(0, 255, shape, np.uint8)
+        self.action_space = Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._rng, self._left = np.random.default_rng(seed), 9
+        return self._picture(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._left -= 1
+        return self._picture(), float(action), self._left == 0, False, {}
+
+    def _picture(self) -> Any:
+        shape = self.observation_space.shape
+        return self._rng.integers(256, size=shape, dtype=np.uint8)
+
+
+gym.register("Pictures-v0", f"{__name__}:Pictures")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "stack", "suggestion"),
+    [
+        ((10, 10, 4), BOOL, 1, "minatar_cnn"),
+        ((35, 84, 3), BYTE, 1, "minatar_cnn"),
+        ((36, 36), BYTE, 1, "nature_cnn"),
+        ((4, 84, 84), BYTE, 4, "nature_cnn"),
+        ((210, 160, 3), BYTE, 1, "nature_cnn"),
+        ((64, 64, 3), FLOAT, 1, "nature_cnn"),
+        ((2, 2, 3), BYTE, 1, None),  # too small for any
+        ((8, 8), FLOAT, 1, None),  # a matrix of numbers
+        ((128,), BYTE, 1, None),  # Atari's memory
+        ((4, 128), BYTE, 4, None),
+        ((4,), FLOAT, 1, None),
+    ],
+)
+def test_an_image_beside_an_mlp_gets_a_suggestion(shape, dtype, stack, suggestion):
+    spec = MLPSpec(hidden_sizes=[8], activation="relu")
+    lines = list(unsuited(spec, ObsSpec(shape, dtype, stack)))
+    assert [line.split("; ")[1].split()[0] for line in lines] == (
+        [f"network={suggestion}"] if suggestion else []
+    )
+
+
+@pytest.mark.parametrize("network", ["mlp", "minatar_cnn", "data_efficient_cnn"])
+def test_a_run_on_images_warns_only_of_an_mlp(train, caplog, network):
+    shape = [12, 12, 2] if network in {"mlp", "minatar_cnn"} else [36, 36]
+    train(
+        "run", "env.id=Pictures-v0", f"+env.kwargs.shape={shape}", f"network={network}",
+        "total_timesteps=60", "eval.interval=60", "network.noisy=0.5", "epsilon=fixed",
+        "epsilon.value=0",
+    )  # fmt: skip
+    warned = [r.getMessage() for r in caplog.records if r.name == "dqn_runner.config.build"]
+    assert warned == (
+        ["network=mlp: flattens images of 12x12; network=minatar_cnn looks at neighboring pixels "
+         "together, and learns more from them"] if network == "mlp" else []
+    )  # fmt: skip
+
+
+def counted(part: nn.Module) -> list[int]:
+    """The outputs of each layer of `part`, once that is called."""
+    counts: list[int] = []
+    for layer in part.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.register_forward_hook(lambda *call: counts.append(call[-1].numel()))
+    return counts
+
+
+@pytest.mark.parametrize("network", TORSOS)
+@pytest.mark.parametrize("agent", ["dqn", "iqn"])
+def test_memory_is_that_of_the_convolutions_too(compose, network, agent):
+    """Against the layers as they are called, and the parameters as they are built."""
+    config = compose(
+        "env.id=Pictures-v0", "+env.kwargs.shape=[40,40,3]", f"network={network}",
+        f"agent={agent}", "batch_size=10",
+    )  # fmt: skip
+    env = make_env(config.env)
+    built = build_network(config, env, 0, CPU)
+    *of_network, batch, _ = memory.needed_memory(config, env).values()
+    assert sum(of_network) == 4 * memory.VECTORS * len(built.initial_params)
+    module: Any = built._module
+    torso, head = counted(module.torso), counted(module.head)
+    module(torch.zeros(1, 40, 40, 3, dtype=torch.uint8))
+    if agent == "iqn":  # acting takes fewer τ than an update
+        spec = config.agent
+        share = 1 + max(spec.num_tau, spec.num_tau_next) / spec.num_tau_act
+        head = [round(count * share) for count in head]
+    assert batch == 4 * memory.COPIES * (40 * 40 * 3 + sum(torso) + sum(head)) * 10
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["network=nature_cnn"], "network.name=nature_cnn: needs images, "),
+        (
+            ["env.id=Pictures-v0", "network=nature_cnn"],
+            "network.name=nature_cnn: its layer 2 needs 4x4 or more, and gets 2x2 of an image of "
+            "12x12",
+        ),
+        (
+            ["env.id=Pictures-v0", "network=minatar_cnn", f"network.hidden_size={10**30}"],
+            "network.hidden_size=1000000",
+        ),
+        (
+            ["env.id=Pictures-v0", "network=impala_cnn", "network.width=10000000"],
+            "network.width=10000000, network.hidden_size=256: takes ",
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_is_named(compose, overrides, line):
+    config = compose(*overrides)
+    with pytest.raises(ConfigError) as caught:
+        memory.check_memory(config, make_env(config.env), CPU)
+    assert str(caught.value).startswith(line)
