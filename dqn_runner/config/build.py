@@ -29,9 +29,9 @@ from dqn_runner.config.memory import check_memory
 from dqn_runner.config.networks import build_network
 from dqn_runner.config.root import BufferSpec, Config, find_modules
 from dqn_runner.custom import Custom
-from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
+from dqn_runner.envs.encoding import Env, num_actions
 from dqn_runner.envs.episode import close
-from dqn_runner.envs.make import make_env
+from dqn_runner.envs.make import make_env, obs_encoder, obs_spec_of
 from dqn_runner.envs.vector import Environments
 from dqn_runner.epsilon import is_random
 from dqn_runner.errors import ConfigError, RunFailedError, failing_as
@@ -140,14 +140,17 @@ def warn_of_settings(config: Config, env: Env) -> None:
 
 def build_environments(config: Config, rng: np.random.Generator) -> Environments:
     """The environments to train in; `rng` seeds their episodes."""
-    make = functools.partial(make_env, config.env)
-    return Environments(make, config.num_envs, rng, config.env.max_step_seconds)
+    make = functools.partial(make_env, config.env, training=True)
+    make_encoder = functools.partial(obs_encoder, config.env)
+    return Environments(make, config.num_envs, rng, config.env.max_step_seconds, make_encoder)
 
 
 def build_evaluator(config: Config) -> Evaluator:
     """What plays evaluation episodes, within the limits of `config`."""
     make = functools.partial(make_env, config.env)
-    return Evaluator(make, config.env.max_step_seconds, config.eval.max_episode_steps)
+    make_encoder = functools.partial(obs_encoder, config.env)
+    limits = config.env.max_step_seconds, config.eval.max_episode_steps
+    return Evaluator(make, *limits, make_encoder)
 
 
 def resolve_threads(config: Config, network: FlatNetwork) -> int:
@@ -161,7 +164,7 @@ def build_storage(config: Config, env: Env, device: torch.device) -> RowStorage:
     """The storage of transitions, with their next actions if the target asks for them."""
     return RowStorage(
         config.buffer.capacity,
-        ObsEncoder(env.observation_space).spec,
+        obs_spec_of(config.env, env),
         device,
         next_actions=config.agent.td_target == "sarsa",
         keep_all=config.phase.episodes is not None,

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiBinary, Tuple
 
-from dqn_runner.envs.encoding import ObsEncoder, action_offset
+from dqn_runner.envs.encoding import ObsEncoder, action_decoder
 from dqn_runner.envs.make import EnvSpec, make_env
 from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import ConfigError
-from dqn_runner.types import Episode
+from dqn_runner.types import Episode, ObsSpec
 
 
 class Counting(gym.Env):
@@ -202,13 +202,14 @@ def test_restarts_touch_no_global_generator():
     ("stored_from", "stored_as"),
     [
         (np.uint8, np.uint8),
+        (np.bool_, np.bool_),
         (np.float32, np.float32),
         (np.float64, np.float32),
         (np.int32, np.float32),
     ],
 )
 def test_a_box_keeps_its_shape_and_only_bytes_stay_as_they_are(stored_from, stored_as):
-    space = Box(0, 200, (3, 4, 2), stored_from)
+    space = Box(0, 1 if stored_from is np.bool_ else 200, (3, 4, 2), stored_from)
     observations = [space.sample() for _ in range(4)]
     environments = Environments(
         several([Spaces(space, observations=observations)]), 1, np.random.default_rng(0)
@@ -220,7 +221,7 @@ def test_a_box_keeps_its_shape_and_only_bytes_stay_as_they_are(stored_from, stor
         assert np.array_equal(step.obs[0], observations[t].astype(stored_as))
         assert np.array_equal(step.next_obs[0], observations[t + 1].astype(stored_as))
     encoder = ObsEncoder(space)
-    assert encoder.spec == ((3, 4, 2), np.dtype(stored_as))
+    assert encoder.spec == ObsSpec((3, 4, 2), np.dtype(stored_as))
     assert np.array_equal(encoder.batch(observations), np.stack(observations).astype(stored_as))
 
 
@@ -243,7 +244,7 @@ def test_discrete_observations_are_one_hot_whatever_they_start_from(start):
 @pytest.mark.parametrize("start", [0, 4, -1])
 def test_action_zero_is_the_first_of_the_action_space(start):
     env = Spaces(Discrete(2), Discrete(3, start=start), observations=[0] * 4)
-    assert action_offset(env) == start
+    assert [action_decoder(env)(i) for i in range(3)] == [start, start + 1, start + 2]
     environments = Environments(several([env]), 1, np.random.default_rng(0))
     for action in (0, 2, 1):
         step = environments.step([action])
