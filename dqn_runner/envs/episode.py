@@ -52,12 +52,12 @@ class EpisodePlayer:
 
         With `next_life` the episode goes on with the game where the one before lost a life.
         """
-        options = {LIFE_LOST: True} if next_life else None
+        options = {"options": {LIFE_LOST: True}} if next_life else {}
         self.seed, self.steps = seed, 0
         self.is_cut = self.goes_on = False
         try:
             with limited(self._max_step_seconds):
-                raw_obs, _ = self._env.reset(seed=seed, options=options)
+                raw_obs, _ = self._env.reset(seed=seed, **options)
             self._frames.start(raw_obs, row)
         except WANTED:
             raise
