@@ -29,8 +29,8 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import ResultDefault
-from hydra.core.object_type import ObjectType
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
@@ -205,20 +205,24 @@ class ConfigLoader(ConfigLoaderImpl):
         return override.package is not None or self.repository.group_exists(override.key_or_group)
 
     def get_group_options(
-        self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
     ) -> list[str]:
         """As Hydra's own, and of groups of ours also what is in their folders: minatar/breakout.
 
         Files whose names begin with _ are there for others to include.
         """
-        options = super().get_group_options(group_name, results_filter)
+        options = super().get_group_options(group_name, results_filter, config_name, overrides)
         if results_filter is not ObjectType.CONFIG or re.match("($|hydra($|/))", group_name):
             return options
         find = self.repository.get_group_options
         for folder in find(group_name, ObjectType.GROUP):
             inner = find(f"{group_name}/{folder}", ObjectType.CONFIG)
             options += [f"{folder}/{option}" for option in inner]
-        return [option for option in options if not re.search(r"(^|/)_[^/]*$", option)]
+        return sorted(option for option in options if not re.search(r"(^|/)_[^/]*$", option))
 
     def _is_value(self, override: Override) -> bool:
         if override.is_sweep_override() or self.chooses(override):
@@ -243,13 +247,14 @@ class ConfigLoader(ConfigLoaderImpl):
         loaded = super()._load_single_config(default, repo)
         if not str(default.config_path).startswith("env/") or default.package != "":
             return loaded
+        assert isinstance(loaded.config, DictConfig)
         for group, section in loaded.config.items_ex(resolve=False):
             path = self._chosen.get(str(group))
             chosen = path and group != "env" and repo.load_config(path)
             if not chosen or not isinstance(section, DictConfig):
                 continue
             options = [f"{group}/{option}" for option in self.get_group_options(str(group))]
-            for key in [key for key in section if key not in chosen.config]:
+            for key in [key for key in map(str, section) if key not in chosen.config]:
                 if any(key in found.config for o in options if (found := repo.load_config(o))):
                     del section[key]
         return loaded

@@ -119,6 +119,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
         replay_rng=streams.replay,
         evaluation_rng=streams.evaluation,
         checkpoints=Checkpoints(run_dir.checkpoints),
+        frames_per_step=config.env.frames_per_step,
     )  # fmt: skip
     return config.model_copy(update={"compile": "always" if compiled else "never"}), parts
 

@@ -155,7 +155,8 @@ class Atari(gym.Wrapper[Any, Any, Any, Any]):
 
     def _skip(self, action: Any) -> tuple[float, bool, bool, dict[str, Any]]:
         """Repeat `action`, and keep the last two screens."""
-        total, terminated, truncated, info = 0.0, False, False, {}
+        total, terminated, truncated = 0.0, False, False
+        info: dict[str, Any] = {}
         self._screens[1] = 0
         for left in reversed(range(self._frame_skip)):
             _, reward, terminated, truncated, info = self.env.step(action)

@@ -29,13 +29,14 @@ class ObsEncoder:
     def __init__(
         self, space: gym.Space[Any], frame_stack: int = 1, keys: Sequence[str] | None = None
     ) -> None:
-        self._space, self._parts = space, {}
+        self._space = space
+        self._parts: dict[str, ObsEncoder] = {}
         if isinstance(space, Dict):
             assert keys
             self._parts = {key: ObsEncoder(space[key]) for key in keys}
         frame = _frame_spec(space, [part.spec for part in self._parts.values()])
         stacked = (frame_stack, *frame.shape) if frame_stack > 1 else frame.shape
-        self.spec = ObsSpec(stacked, frame.dtype, frame_stack)
+        self.spec: ObsSpec = ObsSpec(stacked, frame.dtype, frame_stack)
 
     def write(self, obs: Any, row: Array) -> None:
         """Encode one observation into `row` [*frame_shape].

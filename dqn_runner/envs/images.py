@@ -39,7 +39,8 @@ def _shares(size: int, smaller: int) -> npt.NDArray[np.float32]:
     ends = np.arange(smaller + 1) * size / smaller
     old = np.arange(size)
     covered = np.minimum(ends[1:, None], old + 1) - np.maximum(ends[:-1, None], old)
-    return (np.clip(covered, 0.0, None) * smaller / size).astype(np.float32)
+    shares: npt.NDArray[np.float32] = np.clip(covered, 0.0, None) * smaller / size
+    return shares.astype(np.float32)
 
 
 class Resize(gym.ObservationWrapper[Any, Any, Any]):

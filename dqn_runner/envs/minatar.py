@@ -55,7 +55,7 @@ class Mended(gym.Wrapper[Any, Any, Any, Any]):
         self.unwrapped.game.last_action = 0  # type: ignore[attr-defined]
         return super().reset(seed=seed, options=options)
 
-    def render(self) -> Array:  # type: ignore[override]
+    def render(self) -> Array:
         """The game in colors, one for each plane, as [height, width, 3] of uint8."""
         from matplotlib import colormaps
 
@@ -64,5 +64,6 @@ class Mended(gym.Wrapper[Any, Any, Any, Any]):
         shown = (state * np.arange(1, planes + 1)).max(axis=2)  # as MinAtar: the last plane wins
         shades = colormaps["cubehelix"](np.linspace(0.15, 0.85, planes))[:, :3]
         colors = np.concatenate([np.zeros((1, 3)), shades])
-        picture = (255 * colors[shown]).astype(np.uint8)
-        return picture.repeat(PIXELS, axis=0).repeat(PIXELS, axis=1)
+        picture: Array = (255 * colors[shown]).astype(np.uint8)
+        larger: Array = picture.repeat(PIXELS, axis=0).repeat(PIXELS, axis=1)
+        return larger

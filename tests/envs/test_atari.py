@@ -73,7 +73,7 @@ def test_screens_and_rewards_are_those_of_the_emulator():
     seen, reward = [obs], 0.0
     for action in actions:
         obs, gained, terminated, truncated, _ = env.step(action)
-        assert not (terminated or truncated)
+        assert (terminated, truncated) == (False, False)
         reward += float(gained)
         seen.append(obs)
     assert reward == total
