@@ -178,10 +178,10 @@ def _tell_of_images(obs: ObsSpec, where: str) -> None:
     if len(shape) not in (2, 3) or (obs.dtype == np.float32 and len(shape) == 2):
         return
     scaled = {"uint8": ", scaled to [0, 1] by the network", "bool": ", 0 or 1 in the network"}
+    image = "x".join(map(str, shape)) + (f", {obs.stack} in a stack" if obs.stack > 1 else "")
     logger.info(
-        "%s: image %s, stored as %s%s", where, "x".join(map(str, shape)), obs.dtype,
-        scaled.get(str(obs.dtype), ""),
-    )  # fmt: skip
+        "%s: image %s, stored as %s%s", where, image, obs.dtype, scaled.get(str(obs.dtype), "")
+    )
     if sorted(shape)[-2] > LARGE_IMAGE:
         smaller = "'env.wrappers=[{name: dqn_runner.envs.images:Resize, size: 84, gray: true}]'"
         if "ALE/" in where:

@@ -45,15 +45,17 @@ def import_package(env_id: str) -> str:
     except (ImportError, ValueError):
         found = False
     if not found:
-        known_extra = f"pip install 'dqn_runner[{PACKAGES[package].extra}]'"
-        install = known_extra if package in PACKAGES else "is it installed?"
+        ours = PACKAGES.get(package)
+        install = f"pip install 'dqn_runner[{ours.extra}]'" if ours else "is it installed?"
         raise ConfigError(f"{where}: there is no package {package}; {install}")
     with failing_as(ConfigError, f"{where}: {package} cannot be imported"):
         if package == "minatar":
             from dqn_runner.envs.minatar import import_quietly
 
             import_quietly()
-        importlib.import_module(package)
+        module = importlib.import_module(package)
+        if package == "ale_py":  # each process would print who wrote it
+            module.ALEInterface.setLoggerMode(module.LoggerMode.Error)
         if not any(f"{known}-v".startswith(f"{name}-v") for known in gym.registry):
             _register(package)
     return name
