@@ -160,6 +160,7 @@ def default(row: Row) -> str:
             CONF / group / f"{name}.yaml" for name in (*row.kinds, chosen.get(group), "optuna")
         ]
         value, parts = read(next(path for path in files if path.exists())), parts[size:]
+        value = value.get(group, value)  # the preset of an environment may set other groups too
     for part in parts:
         if part not in value:
             return ""

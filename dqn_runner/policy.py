@@ -15,9 +15,9 @@ from dqn_runner.agents.policies import make_policy
 from dqn_runner.analysis.runs import no_run
 from dqn_runner.config.networks import build_network
 from dqn_runner.config.root import Config, read
-from dqn_runner.envs.encoding import ObsEncoder, action_offset
+from dqn_runner.envs.encoding import FrameStack, action_decoder
 from dqn_runner.envs.episode import close
-from dqn_runner.envs.make import make_env
+from dqn_runner.envs.make import make_env, obs_encoder
 from dqn_runner.errors import RunError
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.seeding import draw_seed, random_streams
@@ -27,13 +27,15 @@ from dqn_runner.training import checkpoint
 class LoadedPolicy:
     """A trained policy, without ε, on observations as the environment gives them.
 
+    With `env.frame_stack` it remembers the observations before; `start_episode` forgets them.
     `on_rows` is the same on rows of encoded observations.
     """
 
     def __init__(self, config: Config, checkpoint_path: Path) -> None:
         state = checkpoint.load(checkpoint_path)
         env = make_env(config.env, warn=True)
-        self._encoder, self._offset = ObsEncoder(env.observation_space), action_offset(env)
+        self._frames, self._action = FrameStack(obs_encoder(config.env, env)), action_decoder(env)
+        self._is_first = True
         seed = draw_seed(random_streams(config.seed).network)
         network = build_network(config, env, seed, torch.device("cpu"))
         close(env)
@@ -50,14 +52,23 @@ class LoadedPolicy:
         temperature, rng = config.agent.softmax_temperature, np.random.default_rng(0)
         self.on_rows = make_policy(network.on_arrays(params, buffers), temperature, rng)
 
-    def __call__(self, obs: Any) -> int:
+    def __call__(self, obs: Any) -> Any:
         """The environment's action for one of its observations."""
-        return int(self.on_rows(self._encoder.batch([obs]))[0]) + self._offset
+        spec = self._frames.spec
+        row = np.empty(spec.shape, spec.dtype)
+        add = self._frames.start if self._is_first else self._frames.push
+        add(obs, row)
+        self._is_first = False
+        return self._action(int(self.on_rows(row[np.newaxis])[0]))
+
+    def start_episode(self) -> None:
+        """The next observation is the first one of an episode."""
+        self._is_first = True
 
     def seeded(self, seeds: Sequence[int]) -> LoadedPolicy:
         """This policy with draws, if it draws at all, that depend on `seeds` alone."""
         policy = copy.copy(self)
-        policy.on_rows = self.on_rows.seeded(seeds)
+        policy.on_rows, policy._frames = self.on_rows.seeded(seeds), copy.deepcopy(self._frames)
         return policy
 
 

@@ -6,7 +6,7 @@ The docstring under a field is the meaning that --help and docs/settings.md show
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,7 +29,9 @@ class Spec(BaseModel):
     def _truth_is_no_number(cls, section: object) -> object:
         for key, value in section.items() if isinstance(section, dict) else ():
             field = cls.model_fields.get(key)
-            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+            if not isinstance(value, bool) or field is None:
+                continue
+            if bool not in (field.annotation, *get_args(field.annotation)):
                 raise ValueError(f"{key}={value}: must not be true or false")
         return section
 

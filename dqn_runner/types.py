@@ -151,6 +151,7 @@ class Progress:
     activity: str = "training"
     scored: int = 0  # episodes of the final evaluation, of `to_score`; that is 0 before it begins
     to_score: int = 0
+    seconds_per_episode: float = 0.0  # of the last evaluation; not saved
     elapsed_seconds: float = 0.0  # of training, up to the last row that says so
     lowest_reward: float = math.inf
     highest_reward: float = -math.inf
@@ -166,7 +167,8 @@ class Progress:
 
     def get_state(self) -> dict[str, Any]:
         """The counters as plain numbers."""
-        counters = {name: value for name, value in vars(self).items() if name != "best"}
+        apart = ("best", "seconds_per_episode")
+        counters = {name: value for name, value in vars(self).items() if name not in apart}
         return counters | {"recent_returns": list(self.recent_returns)}
 
     def set_state(self, state: dict[str, Any]) -> None:

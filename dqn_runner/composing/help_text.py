@@ -87,10 +87,11 @@ def help_text(arguments: list[str]) -> str:
     parts = [part for part in ("launcher", "sweeper") if chosen[f"hydra/{part}"] != "basic"]
     with open_dict(config):
         del config["hydra"]
+    names = sorted(map(str, config), key=lambda name: name != "env")  # first what is chosen first
     groups = [
         _aligned(group, " ".join(options), 17)
         + f"\n{'':17}{(page.sections | GROUPS).get(group, '')}"
-        for group in (*map(str, config), *GROUPS)
+        for group in (*names, *GROUPS)
         if (options := hydra.config_loader.get_group_options(group))
     ]
     settings: Any = OmegaConf.to_container(config)

@@ -30,9 +30,11 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -123,7 +125,9 @@ def subject(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     if experiment != "none":
         return experiment
     ids = [override.split("=", 1)[1] for override in overrides if override.startswith("env.id=")]
-    return re.sub(r"[^\w.\-]", "_", unquoted(ids[-1])) if ids else choices["env"]
+    games = [line.split("=", 1)[1] for line in overrides if line.startswith("env.game=")]
+    name = unquoted(ids[-1]) if ids else "_".join([choices["env"], *games[-1:]])
+    return re.sub(r"[^\w.\-]", "_", name)
 
 
 @functools.cache
@@ -200,6 +204,26 @@ class ConfigLoader(ConfigLoaderImpl):
         """Whether `override` chooses an option of a group, and does not set a value."""
         return override.package is not None or self.repository.group_exists(override.key_or_group)
 
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        """As Hydra's own, and of groups of ours also what is in their folders: minatar/breakout.
+
+        Files whose names begin with _ are there for others to include.
+        """
+        options = super().get_group_options(group_name, results_filter, config_name, overrides)
+        if results_filter is not ObjectType.CONFIG or re.match("($|hydra($|/))", group_name):
+            return options
+        find = self.repository.get_group_options
+        for folder in find(group_name, ObjectType.GROUP):
+            inner = find(f"{group_name}/{folder}", ObjectType.CONFIG)
+            options += [f"{folder}/{option}" for option in inner]
+        return sorted(option for option in options if not re.search(r"(^|/)_[^/]*$", option))
+
     def _is_value(self, override: Override) -> bool:
         if override.is_sweep_override() or self.chooses(override):
             return False
@@ -208,9 +232,32 @@ class ConfigLoader(ConfigLoaderImpl):
     def _compose_config_from_defaults_list(
         self, defaults: list[ResultDefault], repo: IConfigRepository
     ) -> DictConfig:
+        self._chosen = {entry.override_key: entry.config_path for entry in defaults}
         config = super()._compose_config_from_defaults_list(defaults, repo)
         _open_free_sections(config)
         return config
+
+    def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
+        """As Hydra's own; a preset of an environment sets only what the chosen options have.
+
+        It may set epsilon.decay_steps, for the schedule that it chooses; where another one was
+        chosen, such as epsilon=fixed, that is left out. A key that no option has stays, and will be
+        refused.
+        """
+        loaded = super()._load_single_config(default, repo)
+        if not str(default.config_path).startswith("env/") or default.package != "":
+            return loaded
+        assert isinstance(loaded.config, DictConfig)
+        for group, section in loaded.config.items_ex(resolve=False):
+            path = self._chosen.get(str(group))
+            chosen = path and group != "env" and repo.load_config(path)
+            if not chosen or not isinstance(section, DictConfig):
+                continue
+            options = [f"{group}/{option}" for option in self.get_group_options(str(group))]
+            for key in [key for key in map(str, section) if key not in chosen.config]:
+                if any(key in found.config for o in options if (found := repo.load_config(o))):
+                    del section[key]
+        return loaded
 
 
 def _open_free_sections(config: DictConfig) -> None:

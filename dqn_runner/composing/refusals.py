@@ -119,8 +119,14 @@ def _options_with(key: str, loader: ConfigLoader) -> list[str]:
         f"{group}={option}"
         for option in (loader.get_group_options(group) if setting else ())
         if (file := loader.repository.load_config(f"{group}/{option}"))
-        and setting in dotted_keys(_unresolved(file.config))
+        and setting in dotted_keys(_section(group, _unresolved(file.config)))
     ]
+
+
+def _section(group: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `group` in a file of it, which may set those of other groups too."""
+    inner = values.get(group)
+    return inner if isinstance(inner, dict) else values
 
 
 def _unresolved(config: Any) -> dict[str, Any]:

@@ -30,9 +30,9 @@ from dqn_runner.config.memory import check_memory
 from dqn_runner.config.networks import build_network, unsuited
 from dqn_runner.config.root import BufferSpec, Config, find_modules
 from dqn_runner.custom import Custom
-from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
+from dqn_runner.envs.encoding import Env, num_actions
 from dqn_runner.envs.episode import close
-from dqn_runner.envs.make import make_env
+from dqn_runner.envs.make import make_env, obs_encoder, obs_spec_of
 from dqn_runner.envs.vector import Environments
 from dqn_runner.epsilon import is_random
 from dqn_runner.errors import ConfigError, RunFailedError, failing_as
@@ -120,6 +120,7 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
         replay_rng=streams.replay,
         evaluation_rng=streams.evaluation,
         checkpoints=Checkpoints(run_dir.checkpoints),
+        frames_per_step=config.env.frames_per_step,
     )  # fmt: skip
     return config.model_copy(update={"compile": "always" if compiled else "never"}), parts
 
@@ -128,7 +129,7 @@ def warn_of_settings(config: Config, env: Env) -> None:
     """Warn of settings without effect or made for others, and of those that do the same twice."""
     limit = env.spec.max_episode_steps if env.spec else None
     network, epsilon = config.network, config.epsilon
-    obs = ObsEncoder(env.observation_space).spec
+    obs = obs_spec_of(config.env, env)
     for line in (*unused(config.agent), *unreached(config, limit), *unsuited(network, obs)):
         logger.warning("%s", line)
     if not isinstance(network, Custom) and network.noisy is not None and is_random(epsilon):
@@ -142,14 +143,17 @@ def warn_of_settings(config: Config, env: Env) -> None:
 
 def build_environments(config: Config, rng: np.random.Generator) -> Environments:
     """The environments to train in; `rng` seeds their episodes."""
-    make = functools.partial(make_env, config.env)
-    return Environments(make, config.num_envs, rng, config.env.max_step_seconds)
+    make = functools.partial(make_env, config.env, training=True)
+    make_encoder = functools.partial(obs_encoder, config.env)
+    return Environments(make, config.num_envs, rng, config.env.max_step_seconds, make_encoder)
 
 
 def build_evaluator(config: Config) -> Evaluator:
     """What plays evaluation episodes, within the limits of `config`."""
     make = functools.partial(make_env, config.env)
-    return Evaluator(make, config.env.max_step_seconds, config.eval.max_episode_steps)
+    make_encoder = functools.partial(obs_encoder, config.env)
+    limits = config.env.max_step_seconds, config.eval.max_episode_steps
+    return Evaluator(make, *limits, make_encoder)
 
 
 def resolve_threads(config: Config, network: FlatNetwork) -> int:
@@ -161,7 +165,7 @@ def resolve_threads(config: Config, network: FlatNetwork) -> int:
 
 def build_storage(config: Config, env: Env, device: torch.device) -> RowStorage:
     """The storage of transitions, with their next actions if the target asks for them."""
-    capacity, obs = config.buffer.capacity, ObsEncoder(env.observation_space).spec
+    capacity, obs = config.buffer.capacity, obs_spec_of(config.env, env)
     sarsa, in_phases = config.agent.td_target == "sarsa", config.phase.episodes is not None
     if choose_storage(config.buffer.storage, obs, in_phases=in_phases) == "rows":
         return RowStorage(capacity, obs, device, next_actions=sarsa, keep_all=in_phases)
@@ -212,7 +216,7 @@ def resolve_buffer(config: Config, env: Env) -> BufferSpec:
 
     Raises ConfigError if the observations cannot be kept as `config` says.
     """
-    obs, in_phases = ObsEncoder(env.observation_space).spec, config.phase.episodes is not None
+    obs, in_phases = obs_spec_of(config.env, env), config.phase.episodes is not None
     storage = choose_storage(config.buffer.storage, obs, in_phases=in_phases)
     buffer = config.buffer.model_copy(update={"storage": storage})
     if isinstance(buffer, PrioritizedSpec) and buffer.beta_steps is None:

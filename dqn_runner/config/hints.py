@@ -43,7 +43,7 @@ def unknown_option(group: str, option: str, options: Sequence[str]) -> str:
     alike = get_close_matches(option.lower(), options, n=1, cutoff=0.7)
     hints = [f"{group}={name}" for name in alike]
     # Gymnasium's ids have capitals or a version: CartPole-v1, ALE/Pong-v5, package:Id.
-    if group == "env" and re.search(r"[A-Z:/]|-v\d", option):
+    if group == "env" and re.search(r"[A-Z:]|-v\d", option):
         hints.append(f"env.id={option}")
     return f"{group}={option}: must be one of {', '.join(options)}{did_you_mean(hints)}"
 

@@ -12,7 +12,8 @@ from torch import nn
 from dqn_runner.buffers.frames import choose_storage, frame_storage_bytes
 from dqn_runner.buffers.rows import row_bytes
 from dqn_runner.config.root import Config
-from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
+from dqn_runner.envs.encoding import Env, num_actions
+from dqn_runner.envs.make import obs_spec_of
 from dqn_runner.errors import ConfigError
 from dqn_runner.networks.heads import HeadMaker, QNetwork, make_network, make_scalar_head
 from dqn_runner.networks.init import TorchInit
@@ -49,7 +50,7 @@ def needed_memory(config: Config, env: Env) -> dict[str, int]:
 
     The order matters: if several are too large, the first is named.
     """
-    obs = ObsEncoder(env.observation_space).spec
+    obs = obs_spec_of(config.env, env)
     takes = {}
     if isinstance(config.network, TorsoSpec):
         of_layers = config.network.sizes.items()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dqn_runner.config.root import Config
 from dqn_runner.custom import Custom
-from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
+from dqn_runner.envs.encoding import Env, num_actions
+from dqn_runner.envs.make import obs_spec_of
 from dqn_runner.errors import ConfigError
 from dqn_runner.networks.cnn import image_of
 from dqn_runner.networks.flat import FlatNetwork, check_pure
@@ -31,7 +32,7 @@ def build_network(config: Config, env: Env, seed: int, device: torch.device) -> 
     Raises ConfigError for observations that the network cannot take, and for a network of the
     user's own that an update cannot use.
     """
-    spec, obs_spec = config.network, ObsEncoder(env.observation_space).spec
+    spec, obs_spec = config.network, obs_spec_of(config.env, env)
     make_head, actions = config.agent.head, num_actions(env)
     if not isinstance(spec, Custom):
         module = initialize(lambda: make_network(spec, obs_spec, actions, make_head), seed)

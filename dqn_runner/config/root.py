@@ -18,6 +18,7 @@ from dqn_runner.buffers.prioritized import PrioritizedSpec
 from dqn_runner.buffers.uniform import UniformSpec
 from dqn_runner.config.messages import checked, kind
 from dqn_runner.custom import Custom, search_working_directory
+from dqn_runner.envs.atari import AtariSpec
 from dqn_runner.envs.make import EnvSpec
 from dqn_runner.errors import ConfigError
 from dqn_runner.networks.cnn import (
@@ -31,6 +32,8 @@ from dqn_runner.runs.directory import read_yaml
 from dqn_runner.tracking.tracker import SwanLabSpec
 from dqn_runner.training.spec import TrainingSpec
 
+# Wrappers of this package, which are named as those of a user's own are.
+OUR_WRAPPERS = {"dqn_runner.envs.images:Resize", "dqn_runner.envs.minigrid:Planes"}
 MOST_THREADS = 1024  # torch crashes if the system cannot start as many threads as were asked for
 
 _Custom = Annotated[Custom, Tag("package.module:Class")]
@@ -54,6 +57,16 @@ def _kind_or(before: str) -> Callable[[Any], str]:
     return kind_of
 
 
+def _env_kind(section: Any) -> str:
+    """What tells the two kinds of environments apart: only Atari has a game."""
+    has_game = "game" in section if isinstance(section, dict) else hasattr(section, "game")
+    return "atari" if has_game else "any"
+
+
+EnvSpecs = Annotated[
+    Annotated[EnvSpec, Tag("any")] | Annotated[AtariSpec, Tag("atari")],
+    Discriminator(_env_kind),
+]
 AgentSpecs = Annotated[
     Annotated[DQNSpec, Tag("dqn")]
     | Annotated[C51Spec, Tag("c51")]
@@ -96,7 +109,7 @@ class Config(TrainingSpec):
     """CPU threads of torch; auto is 1 for networks under a million parameters."""
     compile: Literal["auto", "always", "never"]
     """Whether the update is compiled; auto compiles if the run or its sweep repays it."""
-    env: EnvSpec
+    env: EnvSpecs
     """The environment; env.id=ID takes any discrete-action Gymnasium environment."""
     agent: AgentSpecs
     """How returns are represented and backed up; learning rate, discount, optimizer."""
@@ -193,6 +206,7 @@ def named_classes(config: Config) -> list[str]:
     """The classes `package.module:Class` and environments `package:Id` that `config` names."""
     named = [part.name for part in (config.network, config.epsilon) if isinstance(part, Custom)]
     wrappers = [w if isinstance(w, str) else str(w.get("name")) for w in config.env.wrappers]
+    wrappers = [name for name in wrappers if name not in OUR_WRAPPERS]
     environment = [config.env.id] if ":" in config.env.id else []
     return [*environment, *wrappers, *named]
 

@@ -14,19 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from dqn_runner.envs.encoding import Env, ObsEncoder, action_offset, scalar
+from dqn_runner.envs.encoding import Env, FrameStack, ObsEncoder, action_decoder, scalar
 from dqn_runner.errors import WANTED, EnvironmentFailedError, named
 from dqn_runner.types import Array
 
 logger = logging.getLogger(__name__)
+
+LIFE_LOST = "dqn_runner.life_lost"  # in the info of a step that ended a life, and not the game
 
 
 class EpisodePlayer:
     """Resets and steps one environment, and checks what it returns.
 
     `seed` and `steps` describe the current episode. `is_cut` says that `max_episode_steps` ended
-    it, which is a truncation. Raises EnvironmentFailedError, which names `name`, if the environment
-    raises, exits the program, takes longer than `max_step_seconds`, or returns something invalid.
+    it, which is a truncation; `goes_on` that it was one life of a game, which goes on. `encoder` is
+    that of the environment's observations. Raises EnvironmentFailedError, which names `name`, if
+    the environment raises, exits the program, takes longer than `max_step_seconds`, or returns
+    something invalid.
     """
 
     def __init__(
@@ -35,21 +39,27 @@ class EpisodePlayer:
         name: str = "the environment",
         max_step_seconds: float | None = None,
         max_episode_steps: int | None = None,
+        encoder: ObsEncoder | None = None,
     ) -> None:
         self._env, self._name = env, name
         self._max_step_seconds, self._max_episode_steps = max_step_seconds, max_episode_steps
-        self._encoder, self._offset = ObsEncoder(env.observation_space), action_offset(env)
-        self.obs_spec = self._encoder.spec
+        self._frames = FrameStack(encoder or ObsEncoder(env.observation_space))
+        self.obs_spec, self._action = self._frames.spec, action_decoder(env)
         self.seed = self.steps = 0
-        self.is_cut = False
+        self.is_cut = self.goes_on = False
 
-    def reset(self, seed: int, row: Array) -> None:
-        """Start an episode from `seed`; write its first observation into `row` [*obs_shape]."""
-        self.seed, self.steps, self.is_cut = seed, 0, False
+    def reset(self, seed: int, row: Array, *, next_life: bool = False) -> None:
+        """Start an episode from `seed`; write its first observation into `row` [*obs_shape].
+
+        With `next_life` the episode goes on with the game where the one before lost a life.
+        """
+        options = {"options": {LIFE_LOST: True}} if next_life else {}
+        self.seed, self.steps = seed, 0
+        self.is_cut = self.goes_on = False
         try:
             with limited(self._max_step_seconds):
-                raw_obs, _ = self._env.reset(seed=seed)
-            self._encoder.write(raw_obs, row)
+                raw_obs, _ = self._env.reset(seed=seed, **options)
+            self._frames.start(raw_obs, row)
         except WANTED:
             raise
         except BaseException as error:
@@ -62,10 +72,10 @@ class EpisodePlayer:
         """
         try:
             with limited(self._max_step_seconds):
-                raw_obs, raw_reward, terminated, truncated, _ = self._env.step(
-                    action + self._offset
+                raw_obs, raw_reward, terminated, truncated, info = self._env.step(
+                    self._action(action)
                 )
-            self._encoder.write(raw_obs, row)
+            self._frames.push(raw_obs, row)
             reward, terminated, truncated = (
                 float(scalar(raw_reward)), bool(terminated), bool(truncated)
             )  # fmt: skip
@@ -76,6 +86,7 @@ class EpisodePlayer:
         except BaseException as error:
             raise self.failure(f"step: {named(error)}") from error
         self.steps += 1
+        self.goes_on = terminated and isinstance(info, dict) and LIFE_LOST in info
         self.is_cut = self.steps == self._max_episode_steps and not (terminated or truncated)
         return reward, terminated, truncated or self.is_cut
 

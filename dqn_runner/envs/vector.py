@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from dqn_runner.envs.encoding import Env
+from dqn_runner.envs.encoding import Env, ObsEncoder
 from dqn_runner.envs.episode import EpisodePlayer
 from dqn_runner.errors import EnvironmentFailedError
 from dqn_runner.seeding import draw_seed
 from dqn_runner.types import Array, EnvStep, Episode
+
+NEXT_LIFE = -1  # among the actions of a game: here a life was lost, and the next one began
 
 
 class Environments:
     """N copies of an environment, stepped one after the other and restarted as episodes end.
 
     Each episode starts from its own seed, drawn from `rng`, and can be replayed from that seed and
-    its actions. `obs` [N, *obs_shape] are the observations to act on next. Raises
+    its actions. Where each life of a game is an episode, they share the game's seed, and it is the
+    game that can be replayed. `obs` [N, *obs_shape] are the observations to act on next. Raises
     EnvironmentFailedError as EpisodePlayer does.
     """
 
@@ -29,12 +32,16 @@ class Environments:
         num_envs: int,
         rng: np.random.Generator,
         max_step_seconds: float | None = None,
+        make_encoder: Callable[[Env], ObsEncoder] | None = None,
     ) -> None:
-        self._players = [
-            EpisodePlayer(make(), f"environment {i}", max_step_seconds) for i in range(num_envs)
-        ]
+        self._players = []
+        for i in range(num_envs):
+            env = make()
+            encoder = make_encoder(env) if make_encoder else None
+            player = EpisodePlayer(env, f"environment {i}", max_step_seconds, encoder=encoder)
+            self._players.append(player)
         self.rng = rng
-        self._actions: list[list[int]] = [[] for _ in range(num_envs)]  # of the current episodes
+        self._actions: list[list[int]] = [[] for _ in range(num_envs)]  # of the current games
         self._returns = [0.0] * num_envs
         spec = self._players[0].obs_spec
         self.obs = np.zeros((num_envs, *spec.shape), spec.dtype)
@@ -44,6 +51,11 @@ class Environments:
     def _start_episode(self, i: int, seed: int, obs: Array) -> None:
         self._actions[i], self._returns[i] = [], 0.0
         self._players[i].reset(seed, obs[i])
+
+    def _start_life(self, i: int, obs: Array) -> None:
+        self._actions[i].append(NEXT_LIFE)
+        self._returns[i] = 0.0
+        self._players[i].reset(self._players[i].seed, obs[i], next_life=True)
 
     def step(self, action: list[int]) -> EnvStep:
         """Take `action` [N], one in each environment; `obs` then holds what to act on next."""
@@ -59,10 +71,13 @@ class Environments:
             truncated.append(is_truncated)
             if is_terminated or is_truncated:
                 ended.append(i)
-        episodes = [Episode(self._returns[i], len(self._actions[i])) for i in ended]
+        episodes = [Episode(self._returns[i], self._players[i].steps) for i in ended]
         self.obs = next_obs.copy() if ended else next_obs
         for i in ended:
-            self._start_episode(i, draw_seed(self.rng), self.obs)
+            if self._players[i].goes_on:
+                self._start_life(i, self.obs)
+            else:
+                self._start_episode(i, draw_seed(self.rng), self.obs)
         return EnvStep(obs, action, rewards, terminated, truncated, next_obs, episodes)
 
     def _step_one(self, i: int, action: int, next_obs: Array) -> tuple[float, bool, bool]:
@@ -73,7 +88,7 @@ class Environments:
         return reward, terminated, truncated
 
     def get_state(self) -> dict[str, Any]:
-        """The current episodes as seeds and actions: environments themselves cannot be saved."""
+        """The current games as seeds and actions: environments themselves cannot be saved."""
         return {
             "seeds": [player.seed for player in self._players],
             "actions": [torch.tensor(actions, dtype=torch.int64) for actions in self._actions],
@@ -82,7 +97,7 @@ class Environments:
         }
 
     def set_state(self, state: dict[str, Any]) -> list[int]:
-        """Replay the episodes that were current when `state` was taken.
+        """Replay the games that were current when `state` was taken.
 
         Returns the environments whose replay gave something else, because they are not
         deterministic; these start a new episode.
@@ -104,10 +119,20 @@ class Environments:
 
     def _replay(self, i: int, seed: int, actions: list[int]) -> None:
         self._start_episode(i, seed, self.obs)
+        ended = False
         for action in actions:
-            _, terminated, truncated = self._step_one(i, action, self.obs[i])
-            if terminated or truncated:
-                raise self._players[i].failure("replay: it ended early")
+            if ended != (action == NEXT_LIFE):
+                break
+            if ended:
+                self._start_life(i, self.obs)
+                ended = False
+            else:
+                _, terminated, truncated = self._step_one(i, action, self.obs[i])
+                ended = terminated or truncated
+        else:
+            if not ended:
+                return
+        raise self._players[i].failure("replay: it ended at another step")
 
     def close(self) -> None:
         """Close all environments."""

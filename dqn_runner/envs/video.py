@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn_runner.envs.episode import EpisodePlayer, close
-from dqn_runner.envs.make import EnvSpec, make_env
+from dqn_runner.envs.make import EnvSpec, make_env, obs_encoder
 from dqn_runner.errors import ConfigError
 from dqn_runner.types import Array
 
@@ -51,7 +51,8 @@ def record_episode(  # noqa: PLR0917
     # ffmpeg wants a name that ends in mp4; that of the GIF looks like no film.
     partial = (target.with_suffix(".partial.mp4"), target.with_suffix(".gif.partial"))
     every = max(1, round(fps / GIF_FRAMES_PER_SECOND))
-    player = EpisodePlayer(env, "the filmed environment", spec.max_step_seconds, max_steps)
+    limits, encoder = (spec.max_step_seconds, max_steps), obs_encoder(spec, env)
+    player = EpisodePlayer(env, "the filmed environment", *limits, encoder)
     small: list[Frame] = []
     try:
         # imageio's default would scale the frames to sides that are multiples of 16.

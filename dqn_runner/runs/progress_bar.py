@@ -50,7 +50,7 @@ class _TimeLeftColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         if task.finished:
             return Text("")
-        seconds = task.time_remaining
+        seconds = task.time_remaining or task.fields["expected"]
         left = "-:--:--" if seconds is None else str(timedelta(seconds=max(1, math.ceil(seconds))))
         return Text(f"{left} left", style="progress.remaining")
 
@@ -87,7 +87,8 @@ class ProgressDisplay:
             console=console,
             auto_refresh=False,
         )
-        self._task = self._bar.add_task("", total=1.0, mean="", details=[])
+        self._task = self._bar.add_task("", total=1.0, mean="", details=[], expected=None)
+        self._has_printed = False
         self._live = (
             Live(
                 get_renderable=self._render,
@@ -118,9 +119,10 @@ class ProgressDisplay:
         if self._live:
             return
         now = time.monotonic()
-        self._turn_to_scoring(now)
-        if now - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = now
+        # Where lines were printed, the last one spoke of a second left: say what comes then.
+        turned = self._turn_to_scoring(now) and self._has_printed
+        if turned or now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line, self._has_printed = now, True
             self._console.print(self._line(now), highlight=False)
 
     def _line(self, now: float) -> str:
@@ -130,14 +132,28 @@ class ProgressDisplay:
         if done > 0 and fraction < 1:
             left = (now - self._began) * (1 - fraction) / done
             parts.append(f"{max(1.0, left):.0f} s left")
+        elif expected := self._expected(now):
+            parts.append(f"about {expected:.0f} s left")
         return GAP.join([f"{fraction:4.0%}", *parts])
 
-    def _turn_to_scoring(self, now: float) -> None:
-        """Start again from 0 when the final evaluation has begun."""
-        if self._progress.to_score and not self._is_scoring:
-            self._is_scoring = True
-            self._began, self._fraction_before = now, 0.0
-            self._bar.reset(self._task)
+    def _turn_to_scoring(self, now: float) -> bool:
+        """Start again from 0 when the final evaluation has begun; returns whether that is now."""
+        if not self._progress.to_score or self._is_scoring:
+            return False
+        self._is_scoring = True
+        self._began, self._fraction_before = now, 0.0
+        self._bar.reset(self._task)
+        return True
+
+    def _expected(self, now: float) -> float | None:
+        """Seconds that the final evaluation will take, by the last one; None if not known.
+
+        Its episodes end late, and many at a time, so it is long without any.
+        """
+        progress = self._progress
+        if not progress.to_score or progress.scored or not progress.seconds_per_episode:
+            return None
+        return max(1.0, progress.to_score * progress.seconds_per_episode - (now - self._began))
 
     def _fraction(self) -> float:
         done = self._progress
@@ -173,11 +189,13 @@ class ProgressDisplay:
         return f"return {statistics.fmean(returns):.1f}" if returns else ""
 
     def _render(self) -> RichProgress:
-        self._turn_to_scoring(time.monotonic())
+        now = time.monotonic()
+        self._turn_to_scoring(now)
         mean = self._mean()
         details = [number for number in self._numbers() if number != mean]
         done, activity = self._fraction(), self._activity()
         self._bar.update(
-            self._task, completed=done, description=activity, mean=mean, details=details
-        )
+            self._task, completed=done, description=activity, mean=mean, details=details,
+            expected=self._expected(now),
+        )  # fmt: skip
         return self._bar

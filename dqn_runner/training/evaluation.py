@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dqn_runner.envs.encoding import Env
+from dqn_runner.envs.encoding import Env, ObsEncoder
 from dqn_runner.envs.episode import EpisodePlayer
 from dqn_runner.errors import DQNRunnerError, RunFailedError, in_a_line, named
 from dqn_runner.types import Array
@@ -69,8 +69,10 @@ class Evaluator:
         make: Callable[[], Env],
         max_step_seconds: float | None = None,
         max_episode_steps: int | None = None,
+        make_encoder: Callable[[Env], ObsEncoder] | None = None,
     ) -> None:
-        self._make, self._max_step_seconds = make, max_step_seconds
+        self._make, self._make_encoder = make, make_encoder
+        self._max_step_seconds = max_step_seconds
         self._max_episode_steps, self._has_cut = max_episode_steps, False
         self._players: list[EpisodePlayer] = []
         self.episodes = 0  # finished, in all evaluations
@@ -129,8 +131,9 @@ class Evaluator:
         """Make as many environments as are wanted, if there are fewer."""
         for i in range(len(self._players), wanted):
             check_stop()
-            limits = (self._max_step_seconds, self._max_episode_steps)
-            self._players.append(EpisodePlayer(self._make(), f"environment {i}", *limits))
+            env, limits = self._make(), (self._max_step_seconds, self._max_episode_steps)
+            encoder = self._make_encoder(env) if self._make_encoder else None
+            self._players.append(EpisodePlayer(env, f"environment {i}", *limits, encoder))
 
     def _warn_of_cut(self, i: int) -> None:
         if self._players[i].is_cut and not self._has_cut:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -48,7 +49,7 @@ class Training:
         self._spec, self._parts, self._progress = spec, parts, progress
         self._loggers = loggers
         self._check_stop, self._check_pruned, self._film = check_stop, check_pruned, film
-        self._meter = Meter(progress, parts.agent, parts.agent_spec)
+        self._meter = Meter(progress, parts.agent, parts.agent_spec, parts.frames_per_step)
 
     def run(self) -> None:
         """Train until a budget is spent."""
@@ -129,9 +130,10 @@ class Training:
         parts, progress = self._parts, self._progress
         before = get_state(parts.evaluation_rng)
         seeds = [draw_seed(parts.evaluation_rng) for _ in range(self._spec.eval.num_episodes)]
-        policy = parts.agent.policy.seeded(seeds)
+        policy, began = parts.agent.policy.seeded(seeds), time.perf_counter()
         try:
             evaluation = parts.evaluator.evaluate(policy, seeds, self._check_stop)
+            progress.seconds_per_episode = (time.perf_counter() - began) / len(seeds)
             self._film(policy, seeds[0])
         except Stopped as stop:
             stop.at_safe_point = True  # of training, wherever the evaluation was

@@ -26,8 +26,11 @@ ROUNDING = 1e-4
 class Meter:
     """Sums up what happened between two rows of metrics."""
 
-    def __init__(self, progress: Progress, agent: Agent, agent_spec: AgentSpec) -> None:
+    def __init__(
+        self, progress: Progress, agent: Agent, agent_spec: AgentSpec, frames_per_step: int = 1
+    ) -> None:
         self._progress, self._agent, self._agent_spec = progress, agent, agent_spec
+        self._frames_per_step = frames_per_step
         self._read_at = time.perf_counter()
         self._paused_seconds = 0.0
         self._steps_at_reading = progress.env_steps
@@ -49,6 +52,8 @@ class Meter:
         row: Row = {**self._agent.learner.read_metrics()}
         if not math.isfinite(row.get("train/td_loss", 0.0)):
             raise diverged(progress)
+        if self._frames_per_step > 1:  # as papers on Atari count
+            row["frames"] = progress.env_steps * self._frames_per_step
         row["train/epsilon"] = progress.epsilon
         progress.td_loss = row.get("train/td_loss", progress.td_loss)
         now = time.perf_counter()

@@ -74,6 +74,7 @@ class Parts(NamedTuple):
     replay_rng: np.random.Generator
     evaluation_rng: np.random.Generator
     checkpoints: Checkpoints
+    frames_per_step: int = 1  # of the game, in an env step
 
 
 def save_best(parts: Parts, progress: Progress) -> None:

@@ -14,7 +14,9 @@ from dqn_runner.errors import ConfigError
 
 
 def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (Path(conf_dir()) / group).glob("*.yaml"))
+    folder = Path(conf_dir()) / group
+    files = [path for path in folder.rglob("*.yaml") if not path.name.startswith("_")]
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in files)
 
 
 def refused(*arguments: str) -> str:

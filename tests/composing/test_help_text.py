@@ -76,12 +76,18 @@ def leaves(section: dict[str, Any], prefix: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "path", sorted(p for p in CONF.glob("*/*.yaml") if p.parent.name != "experiment"), ids=str
-)
+def options() -> list[str]:
+    files = [path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml")]
+    return sorted(str(path) for path in files if path.parts[0] not in ("experiment", "hydra"))
+
+
+@pytest.mark.parametrize("path", options())
 def test_each_key_of_conf_has_a_meaning(path):
-    page = Page()
-    for key, kind in leaves(yaml.safe_load(path.read_text()), f"{path.parent.name}.").items():
+    text, page = (CONF / path).read_text(), Page()
+    settings, is_global = yaml.safe_load(text), text.startswith("# @package _global_")
+    settings.pop("defaults", None)
+    prefix = "" if is_global else f"{Path(path).parts[0]}."
+    for key, kind in leaves(settings, prefix).items():
         assert page.about(key, kind), key
 
 

@@ -17,6 +17,7 @@ from dqn_runner.envs.episode import EpisodePlayer, close
 from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import EnvironmentFailedError, Stopped
 from dqn_runner.training.evaluation import Evaluator
+from dqn_runner.types import ObsSpec
 
 
 class Scripted(gym.Env):
@@ -66,7 +67,7 @@ def test_a_reward_is_any_number_or_array_with_one_element(reward):
 @pytest.mark.parametrize("obs", [0.5, np.float32(0.5), np.array(0.5, np.float64)], ids=repr)
 def test_a_box_without_dimensions_is_one_number(obs):
     space = Box(-1, 1, (), np.float32)
-    assert ObsEncoder(space).spec == ((1,), np.dtype(np.float32))
+    assert ObsEncoder(space).spec == ObsSpec((1,), np.dtype(np.float32))
     assert play(Scripted(space, obs))[3].tolist() == [0.5]
     environments = Environments(lambda: Scripted(space, obs), 2, np.random.default_rng(0))
     assert environments.step([0, 0]).next_obs.tolist() == [[0.5], [0.5]]

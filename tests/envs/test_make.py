@@ -7,13 +7,13 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete, MultiBinary, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from dqn_runner.envs.encoding import ObsEncoder, action_offset
-from dqn_runner.envs.make import EnvSpec, make_env
+from dqn_runner.envs.encoding import ObsEncoder, action_decoder, num_actions
+from dqn_runner.envs.make import EnvSpec, make_env, obs_encoder, obs_spec_of
 from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import ConfigError
-from dqn_runner.types import Episode
+from dqn_runner.types import Episode, ObsSpec
 
 
 class Counting(gym.Env):
@@ -202,13 +202,14 @@ def test_restarts_touch_no_global_generator():
     ("stored_from", "stored_as"),
     [
         (np.uint8, np.uint8),
+        (np.bool_, np.bool_),
         (np.float32, np.float32),
         (np.float64, np.float32),
         (np.int32, np.float32),
     ],
 )
 def test_a_box_keeps_its_shape_and_only_bytes_stay_as_they_are(stored_from, stored_as):
-    space = Box(0, 200, (3, 4, 2), stored_from)
+    space = Box(0, 1 if stored_from is np.bool_ else 200, (3, 4, 2), stored_from)
     observations = [space.sample() for _ in range(4)]
     environments = Environments(
         several([Spaces(space, observations=observations)]), 1, np.random.default_rng(0)
@@ -220,7 +221,7 @@ def test_a_box_keeps_its_shape_and_only_bytes_stay_as_they_are(stored_from, stor
         assert np.array_equal(step.obs[0], observations[t].astype(stored_as))
         assert np.array_equal(step.next_obs[0], observations[t + 1].astype(stored_as))
     encoder = ObsEncoder(space)
-    assert encoder.spec == ((3, 4, 2), np.dtype(stored_as))
+    assert encoder.spec == ObsSpec((3, 4, 2), np.dtype(stored_as))
     assert np.array_equal(encoder.batch(observations), np.stack(observations).astype(stored_as))
 
 
@@ -243,7 +244,7 @@ def test_discrete_observations_are_one_hot_whatever_they_start_from(start):
 @pytest.mark.parametrize("start", [0, 4, -1])
 def test_action_zero_is_the_first_of_the_action_space(start):
     env = Spaces(Discrete(2), Discrete(3, start=start), observations=[0] * 4)
-    assert action_offset(env) == start
+    assert [action_decoder(env)(i) for i in range(3)] == [start, start + 1, start + 2]
     environments = Environments(several([env]), 1, np.random.default_rng(0))
     for action in (0, 2, 1):
         step = environments.step([action])
@@ -482,3 +483,185 @@ def test_other_warnings_are_shown_as_always(registered):
     registered("Warning-v0", make)
     with pytest.warns(UserWarning, match="of my own"):
         make_env(EnvSpec(id="Warning-v0"))
+
+
+@pytest.mark.parametrize(("stack", "num_envs"), [(2, 1), (4, 1), (3, 2)])
+def test_a_stack_holds_the_last_observations_of_its_episode(stack, num_envs):
+    """By a list of all observations; the first one of an episode fills the whole stack."""
+    lengths = [3, 5][:num_envs]
+    environments = Environments(
+        several([Counting(length) for length in lengths]), num_envs, np.random.default_rng(0),
+        make_encoder=lambda env: ObsEncoder(env.observation_space, stack),
+    )  # fmt: skip
+
+    def stacks(length, t):
+        """Those before and after step `t`."""
+        episode, steps = divmod(t, length)
+        return [
+            [[episode, max(0, at - k)] for k in reversed(range(stack))] for at in (steps, steps + 1)
+        ]
+
+    for t in range(17):
+        step = environments.step([0] * num_envs)
+        for i, length in enumerate(lengths):
+            assert [step.obs[i].tolist(), step.next_obs[i].tolist()] == stacks(length, t)
+
+
+def test_a_stack_is_part_of_what_the_network_sees():
+    spec = ObsEncoder(Box(0, 255, (8, 6), np.uint8), 4).spec
+    assert spec == ObsSpec((4, 8, 6), np.dtype(np.uint8), 4)
+    assert spec.frame_shape == (8, 6)
+    with pytest.raises(ValueError, match="frame_stack"):
+        EnvSpec(id="CartPole-v1", frame_stack=0)
+
+
+PARTS = Dict({
+    "place": Discrete(3, start=1), "speed": Box(-1, 1, (2,), np.float64),
+    "picture": Box(0, 255, (2, 2), np.uint8), "word": MultiBinary(2),
+})  # fmt: skip
+SEEN = {"place": 2, "speed": np.array([0.5, -1]), "picture": np.full((2, 2), 9), "word": [0, 1]}
+
+
+@pytest.fixture
+def parts(registered):
+    registered("Parts-v0", lambda: Spaces(PARTS, observations=[SEEN, SEEN]))
+    return lambda *keys: EnvSpec(id="Parts-v0", observation_keys=list(keys) or None)
+
+
+def test_named_parts_are_joined_in_their_order(parts):
+    spec = parts("speed", "place", "picture")
+    environments = Environments(
+        lambda: make_env(spec), 1, np.random.default_rng(0),
+        make_encoder=lambda env: obs_encoder(spec, env),
+    )  # fmt: skip
+    assert environments.obs.dtype == np.float32
+    assert environments.obs.tolist() == [[0.5, -1, 0, 1, 0, 9, 9, 9, 9]]
+    assert environments.step([0]).next_obs.tolist() == environments.obs.tolist()
+
+
+def test_a_single_part_keeps_its_shape_and_type(parts):
+    spec = parts("picture")
+    assert obs_spec_of(spec, make_env(spec)) == ObsSpec((2, 2), np.dtype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ((), "env.id=Parts-v0: its observations are a Dict of picture, place, speed, word; "
+         "env.observation_keys=[picture,place,speed] takes them"),
+        (("speed", "sped"), "env.observation_keys=[speed,sped]: env.id=Parts-v0 has picture, "
+         "place, speed, word, and no sped"),
+        (("word",), "env.observation_keys=[word]: word is MultiBinary; must be Box or Discrete"),
+    ],
+)  # fmt: skip
+def test_parts_that_cannot_be_had_are_a_line(parts, keys, line):
+    with pytest.raises(ConfigError) as caught:
+        make_env(parts(*keys))
+    assert sorted(str(caught.value)) == sorted(line)  # Gymnasium orders a Dict by its keys
+
+
+def test_keys_of_what_has_no_parts_are_a_line():
+    with pytest.raises(ConfigError, match=r"^env\.observation_keys=\[a\]: .*no parts; .*Box"):
+        make_env(EnvSpec(id="CartPole-v1", observation_keys=["a"]))
+
+
+def test_actions_of_several_numbers_are_their_combinations(registered):
+    space = MultiDiscrete([2, 3], start=[0, 5])
+    registered("Several-v0", lambda: Spaces(Discrete(2), space, observations=[0] * 9))
+    env = make_env(EnvSpec(id="Several-v0"))
+    assert num_actions(env) == 6
+    environments = Environments(lambda: env, 1, np.random.default_rng(0))
+    for action in range(6):
+        environments.step([action])
+    taken = [action.tolist() for action in env.unwrapped.actions]  # type: ignore[attr-defined]
+    assert taken == [[a, b] for a in (0, 1) for b in (5, 6, 7)]
+
+
+def test_too_many_combinations_are_refused_with_their_number(registered):
+    registered("TooMany-v0", lambda: Spaces(Discrete(2), MultiDiscrete([16, 17])))
+    with pytest.raises(ConfigError, match=r"MultiDiscrete.* 272 combinations; .* at most 256"):
+        make_env(EnvSpec(id="TooMany-v0"))
+
+
+def image_env(shape, dtype=np.uint8):
+    return lambda: Spaces(Box(0, 255 if dtype is np.uint8 else 1, shape, dtype))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "says"),
+    [
+        ((64, 60, 3), np.uint8, "image 64x60x3, stored as uint8, scaled to [0, 1] by the network"),
+        ((84, 84), np.uint8, "image 84x84, stored as uint8, scaled to [0, 1] by the network"),
+        ((10, 10, 4), np.bool_, "image 10x10x4, stored as bool, 0 or 1 in the network"),
+        ((8, 8, 3), np.float32, "image 8x8x3, stored as float32"),
+    ],
+)
+def test_an_image_is_recognized(registered, caplog, shape, dtype, says):
+    registered("Image-v0", image_env(shape, dtype))
+    with caplog.at_level("INFO"):
+        make_env(EnvSpec(id="Image-v0"), warn=True)
+    assert caplog.messages == [f"env.id=Image-v0: {says}"]
+
+
+def test_a_large_image_is_warned_of_and_the_named_wrapper_helps(registered, caplog):
+    registered("LargeImage-v0", image_env((210, 160, 3)))
+    wrapper = {"name": "dqn_runner.envs.images:Resize", "size": 84, "gray": True}
+    make_env(EnvSpec(id="LargeImage-v0"), warn=True)
+    (line,) = caplog.messages
+    assert "env.wrappers=[{name: dqn_runner.envs.images:Resize, size: 84, gray: true}]" in line
+    spec = EnvSpec(id="LargeImage-v0", wrappers=[wrapper])
+    env = make_env(spec, warn=True)
+    assert len(caplog.messages) == 1
+    assert obs_spec_of(spec, env) == ObsSpec((84, 84), np.dtype(np.uint8))
+    image = np.zeros((210, 160, 3), np.uint8)
+    image[..., 1] = 200
+    assert (env.observation(image) == round(0.587 * 200)).all()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "package", "install"),
+    [
+        ("MinAtar/Breakout-v1", "minatar", "pip install 'dqn_runner[minatar]'"),
+        ("minatar:MinAtar/Breakout-v1", "minatar", "pip install 'dqn_runner[minatar]'"),
+        ("ALE/Pong-v5", "ale_py", "pip install 'dqn_runner[atari]'"),
+        ("MiniGrid-Empty-5x5-v0", "minigrid", "pip install 'dqn_runner[minigrid]'"),
+        ("nosuch:Env-v0", "nosuch", "is it installed?"),
+    ],
+)
+def test_a_missing_package_says_what_to_install(monkeypatch, env_id, package, install):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as caught:
+        make_env(EnvSpec(id=env_id))
+    assert str(caught.value) == f"env.id={env_id}: there is no package {package}; {install}"
+
+
+def test_a_package_may_register_by_a_function(tmp_path, monkeypatch, registered):
+    package = tmp_path / "registers_when_asked"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "gym.py").write_text(
+        "import gymnasium\n"
+        "def register_envs():\n"
+        "    gymnasium.register('Asked-v0', 'gymnasium.envs.classic_control:CartPoleEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert make_env(EnvSpec(id="registers_when_asked:Asked-v0")).spec is not None
+    make_env(EnvSpec(id="registers_when_asked:Asked-v0"))  # once is enough
+    gym.registry.pop("Asked-v0")
+
+
+def test_a_replay_has_the_same_stacks():
+    spec = EnvSpec(id="CartPole-v1", frame_stack=3)
+
+    def environments(seed):
+        return Environments(
+            lambda: make_env(spec), 2, np.random.default_rng(seed),
+            make_encoder=lambda env: obs_encoder(spec, env),
+        )  # fmt: skip
+
+    ours, other = environments(0), environments(1)
+    for t in range(33):
+        ours.step([t % 2, 1])
+    assert other.set_state(ours.get_state()) == []
+    assert np.array_equal(other.obs, ours.obs)
+    assert np.array_equal(other.step([0, 1]).next_obs, ours.step([0, 1]).next_obs)

@@ -328,6 +328,26 @@ def test_the_final_evaluation_has_a_bar_of_its_own(width):
         assert text in line
 
 
+def test_before_its_first_episode_ends_the_final_evaluation_is_timed_by_the_last_one(clock):
+    out, progress = io.StringIO(), Progress(env_steps=1000, seconds_per_episode=0.15)
+    with ProgressDisplay(progress, 1000, None, Console(file=out, width=120)) as display:
+        clock[0] = 10.0
+        display.log({"env_steps": 1000})
+        progress.activity, progress.to_score = "final evaluation", 200
+        display.look()
+        clock[0] = 20.0
+        display.look()
+    assert out.getvalue().splitlines()[1:] == [
+        "  0%  final evaluation 0/200  about 30 s left",
+        "  0%  final evaluation 0/200  about 20 s left",
+    ]
+    progress = {"activity": "final evaluation", "to_score": 200, "seconds_per_episode": 0.15}
+    done = Progress(env_steps=1000, **progress)  # type: ignore[arg-type]
+    terminal = Console(file=(out := io.StringIO()), width=100, force_terminal=True)
+    terminal.print(ProgressDisplay(done, 1000, None, terminal)._render())
+    assert "0:00:30 left" in out.getvalue()
+
+
 def test_plain_lines_of_the_final_evaluation(clock):
     out, progress = io.StringIO(), Progress(env_steps=1000)
     with ProgressDisplay(progress, 1000, None, Console(file=out, width=120)) as display:
@@ -344,6 +364,7 @@ def test_plain_lines_of_the_final_evaluation(clock):
     lines = out.getvalue().splitlines()
     assert "left" not in lines[0]  # nothing but the evaluation, of which nothing is known yet
     assert lines[1:] == [
+        "  0%  final evaluation 0/200",
         " 25%  final evaluation 50/200  30 s left",
         "100%  final evaluation 200/200",
     ]
