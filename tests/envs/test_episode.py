@@ -10,6 +10,7 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from building import players
 from gymnasium.spaces import Box, Discrete
 
 from dqn_runner.envs.encoding import ObsEncoder
@@ -69,10 +70,12 @@ def test_a_box_without_dimensions_is_one_number(obs):
     space = Box(-1, 1, (), np.float32)
     assert ObsEncoder(space).spec == ObsSpec((1,), np.dtype(np.float32))
     assert play(Scripted(space, obs))[3].tolist() == [0.5]
-    environments = Environments(lambda: Scripted(space, obs), 2, np.random.default_rng(0))
+    environments = Environments(players(lambda: Scripted(space, obs)), 2, np.random.default_rng(0))
     assert environments.step([0, 0]).next_obs.tolist() == [[0.5], [0.5]]
-    evaluator = Evaluator(lambda: Scripted(space, obs, 3.0, (True, False)))
-    assert evaluator.evaluate(lambda rows: np.zeros(len(rows), np.int64), [1]).returns == (3.0,)
+    evaluator = Evaluator(players(lambda: Scripted(space, obs, 3.0, (True, False))))
+    assert evaluator.evaluate(lambda rows, mask: np.zeros(len(rows), np.int64), [1]).returns == (
+        3.0,
+    )
 
 
 @pytest.mark.parametrize(
