@@ -52,14 +52,15 @@ class LoadedPolicy:
         temperature, rng = config.agent.softmax_temperature, np.random.default_rng(0)
         self.on_rows = make_policy(network.on_arrays(params, buffers), temperature, rng)
 
-    def __call__(self, obs: Any) -> Any:
-        """The environment's action for one of its observations."""
+    def __call__(self, obs: Any, action_mask: Any = None) -> Any:
+        """The environment's action for one of its observations, among those it allows."""
         spec = self._frames.spec
         row = np.empty(spec.shape, spec.dtype)
         add = self._frames.start if self._is_first else self._frames.push
         add(obs, row)
         self._is_first = False
-        return self._action(int(self.on_rows(row[np.newaxis])[0]))
+        mask = None if action_mask is None else np.asarray(action_mask).astype(bool)[np.newaxis]
+        return self._action(int(self.on_rows(row[np.newaxis], mask)[0]))
 
     def start_episode(self) -> None:
         """The next observation is the first one of an episode."""

@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 QFunction = Callable[[Array], Array]  # obs [N, *obs_shape] -> action values [N, A]
+
+
+class Policy(Protocol):
+    """What chooses actions [N] for encoded observations [N, *obs_shape]."""
+
+    def __call__(self, obs: Array, action_mask: Array | None = None, /) -> npt.NDArray[np.int64]:
+        """Choose, among the actions that `action_mask` [N, A] allows if there is one."""
 
 
 class Episode(NamedTuple):
@@ -51,6 +58,7 @@ class EnvStep(NamedTuple):
     truncated: list[bool]  # [N]
     next_obs: Array  # [N, *obs_shape]
     episodes: list[Episode]  # those that ended at this step
+    next_mask: Array | None = None  # [N, A] bool, the actions allowed at next_obs, if some are not
 
 
 class ObsSpec(NamedTuple):
@@ -83,6 +91,7 @@ class Transition(NamedTuple):
     discount: float
     next_obs: Array  # [*obs_shape]
     next_action: int | None = None  # only if SARSA's target asks for it
+    next_mask: Array | None = None  # [A] bool, the actions allowed at next_obs, if some are not
 
 
 class Batch(NamedTuple):
@@ -94,6 +103,7 @@ class Batch(NamedTuple):
     discount: Tensor  # [B]
     next_obs: Tensor  # [B, *obs_shape]
     next_action: Tensor | None = None  # [B] int64, only if SARSA's target asks for it
+    next_mask: Tensor | None = None  # [B, A] bool, only if some actions may be forbidden
 
 
 class Outputs(NamedTuple):

@@ -18,6 +18,7 @@ from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.agents.targets import best_action, selected_action, taken_action
 from dqn_runner.buffers.rows import gather
 from dqn_runner.config.build import update_numbers, update_rule
+from dqn_runner.envs.episode import EpisodePlayer
 from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.learning.optimizers import SGD, Adam, AdamW, RMSprop
 from dqn_runner.networks.cnn import (
@@ -173,3 +174,8 @@ def rule_of(
 def learn(learner: Learner, batch: Batch, indices: Tensor) -> Tensor:
     """One update on the rows `indices` [B], which all count the same; returns priorities [B]."""
     return learner.update(columns(batch), indices, torch.ones(len(indices)))
+
+
+def players(make, **limits):
+    """A factory of players, each in an environment from `make`."""
+    return lambda name: EpisodePlayer(make(), name, **limits)

@@ -59,20 +59,28 @@ class Agent:
         noisy_q = network.on_arrays(learner.state.params, learner.buffers, self._noise_rng)
         self._behavior = make_policy(noisy_q, temperature, rng)
 
-    def act(self, obs: Array, epsilon: float) -> list[int]:
-        """Actions [N] for `obs` [N, *obs_shape]; each environment has a coin of its own for ε."""
+    def act(self, obs: Array, epsilon: float, action_mask: Array | None = None) -> list[int]:
+        """Actions [N] for `obs` [N, *obs_shape]; each environment has a coin of its own for ε.
+
+        They are among those that `action_mask` [N, A] allows.
+        """
         coins = self._rng.random(len(obs)).tolist()
         explorers = [i for i, coin in enumerate(coins) if coin < epsilon]
         all_explore = len(explorers) == len(coins)
-        action: list[int] = [0] * len(coins) if all_explore else self._behavior(obs).tolist()
+        action: list[int] = (
+            [0] * len(coins) if all_explore else self._behavior(obs, action_mask).tolist()
+        )
         for i in explorers:
-            action[i] = int(self._rng.integers(self.num_actions))
+            if action_mask is None:
+                action[i] = int(self._rng.integers(self.num_actions))
+            else:
+                action[i] = int(self._rng.choice(np.flatnonzero(action_mask[i])))
         return action
 
     def final_actions(self, step: EnvStep, epsilon: float) -> dict[int, int]:
         """The action at the final observation of each environment that `step` truncated."""
         return {
-            i: self.act(step.next_obs[i : i + 1], epsilon)[0]
+            i: self.act(step.next_obs[i : i + 1], epsilon, _rows(step.next_mask, i))[0]
             for i, (terminated, truncated) in enumerate(
                 zip(step.terminated, step.truncated, strict=True)
             )
@@ -131,3 +139,8 @@ class Agent:
             set_state(self._noise_rng, state["noise"])
         if self._resets is not None:
             set_state(self._resets.rng, state["resets"])
+
+
+def _rows(action_mask: Array | None, i: int) -> Array | None:
+    """What `action_mask` [N, A] says of environment `i`: [1, A]."""
+    return None if action_mask is None else action_mask[i : i + 1]

@@ -16,9 +16,10 @@ class GreedyPolicy:
     def __init__(self, q_function: QFunction) -> None:
         self._q_function = q_function
 
-    def __call__(self, obs: Array) -> npt.NDArray[np.int64]:
-        """Actions [N] for encoded observations [N, *obs_shape]."""
-        action: npt.NDArray[np.int64] = self._q_function(obs).argmax(axis=1)
+    def __call__(self, obs: Array, action_mask: Array | None = None) -> npt.NDArray[np.int64]:
+        """Actions [N] for observations [N, *obs_shape], among those that `action_mask` allows."""
+        q_values = allowed_values(self._q_function(obs), action_mask)
+        action: npt.NDArray[np.int64] = q_values.argmax(axis=1)
         return action
 
     def seeded(self, seeds: Sequence[int]) -> GreedyPolicy:
@@ -35,9 +36,9 @@ class SoftmaxPolicy:
     def __init__(self, q_function: QFunction, temperature: float, rng: np.random.Generator) -> None:
         self._q_function, self._temperature, self._rng = q_function, temperature, rng
 
-    def __call__(self, obs: Array) -> npt.NDArray[np.int64]:
-        """Actions [N] for encoded observations [N, *obs_shape]."""
-        q_values = self._q_function(obs).astype(np.float64)
+    def __call__(self, obs: Array, action_mask: Array | None = None) -> npt.NDArray[np.int64]:
+        """Actions [N] for observations [N, *obs_shape], among those that `action_mask` allows."""
+        q_values = allowed_values(self._q_function(obs), action_mask).astype(np.float64)
         logits = (q_values - q_values.max(axis=1, keepdims=True)) / self._temperature
         # The largest of logits with Gumbel noise is distributed as their softmax (Gumbel 1954),
         # and no exponential can overflow.
@@ -48,6 +49,11 @@ class SoftmaxPolicy:
     def seeded(self, seeds: Sequence[int]) -> SoftmaxPolicy:
         """This policy with draws that depend on `seeds` alone, the seeds of its episodes."""
         return SoftmaxPolicy(self._q_function, self._temperature, np.random.default_rng(seeds))
+
+
+def allowed_values(q_values: Array, action_mask: Array | None) -> Array:
+    """`q_values` [N, A], -inf where `action_mask` [N, A] forbids an action."""
+    return q_values if action_mask is None else np.where(action_mask, q_values, -np.inf)
 
 
 LearnedPolicy = GreedyPolicy | SoftmaxPolicy

@@ -19,7 +19,7 @@ def best_action(
 ) -> NextState:
     """The action that the target network prefers (Mnih et al. 2015, eq. 1)."""
     outputs = target_network(batch.next_obs)
-    return by_action(batch, outputs, outputs.q_values.argmax(dim=1))
+    return by_action(batch, outputs, greedy(batch, outputs))
 
 
 def selected_action(
@@ -29,8 +29,15 @@ def selected_action(
 
     The target network still values it.
     """
-    action = online_network(batch.next_obs).q_values.argmax(dim=1)
+    action = greedy(batch, online_network(batch.next_obs))
     return by_action(batch, target_network(batch.next_obs), action)
+
+
+def greedy(batch: Batch, outputs: Outputs) -> Tensor:
+    """The allowed action [B] of highest value in the next state."""
+    if batch.next_mask is None:
+        return outputs.q_values.argmax(dim=1)
+    return outputs.q_values.where(batch.next_mask, -math.inf).argmax(dim=1)
 
 
 def taken_action(

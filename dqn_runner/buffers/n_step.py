@@ -48,8 +48,9 @@ class NStepAssembler:
                 oldest = pending.popleft()
                 discount = 0.0 if step.terminated[i] else oldest.discount
                 yield Transition(
-                    oldest.obs, oldest.action, oldest.reward, discount, step.next_obs[i]
-                )
+                    oldest.obs, oldest.action, oldest.reward, discount, step.next_obs[i],
+                    next_mask=None if step.next_mask is None else step.next_mask[i],
+                )  # fmt: skip
 
     def forget(self, i: int) -> None:
         """Drop what is not complete in environment `i`, which has left its episode."""

@@ -32,7 +32,7 @@ from dqn_runner.config.root import BufferSpec, Config, find_modules
 from dqn_runner.custom import Custom
 from dqn_runner.envs.encoding import Env, num_actions
 from dqn_runner.envs.episode import close
-from dqn_runner.envs.make import make_env, obs_encoder, obs_spec_of
+from dqn_runner.envs.make import make_env, make_player, obs_spec_of
 from dqn_runner.envs.vector import Environments
 from dqn_runner.epsilon import is_random
 from dqn_runner.errors import ConfigError, RunFailedError, failing_as
@@ -143,17 +143,14 @@ def warn_of_settings(config: Config, env: Env) -> None:
 
 def build_environments(config: Config, rng: np.random.Generator) -> Environments:
     """The environments to train in; `rng` seeds their episodes."""
-    make = functools.partial(make_env, config.env, training=True)
-    make_encoder = functools.partial(obs_encoder, config.env)
-    return Environments(make, config.num_envs, rng, config.env.max_step_seconds, make_encoder)
+    make = functools.partial(make_player, config.env, training=True)
+    return Environments(make, config.num_envs, rng)
 
 
 def build_evaluator(config: Config) -> Evaluator:
     """What plays evaluation episodes, within the limits of `config`."""
-    make = functools.partial(make_env, config.env)
-    make_encoder = functools.partial(obs_encoder, config.env)
-    limits = config.env.max_step_seconds, config.eval.max_episode_steps
-    return Evaluator(make, *limits, make_encoder)
+    limit = config.eval.max_episode_steps
+    return Evaluator(functools.partial(make_player, config.env, max_episode_steps=limit))
 
 
 def resolve_threads(config: Config, network: FlatNetwork) -> int:

@@ -14,7 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from dqn_runner.envs.encoding import Env, FrameStack, ObsEncoder, action_decoder, scalar
+from dqn_runner.envs.encoding import (
+    Env,
+    FrameStack,
+    ObsEncoder,
+    action_decoder,
+    num_actions,
+    scalar,
+)
 from dqn_runner.errors import WANTED, EnvironmentFailedError, named
 from dqn_runner.types import Array
 
@@ -27,10 +34,10 @@ class EpisodePlayer:
     """Resets and steps one environment, and checks what it returns.
 
     `seed` and `steps` describe the current episode. `is_cut` says that `max_episode_steps` ended
-    it, which is a truncation; `goes_on` that it was one life of a game, which goes on. `encoder` is
-    that of the environment's observations. Raises EnvironmentFailedError, which names `name`, if
-    the environment raises, exits the program, takes longer than `max_step_seconds`, or returns
-    something invalid.
+    it, which is a truncation; `goes_on` that it was one life of a game, which goes on. `encoder` is that of the environment's observations. With `action_masks`,
+    `action_mask` [A] tells the actions that are allowed at the last observation. Raises
+    EnvironmentFailedError, which names `name`, if the environment raises, exits the program, takes
+    longer than `max_step_seconds`, or returns something invalid.
     """
 
     def __init__(
@@ -39,12 +46,16 @@ class EpisodePlayer:
         name: str = "the environment",
         max_step_seconds: float | None = None,
         max_episode_steps: int | None = None,
+        *,
         encoder: ObsEncoder | None = None,
+        action_masks: bool = False,
     ) -> None:
         self._env, self._name = env, name
         self._max_step_seconds, self._max_episode_steps = max_step_seconds, max_episode_steps
         self._frames = FrameStack(encoder or ObsEncoder(env.observation_space))
         self.obs_spec, self._action = self._frames.spec, action_decoder(env)
+        self.action_mask: Array | None = None
+        self._masked_actions = num_actions(env) if action_masks else None
         self.seed = self.steps = 0
         self.is_cut = self.goes_on = False
 
@@ -58,8 +69,9 @@ class EpisodePlayer:
         self.is_cut = self.goes_on = False
         try:
             with limited(self._max_step_seconds):
-                raw_obs, _ = self._env.reset(seed=seed, **options)
+                raw_obs, info = self._env.reset(seed=seed, **options)
             self._frames.start(raw_obs, row)
+            self._read_mask(info)
         except WANTED:
             raise
         except BaseException as error:
@@ -81,6 +93,7 @@ class EpisodePlayer:
             )  # fmt: skip
             if not math.isfinite(reward):
                 raise ValueError(f"a reward of {reward}")  # noqa: TRY301
+            self._read_mask(info, is_last=terminated)
         except WANTED:
             raise
         except BaseException as error:
@@ -89,6 +102,24 @@ class EpisodePlayer:
         self.goes_on = terminated and isinstance(info, dict) and LIFE_LOST in info
         self.is_cut = self.steps == self._max_episode_steps and not (terminated or truncated)
         return reward, terminated, truncated or self.is_cut
+
+    def _read_mask(self, info: Any, *, is_last: bool = False) -> None:
+        """Take note of the actions that `info` allows; at the last one it may allow none."""
+        if self._masked_actions is None:
+            return
+        if "action_mask" not in info:
+            raise ValueError("no action_mask in info, which env.action_masks=true needs")
+        mask = np.asarray(info["action_mask"]).astype(bool)
+        if mask.shape != (self._masked_actions,):
+            raise ValueError(f"an action_mask of shape {mask.shape}, not {(self._masked_actions,)}")
+        if not (mask.any() or is_last):
+            raise ValueError("an action_mask that allows nothing")
+        self.action_mask = mask if mask.any() else ~mask  # which no target looks at
+
+    @property
+    def frames_per_second(self) -> int:
+        """The speed at which pictures should be shown."""
+        return int(self._env.metadata.get("render_fps", 30))
 
     def render(self) -> Array:
         """A picture of the environment's current state, [height, width, 3]."""

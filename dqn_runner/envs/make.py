@@ -16,6 +16,7 @@ from pydantic import Field, FiniteFloat
 
 from dqn_runner.custom import Custom
 from dqn_runner.envs.encoding import Env, ObsEncoder, num_actions
+from dqn_runner.envs.episode import EpisodePlayer
 from dqn_runner.envs.packages import import_package, mended
 from dqn_runner.errors import ConfigError, failing_as, in_a_line
 from dqn_runner.spec import PositiveInt, Seconds, Spec
@@ -52,6 +53,8 @@ class EnvSpec(Spec):
     """Observations that the network sees at once: the last ones of the episode."""
     observation_keys: Annotated[list[str], Field(min_length=1)] | None = None
     """The parts of a Dict observation to learn from, joined to one vector; null: no Dict."""
+    action_masks: bool = False
+    """Take only actions that the environment allows in info["action_mask"]."""
     return_range: tuple[Return, Return] | None = None
     """Lowest and highest return, as numbers, horizon (1/(1-γ)) or -horizon; null: not known."""
 
@@ -118,6 +121,22 @@ def make_env(
     if warn:
         _tell_of_images(obs_spec_of(spec, env), where)
     return env
+
+
+def make_player(
+    spec: EnvSpec,
+    name: str,
+    *,
+    max_episode_steps: int | None = None,
+    training: bool = False,
+    render_mode: str | None = None,
+) -> EpisodePlayer:
+    """One environment to play episodes in, which errors call `name`; raises as make_env does."""
+    env = make_env(spec, render_mode, training=training)
+    return EpisodePlayer(
+        env, name, spec.max_step_seconds, max_episode_steps,
+        encoder=obs_encoder(spec, env), action_masks=spec.action_masks,
+    )  # fmt: skip
 
 
 def obs_encoder(spec: EnvSpec, env: Env) -> ObsEncoder:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from dqn_runner.envs.encoding import Env, ObsEncoder
 from dqn_runner.envs.episode import EpisodePlayer
 from dqn_runner.errors import EnvironmentFailedError
 from dqn_runner.seeding import draw_seed
@@ -28,18 +27,11 @@ class Environments:
 
     def __init__(
         self,
-        make: Callable[[], Env],
+        make_player: Callable[[str], EpisodePlayer],
         num_envs: int,
         rng: np.random.Generator,
-        max_step_seconds: float | None = None,
-        make_encoder: Callable[[Env], ObsEncoder] | None = None,
     ) -> None:
-        self._players = []
-        for i in range(num_envs):
-            env = make()
-            encoder = make_encoder(env) if make_encoder else None
-            player = EpisodePlayer(env, f"environment {i}", max_step_seconds, encoder=encoder)
-            self._players.append(player)
+        self._players = [make_player(f"environment {i}") for i in range(num_envs)]
         self.rng = rng
         self._actions: list[list[int]] = [[] for _ in range(num_envs)]  # of the current games
         self._returns = [0.0] * num_envs
@@ -51,6 +43,11 @@ class Environments:
     def _start_episode(self, i: int, seed: int, obs: Array) -> None:
         self._actions[i], self._returns[i] = [], 0.0
         self._players[i].reset(seed, obs[i])
+
+    @property
+    def action_mask(self) -> Array | None:
+        """The actions [N, A] that are allowed at `obs`; None if all always are."""
+        return stacked_masks(self._players)
 
     def _start_life(self, i: int, obs: Array) -> None:
         self._actions[i].append(NEXT_LIFE)
@@ -71,6 +68,7 @@ class Environments:
             truncated.append(is_truncated)
             if is_terminated or is_truncated:
                 ended.append(i)
+        next_mask = self.action_mask
         episodes = [Episode(self._returns[i], self._players[i].steps) for i in ended]
         self.obs = next_obs.copy() if ended else next_obs
         for i in ended:
@@ -78,7 +76,7 @@ class Environments:
                 self._start_life(i, self.obs)
             else:
                 self._start_episode(i, draw_seed(self.rng), self.obs)
-        return EnvStep(obs, action, rewards, terminated, truncated, next_obs, episodes)
+        return EnvStep(obs, action, rewards, terminated, truncated, next_obs, episodes, next_mask)
 
     def _step_one(self, i: int, action: int, next_obs: Array) -> tuple[float, bool, bool]:
         """Step environment `i` and write its observation into `next_obs` [*obs_shape]."""
@@ -138,3 +136,9 @@ class Environments:
         """Close all environments."""
         for player in self._players:
             player.close()
+
+
+def stacked_masks(players: Sequence[EpisodePlayer]) -> Array | None:
+    """The actions [N, A] that are allowed in each of N environments; None if all always are."""
+    masks = [player.action_mask for player in players if player.action_mask is not None]
+    return np.stack(masks) if masks else None

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dqn_runner.envs.episode import EpisodePlayer, close
-from dqn_runner.envs.make import EnvSpec, make_env, obs_encoder
+from dqn_runner.envs.make import EnvSpec, make_env, make_player
+from dqn_runner.envs.vector import stacked_masks
 from dqn_runner.errors import ConfigError
-from dqn_runner.types import Array
+from dqn_runner.types import Policy
 
 Frame = npt.NDArray[np.uint8]
 
@@ -25,7 +26,7 @@ GIF_WIDTH = 320
 
 def record_episode(  # noqa: PLR0917
     spec: EnvSpec,
-    policy: Callable[[Array], npt.NDArray[np.int64]],
+    policy: Policy,
     seed: int,
     target: Path,
     max_steps: int | None,
@@ -44,15 +45,14 @@ def record_episode(  # noqa: PLR0917
     close(env)
     if "rgb_array" not in modes:
         raise ConfigError(f"env.id={spec.id}: cannot draw itself; it needs render_mode rgb_array")
-    env = make_env(spec, render_mode="rgb_array")
-    fps = int(env.metadata.get("render_fps", 30))
+    name = "the filmed environment"
+    player = make_player(spec, name, max_episode_steps=max_steps, render_mode="rgb_array")
+    fps = player.frames_per_second
     target.parent.mkdir(parents=True, exist_ok=True)
     mp4, gif = target.with_suffix(".mp4"), target.with_suffix(".gif")
     # ffmpeg wants a name that ends in mp4; that of the GIF looks like no film.
     partial = (target.with_suffix(".partial.mp4"), target.with_suffix(".gif.partial"))
     every = max(1, round(fps / GIF_FRAMES_PER_SECOND))
-    limits, encoder = (spec.max_step_seconds, max_steps), obs_encoder(spec, env)
-    player = EpisodePlayer(env, "the filmed environment", *limits, encoder)
     small: list[Frame] = []
     try:
         # imageio's default would scale the frames to sides that are multiples of 16.
@@ -76,7 +76,7 @@ def record_episode(  # noqa: PLR0917
 
 def _frames(
     player: EpisodePlayer,
-    policy: Callable[[Array], npt.NDArray[np.int64]],
+    policy: Policy,
     seed: int,
     check_stop: Callable[[], None],
 ) -> Iterator[Frame]:
@@ -86,7 +86,7 @@ def _frames(
     ended = False
     while not ended:
         check_stop()
-        (action,) = policy(row[np.newaxis]).tolist()
+        (action,) = policy(row[np.newaxis], stacked_masks([player])).tolist()
         _, terminated, truncated = player.step(action, row)
         ended = terminated or truncated
         yield player.render()

@@ -5,26 +5,18 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from dqn_runner.envs.encoding import Env, ObsEncoder
 from dqn_runner.envs.episode import EpisodePlayer
+from dqn_runner.envs.vector import stacked_masks
 from dqn_runner.errors import DQNRunnerError, RunFailedError, in_a_line, named
-from dqn_runner.types import Array
+from dqn_runner.types import Policy
 
 logger = logging.getLogger(__name__)
 
 MAX_ENVIRONMENTS = 50
-
-
-class Policy(Protocol):
-    """Actions [N] for encoded observations [N, *obs_shape]."""
-
-    def __call__(self, obs: Array, /) -> npt.NDArray[np.int64]:
-        """Choose."""
 
 
 class Evaluation(NamedTuple):
@@ -61,19 +53,14 @@ def never_stop() -> None:
 class Evaluator:
     """Plays episodes side by side, one batched call of the policy for all that still run.
 
-    An episode ends after `max_episode_steps`; a warning says so the first time.
+    The first time that the limit of a player ends an episode, a warning says so.
     """
 
     def __init__(
         self,
-        make: Callable[[], Env],
-        max_step_seconds: float | None = None,
-        max_episode_steps: int | None = None,
-        make_encoder: Callable[[Env], ObsEncoder] | None = None,
+        make_player: Callable[[str], EpisodePlayer],
     ) -> None:
-        self._make, self._make_encoder = make, make_encoder
-        self._max_step_seconds = max_step_seconds
-        self._max_episode_steps, self._has_cut = max_episode_steps, False
+        self._make_player, self._has_cut = make_player, False
         self._players: list[EpisodePlayer] = []
         self.episodes = 0  # finished, in all evaluations
 
@@ -117,7 +104,8 @@ class Evaluator:
             start_next(i)
         while playing:
             rows = list(playing)
-            for i, action in zip(rows, policy(obs[rows]).tolist(), strict=True):
+            masks = stacked_masks([self._players[i] for i in rows])
+            for i, action in zip(rows, policy(obs[rows], masks).tolist(), strict=True):
                 check_stop()
                 reward, terminated, truncated = self._players[i].step(action, obs[i])
                 returns[playing[i]] += reward
@@ -131,9 +119,7 @@ class Evaluator:
         """Make as many environments as are wanted, if there are fewer."""
         for i in range(len(self._players), wanted):
             check_stop()
-            env, limits = self._make(), (self._max_step_seconds, self._max_episode_steps)
-            encoder = self._make_encoder(env) if self._make_encoder else None
-            self._players.append(EpisodePlayer(env, f"environment {i}", *limits, encoder))
+            self._players.append(self._make_player(f"environment {i}"))
 
     def _warn_of_cut(self, i: int) -> None:
         if self._players[i].is_cut and not self._has_cut:
@@ -141,7 +127,7 @@ class Evaluator:
             logger.warning(
                 "eval.max_episode_steps=%d: an evaluation episode was still going on then, and was "
                 "ended; its return so far counts",
-                self._max_episode_steps,
+                self._players[i].steps,
             )
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ class Training:
             steps_before, episodes_before = progress.env_steps, progress.episodes
 
             progress.epsilon = parts.epsilon(progress.env_steps, progress.episodes)
-            action = agent.act(envs.obs, progress.epsilon)
+            action = agent.act(envs.obs, progress.epsilon, envs.action_mask)
             step = parts.agent_spec.learned_from(envs.step(action))
             progress.see(step.reward)
             final_action = (

@@ -96,6 +96,31 @@ def test_greedy_is_the_first_action_of_highest_value():
     assert ties(obs).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("temperature", [None, 0.5])
+@pytest.mark.parametrize("epsilon", [0.0, 0.5, 1.0])
+def test_only_allowed_actions_are_taken(epsilon, temperature):
+    agent, obs = make_agent(temperature=temperature), some_obs()
+    mask = np.random.default_rng(0).random((N, A)) < 0.3
+    mask[0] = np.arange(A) == 7
+    actions = np.stack([agent.act(obs, epsilon, mask) for _ in range(400)])
+    assert all(mask[i, action] for row in actions for i, action in enumerate(row))
+    if epsilon == 1.0:  # the allowed ones equally often
+        counts = np.bincount(actions[:, 1], minlength=A)[mask[1]]
+        assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_the_greedy_action_is_the_best_of_those_allowed():
+    agent, obs = make_agent(), some_obs(50)
+    learner = agent.learner
+    outputs = learner.rule.network(learner.state.params, (), torch.from_numpy(obs))
+    mask = np.random.default_rng(0).random((50, A)) < 0.3
+    mask[:, 3] = True
+    pairs = zip(outputs.q_values.tolist(), mask, strict=True)
+    expected = [max(np.flatnonzero(allowed), key=row.__getitem__) for row, allowed in pairs]
+    assert agent.policy(obs, mask).tolist() == expected
+    assert (agent.policy(obs) != expected).any()
+
+
 def test_without_exploration_every_action_is_greedy():
     deviates, actions = deviations(0.0, 500)
     assert not deviates.any()

@@ -239,3 +239,18 @@ def test_bounds_of_returns_with_munchausens_bonus_follow_from_its_numbers():
     assert spec_of(td_target="max").return_bounds(progress, 2) == (0.0, pytest.approx(10.0))
     numbers = spec_of(clip_target=True).moving_hyperparameters(progress, 2)
     assert (numbers["return_low"], numbers["return_high"]) == (low, high)
+
+
+@pytest.mark.parametrize("rule", [best_action, selected_action])
+def test_the_next_state_is_valued_by_an_allowed_action(rule):
+    case = Case(11)
+    mask = torch.rand(B, A, generator=torch.Generator().manual_seed(1)) < 0.4
+    mask[:, 2] = True
+    batch = case.batch._replace(next_mask=mask)
+    next_state = rule(batch, case.target_network, case.online_network, HYPER)
+    choosing = case.online_next if rule is selected_action else case.next
+    for b in range(B):
+        allowed = [a for a in range(A) if mask[b, a]]
+        action = max(allowed, key=lambda a: float(choosing.q_values[b, a]))
+        expected = batch.reward[b] + batch.discount[b] * case.next.q_values[b, action]
+        assert float(next_state.expected_return[b]) == pytest.approx(float(expected), rel=1e-12)

@@ -10,6 +10,7 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from building import players
 from gymnasium.spaces import Box, Discrete
 
 from dqn_runner.envs.encoding import ObsEncoder
@@ -69,10 +70,12 @@ def test_a_box_without_dimensions_is_one_number(obs):
     space = Box(-1, 1, (), np.float32)
     assert ObsEncoder(space).spec == ObsSpec((1,), np.dtype(np.float32))
     assert play(Scripted(space, obs))[3].tolist() == [0.5]
-    environments = Environments(lambda: Scripted(space, obs), 2, np.random.default_rng(0))
+    environments = Environments(players(lambda: Scripted(space, obs)), 2, np.random.default_rng(0))
     assert environments.step([0, 0]).next_obs.tolist() == [[0.5], [0.5]]
-    evaluator = Evaluator(lambda: Scripted(space, obs, 3.0, (True, False)))
-    assert evaluator.evaluate(lambda rows: np.zeros(len(rows), np.int64), [1]).returns == (3.0,)
+    evaluator = Evaluator(players(lambda: Scripted(space, obs, 3.0, (True, False))))
+    assert evaluator.evaluate(lambda rows, mask: np.zeros(len(rows), np.int64), [1]).returns == (
+        3.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,3 +190,51 @@ def test_an_episode_is_cut_where_it_goes_on_after_its_limit():
         player.step(0, row)
         assert player.step(0, row)[1:] == ended
         assert not player.is_cut
+
+
+class Masking(Scripted):
+    """Gives `masks`, one after the other, in its infos; None for an info without one."""
+
+    def __init__(self, *masks, ended=(False, False)):
+        super().__init__(VECTOR, FINE, ended=ended)
+        self.infos = iter([{} if mask is None else {"action_mask": mask} for mask in masks])
+
+    def reset(self, *, seed=None, options=None):
+        return FINE, next(self.infos)
+
+    def step(self, action):
+        return *super().step(action)[:4], next(self.infos)
+
+
+def test_the_allowed_actions_are_those_of_the_last_observation():
+    player = EpisodePlayer(Masking([1, 0], np.array([0, 1], np.int8)), action_masks=True)
+    player.reset(3, np.zeros(2, np.float32))
+    assert player.action_mask.tolist() == [True, False]
+    player.step(0, np.zeros(2, np.float32))
+    assert player.action_mask.tolist() == [False, True]
+    assert EpisodePlayer(Masking([1, 0])).action_mask is None
+
+
+@pytest.mark.parametrize(
+    ("mask", "reason"),
+    [
+        (None, "no action_mask in info, which env.action_masks=true needs"),
+        ([1, 1, 0], "an action_mask of shape (3,), not (2,)"),
+        ([0, 0], "an action_mask that allows nothing"),
+    ],
+)
+def test_a_mask_that_cannot_be_obeyed_is_a_failure(mask, reason):
+    row = np.zeros(2, np.float32)
+    with pytest.raises(EnvironmentFailedError, match=re.escape(f"in reset: ValueError: {reason}")):
+        EpisodePlayer(Masking(mask), action_masks=True).reset(3, row)
+    player = EpisodePlayer(Masking([1, 1], mask), action_masks=True)
+    player.reset(3, row)
+    with pytest.raises(EnvironmentFailedError, match=re.escape(f"in step: ValueError: {reason}")):
+        player.step(0, row)
+
+
+def test_after_a_termination_nothing_need_be_allowed():
+    player = EpisodePlayer(Masking([1, 1], [0, 0], ended=(True, False)), action_masks=True)
+    player.reset(3, np.zeros(2, np.float32))
+    player.step(0, np.zeros(2, np.float32))
+    assert player.action_mask.all()  # a target hides it, and must not see -inf

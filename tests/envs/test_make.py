@@ -10,6 +10,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from dqn_runner.envs.encoding import ObsEncoder, action_decoder, num_actions
+from dqn_runner.envs.episode import EpisodePlayer
 from dqn_runner.envs.make import EnvSpec, make_env, obs_encoder, obs_spec_of
 from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import ConfigError
@@ -64,9 +65,9 @@ class Spaces(gym.Env):
 
 
 def several(envs):
-    """A factory that hands these out one by one."""
+    """A factory that hands out players of these one by one."""
     waiting = iter(envs)
-    return lambda: next(waiting)
+    return lambda name: EpisodePlayer(next(waiting), name)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from building import players
 from gymnasium.spaces import Box, Discrete
 
 from dqn_runner.errors import RunFailedError
@@ -11,7 +12,7 @@ from dqn_runner.training.evaluation import MAX_ENVIRONMENTS, Evaluation, Evaluat
 SEEDS = np.random.default_rng(0).integers(2**31, size=120).tolist()
 
 
-def leaning(obs):
+def leaning(obs, mask=None):
     """Push the cart to where the pole leans: falls after some forty steps."""
     return (obs[:, 2] > 0).astype(np.int64)
 
@@ -41,7 +42,7 @@ def plain_returns():
 
 @pytest.mark.parametrize("episodes", [1, 7, 120])
 def test_returns_are_those_of_a_plain_loop_in_the_order_of_the_seeds(episodes, plain_returns):
-    evaluator = Evaluator(make_cartpole)
+    evaluator = Evaluator(players(make_cartpole))
     evaluation = evaluator.evaluate(leaning, SEEDS[:episodes])
     assert list(evaluation.returns) == plain_returns[:episodes]
     evaluator.close()
@@ -49,7 +50,7 @@ def test_returns_are_those_of_a_plain_loop_in_the_order_of_the_seeds(episodes, p
 
 def test_an_evaluator_used_again_starts_afresh(plain_returns):
     """More environments than episodes, fewer, and after a close; nothing is left over."""
-    evaluator = Evaluator(make_cartpole)
+    evaluator = Evaluator(players(make_cartpole))
     for first, last in [(0, 7), (7, 8), (8, 90), (90, 95)]:
         evaluation = evaluator.evaluate(leaning, SEEDS[first:last])
         assert list(evaluation.returns) == plain_returns[first:last]
@@ -65,7 +66,7 @@ def test_no_more_environments_are_made_than_are_used():
         made.append(make_cartpole())
         return made[-1]
 
-    evaluator = Evaluator(make)
+    evaluator = Evaluator(players(make))
     assert made == []
     evaluator.evaluate(leaning, SEEDS[:3])
     assert len(made) == 3
@@ -78,11 +79,11 @@ def test_the_policy_sees_running_episodes_only():
     """As episodes end the batch shrinks: every row it was shown counts as one step of reward."""
     rows = []
 
-    def policy(obs):
+    def policy(obs, mask=None):
         rows.append(len(obs))
         return leaning(obs)
 
-    evaluator = Evaluator(make_cartpole)
+    evaluator = Evaluator(players(make_cartpole))
     evaluation = evaluator.evaluate(policy, SEEDS[:10])
     assert rows[0] == 10
     assert rows == sorted(rows, reverse=True)
@@ -101,7 +102,7 @@ def test_check_stop_may_raise_and_the_next_evaluation_is_whole(plain_returns):
         if len(calls) == 300:
             raise StopHere
 
-    evaluator = Evaluator(make_cartpole)
+    evaluator = Evaluator(players(make_cartpole))
     with pytest.raises(StopHere):
         evaluator.evaluate(leaning, SEEDS, check_stop)
     assert len(calls) == 300
@@ -130,10 +131,10 @@ class OddSpaces(gym.Env):
 def test_actions_and_observations_are_translated_for_the_environment():
     """One-hot rows say how far an episode is; action a of the policy is number 5 + a."""
 
-    def policy(obs):
+    def policy(obs, mask=None):
         return np.minimum(obs.argmax(axis=1), 2)
 
-    evaluation = Evaluator(OddSpaces).evaluate(policy, [0, 1, 2, 3, 7, 4])
+    evaluation = Evaluator(players(OddSpaces)).evaluate(policy, [0, 1, 2, 3, 7, 4])
     by_length = {length: sum(5 + min(k, 2) for k in range(length)) for length in (1, 2, 3, 4)}
     assert evaluation.returns == tuple(by_length[n] for n in (1, 2, 3, 4, 4, 1))
 
@@ -151,11 +152,11 @@ def test_pixels_reach_the_policy_as_bytes():
 
     seen = []
 
-    def policy(obs):
+    def policy(obs, mask=None):
         seen.append(obs.copy())
         return np.ones(len(obs), np.int64)
 
-    assert Evaluator(Pixels).evaluate(policy, [3, 200]).returns == (1.0, 1.0)
+    assert Evaluator(players(Pixels)).evaluate(policy, [3, 200]).returns == (1.0, 1.0)
     (obs,) = seen
     assert obs.dtype == np.uint8
     assert obs[:, 0, 0].tolist() == [3, 200]
@@ -196,13 +197,13 @@ class Endless(gym.Env):
         return np.zeros(1, np.float32), float(self._steps), ended, False, {}
 
 
-def always_right(obs):
+def always_right(obs, mask=None):
     return np.ones(len(obs), np.int64)
 
 
 def test_an_episode_over_the_limit_counts_with_its_return_so_far_and_is_told_of_once(caplog):
     lengths = [10**9, 3, 10**9, 4, 5]
-    evaluator = Evaluator(Endless, max_episode_steps=4)
+    evaluator = Evaluator(players(Endless, max_episode_steps=4))
     for _ in range(2):
         evaluation = evaluator.evaluate(always_right, lengths)
         assert evaluation.returns == tuple(sum(range(min(n, 4) + 1)) for n in lengths)
@@ -211,7 +212,9 @@ def test_an_episode_over_the_limit_counts_with_its_return_so_far_and_is_told_of_
 
 
 def test_an_episode_that_ends_at_the_limit_by_itself_is_not_told_of(caplog):
-    assert Evaluator(Endless, max_episode_steps=4).evaluate(always_right, [4]).returns == (10.0,)
+    assert Evaluator(players(Endless, max_episode_steps=4)).evaluate(always_right, [4]).returns == (
+        10.0,
+    )
     assert caplog.messages == []
 
 
@@ -227,7 +230,7 @@ def test_what_fails_names_the_evaluation_and_the_episode(what):
             return np.full(1, np.nan, np.float32), *result[1:]
 
     with pytest.raises(RunFailedError) as how:
-        Evaluator(Failing).evaluate(always_right, [9, 7, 8])
+        Evaluator(players(Failing)).evaluate(always_right, [9, 7, 8])
     assert str(how.value).startswith(
         "an evaluation failed: environment 1 failed at step 1 of the episode with seed 7, in step: "
     )
