@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dqn_runner.buffers.ring import Ring
-from dqn_runner.buffers.rows import Gather, RowStorage, gather, row_bytes
+from dqn_runner.buffers.rows import COMMON, Gather, Layout, RowStorage, gather, row_bytes
 from dqn_runner.errors import ConfigError, RunError
 from dqn_runner.types import Array, Batch, EnvStep, ObsSpec
 
@@ -44,11 +44,11 @@ def choose_storage(
 
 
 def frame_storage_bytes(
-    capacity: int, obs_spec: ObsSpec, num_envs: int, n_step: int, next_actions: bool = False
+    capacity: int, obs_spec: ObsSpec, num_envs: int, n_step: int, layout: Layout = COMMON
 ) -> int:
     """Bytes that a full FrameStorage takes."""
     frames = num_slots(capacity, obs_spec, num_envs, n_step) * frame_bytes(obs_spec)
-    return frames + capacity * row_bytes(_slots_spec(obs_spec), next_actions)
+    return frames + capacity * row_bytes(_slots_spec(obs_spec), layout)
 
 
 def frame_bytes(obs_spec: ObsSpec) -> int:
@@ -75,10 +75,12 @@ def _slots_spec(obs_spec: ObsSpec) -> ObsSpec:
     return ObsSpec((obs_spec.stack,), np.dtype(np.int32))
 
 
-def gather_frames(obs_spec: ObsSpec, tensors: Sequence[Tensor], indices: Tensor) -> Batch:
+def gather_frames(
+    obs_spec: ObsSpec, fields: Sequence[str], tensors: Sequence[Tensor], indices: Tensor
+) -> Batch:
     """The transitions `indices` [B] with observations [B, *obs_shape] put together of frames."""
     frames, *columns = tensors
-    batch = gather(columns, indices)
+    batch = gather(columns, indices, fields)
     obs = _stacks(obs_spec, frames, batch.obs)
     return batch._replace(obs=obs, next_obs=_stacks(obs_spec, frames, batch.next_obs))
 
@@ -154,9 +156,9 @@ class FrameStorage(RowStorage):
         *,
         num_envs: int,
         n_step: int,
-        next_actions: bool = False,
+        layout: Layout = COMMON,
     ) -> None:
-        super().__init__(capacity, _slots_spec(obs_spec), device, next_actions=next_actions)
+        super().__init__(capacity, _slots_spec(obs_spec), device, layout=layout)
         slots = num_slots(capacity, obs_spec, num_envs, n_step)
         self._spec, self._newest = obs_spec, _newest(obs_spec, num_envs, n_step)
         self._frames = FrameRing(slots, obs_spec, device, num_envs)
@@ -170,7 +172,7 @@ class FrameStorage(RowStorage):
     @property
     def gather(self) -> Gather:
         """The function (tensors, indices [B]) -> Batch; pure, so that it can be compiled."""
-        return functools.partial(gather_frames, self._spec)
+        return functools.partial(gather_frames, self._spec, self._fields)
 
     @property
     def rings(self) -> dict[str, Ring]:

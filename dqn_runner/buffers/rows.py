@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,21 +18,43 @@ from dqn_runner.types import Batch, EnvStep, ObsSpec, Transition
 Gather = Callable[[Sequence[Tensor], Tensor], Batch]  # (tensors of a storage, indices [B])
 
 
-def columns_of(obs_spec: ObsSpec, next_actions: bool = False) -> list[Column]:
-    """The columns of a `Batch`, in its order; the last one only if the target asks for it."""
-    obs = (obs_spec.shape, torch.from_numpy(np.empty(0, obs_spec.dtype)).dtype)
-    integer, real = ((), torch.int64), ((), torch.float32)
-    return [obs, integer, real, real, obs, *([integer] if next_actions else [])]
+class Layout(NamedTuple):
+    """What is stored of a transition beside what all have."""
+
+    next_action: bool = False  # SARSA's target asks for it
+    masked_actions: int = 0  # how many actions the next state allows or forbids; 0: allows all
+
+    def columns(self, obs_spec: ObsSpec) -> dict[str, Column]:
+        """The columns by the fields of `Batch`, in its order."""
+        obs = (obs_spec.shape, torch.from_numpy(np.empty(0, obs_spec.dtype)).dtype)
+        integer, real = ((), torch.int64), ((), torch.float32)
+        columns: dict[str, Column] = {
+            "obs": obs, "action": integer, "reward": real, "discount": real, "next_obs": obs
+        }  # fmt: skip
+        if self.next_action:
+            columns["next_action"] = integer
+        if self.masked_actions:
+            columns["next_mask"] = ((self.masked_actions,), torch.bool)
+        return columns
 
 
-def row_bytes(obs_spec: ObsSpec, next_actions: bool = False) -> int:
+COMMON = Layout()
+
+
+def row_bytes(obs_spec: ObsSpec, layout: Layout = COMMON) -> int:
     """Bytes that one transition takes."""
-    return bytes_of(columns_of(obs_spec, next_actions))
+    return bytes_of(layout.columns(obs_spec).values())
 
 
-def gather(tensors: Sequence[Tensor], indices: Tensor) -> Batch:
-    """The rows `indices` [B] of a storage's `tensors`; pure, so that it can be compiled."""
-    return Batch(*(column[indices] for column in tensors))
+def gather(
+    tensors: Sequence[Tensor], indices: Tensor, fields: Sequence[str] = Batch._fields
+) -> Batch:
+    """The rows `indices` [B] of a storage's `tensors`, which are those fields of a batch.
+
+    It is pure, so that it can be compiled.
+    """
+    pairs = zip(fields, tensors, strict=False)
+    return Batch(**{field: column[indices] for field, column in pairs})
 
 
 class RowStorage(Ring):
@@ -44,11 +69,13 @@ class RowStorage(Ring):
         obs_spec: ObsSpec,
         device: torch.device,
         *,
-        next_actions: bool = False,
+        layout: Layout = COMMON,
         keep_all: bool = False,
     ) -> None:
-        super().__init__(capacity, columns_of(obs_spec, next_actions), device)
-        self._keep_all = keep_all
+        columns = layout.columns(obs_spec)
+        super().__init__(capacity, [*columns.values()], device)
+        self._fields, self._keep_all = tuple(columns), keep_all
+        self._of_transition = operator.attrgetter(*columns)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -58,7 +85,7 @@ class RowStorage(Ring):
     @property
     def gather(self) -> Gather:
         """The function (tensors, indices [B]) -> Batch; pure, so that it can be compiled."""
-        return gather
+        return functools.partial(gather, fields=self._fields)
 
     @property
     def rings(self) -> dict[str, Ring]:
@@ -84,7 +111,7 @@ class RowStorage(Ring):
                 f"buffer.capacity={self.capacity}: the transitions of a phase do not fit; collect "
                 f"fewer phase.episodes or allow more, at {self.row_bytes} bytes a transition"
             )
-        self.write(transition)
+        self.write(self._of_transition(transition))
 
     def clear(self) -> None:
         """Forget every transition."""

@@ -26,7 +26,7 @@ from dqn_runner.config.budget import (
     unreached,
     unused,
 )
-from dqn_runner.config.memory import check_memory
+from dqn_runner.config.memory import check_memory, layout
 from dqn_runner.config.networks import build_network, unsuited
 from dqn_runner.config.root import BufferSpec, Config, find_modules
 from dqn_runner.custom import Custom
@@ -161,13 +161,13 @@ def resolve_threads(config: Config, network: FlatNetwork) -> int:
 
 
 def build_storage(config: Config, env: Env, device: torch.device) -> RowStorage:
-    """The storage of transitions, with their next actions if the target asks for them."""
+    """The storage of transitions."""
     capacity, obs = config.buffer.capacity, obs_spec_of(config.env, env)
-    sarsa, in_phases = config.agent.td_target == "sarsa", config.phase.episodes is not None
+    stored, in_phases = layout(config, num_actions(env)), config.phase.episodes is not None
     if choose_storage(config.buffer.storage, obs, in_phases=in_phases) == "rows":
-        return RowStorage(capacity, obs, device, next_actions=sarsa, keep_all=in_phases)
+        return RowStorage(capacity, obs, device, layout=stored, keep_all=in_phases)
     num_envs, n_step = config.num_envs, config.agent.n_step
-    return FrameStorage(capacity, obs, device, num_envs=num_envs, n_step=n_step, next_actions=sarsa)
+    return FrameStorage(capacity, obs, device, num_envs=num_envs, n_step=n_step, layout=stored)
 
 
 def build_assembler(config: Config) -> Assembler:

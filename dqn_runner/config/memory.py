@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from torch import nn
 
 from dqn_runner.buffers.frames import choose_storage, frame_storage_bytes
-from dqn_runner.buffers.rows import row_bytes
+from dqn_runner.buffers.rows import Layout, row_bytes
 from dqn_runner.config.root import Config
 from dqn_runner.envs.encoding import Env, num_actions
 from dqn_runner.envs.make import obs_spec_of
@@ -64,20 +64,26 @@ def needed_memory(config: Config, env: Env) -> dict[str, int]:
             takes[agent] = 4 * VECTORS * (_num_params(network) - _num_params(scalar))
         units = math.prod(obs.shape) + _num_units(network, obs)
         takes[batch] = 4 * COPIES * units * config.batch_size
-    takes[f"buffer.capacity={config.buffer.capacity}"] = buffer_bytes(config, obs)
+    takes[f"buffer.capacity={config.buffer.capacity}"] = buffer_bytes(config, obs, num_actions(env))
     return takes
 
 
-def buffer_bytes(config: Config, obs: ObsSpec) -> int:
+def layout(config: Config, num_actions: int) -> Layout:
+    """What is stored of a transition."""
+    masked = num_actions if config.env.action_masks else 0
+    return Layout(next_action=config.agent.td_target == "sarsa", masked_actions=masked)
+
+
+def buffer_bytes(config: Config, obs: ObsSpec, num_actions: int) -> int:
     """The bytes that a full replay buffer of such observations takes.
 
     Raises ConfigError if they cannot be kept as `config` says.
     """
-    buffer, sarsa = config.buffer, config.agent.td_target == "sarsa"
+    buffer, stored = config.buffer, layout(config, num_actions)
     in_phases = config.phase.episodes is not None
     if choose_storage(buffer.storage, obs, in_phases=in_phases) == "rows":
-        return row_bytes(obs, sarsa) * buffer.capacity + buffer.sampler_bytes
-    frames = frame_storage_bytes(buffer.capacity, obs, config.num_envs, config.agent.n_step, sarsa)
+        return row_bytes(obs, stored) * buffer.capacity + buffer.sampler_bytes
+    frames = frame_storage_bytes(buffer.capacity, obs, config.num_envs, config.agent.n_step, stored)
     return frames + buffer.sampler_bytes
 
 

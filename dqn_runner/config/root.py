@@ -169,6 +169,15 @@ class Config(TrainingSpec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _masks_are_of_the_next_state(self) -> Config:
+        if self.env.action_masks and self.agent.td_target == "munchausen":
+            raise ValueError(
+                "agent.td_target=munchausen: not with env.action_masks=true, for its bonus needs "
+                "the actions that were allowed before, too; use max or sarsa"
+            )
+        return self
+
     def plain(self) -> dict[str, Any]:
         """The configuration as plain values, as config.yaml holds it."""
         return self.model_dump(mode="json")

@@ -34,10 +34,11 @@ class EpisodePlayer:
     """Resets and steps one environment, and checks what it returns.
 
     `seed` and `steps` describe the current episode. `is_cut` says that `max_episode_steps` ended
-    it, which is a truncation; `goes_on` that it was one life of a game, which goes on. `encoder` is that of the environment's observations. With `action_masks`,
-    `action_mask` [A] tells the actions that are allowed at the last observation. Raises
-    EnvironmentFailedError, which names `name`, if the environment raises, exits the program, takes
-    longer than `max_step_seconds`, or returns something invalid.
+    it, which is a truncation; `goes_on` that it was one life of a game, which goes on. `encoder` is
+    that of the environment's observations. With `action_masks`, `action_mask` [A] tells the actions
+    that are allowed at the last observation. Raises EnvironmentFailedError, which names `name`, if
+    the environment raises, exits the program, takes longer than `max_step_seconds`, or returns
+    something invalid.
     """
 
     def __init__(

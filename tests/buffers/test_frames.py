@@ -15,7 +15,7 @@ from dqn_runner.buffers import frames
 from dqn_runner.buffers.frames import FrameStorage, choose_storage, frame_storage_bytes, num_slots
 from dqn_runner.buffers.n_step import NStepAssembler
 from dqn_runner.buffers.prioritized import PrioritizedSampler, PrioritizedSpec
-from dqn_runner.buffers.rows import RowStorage
+from dqn_runner.buffers.rows import Layout, RowStorage
 from dqn_runner.buffers.sarsa import SarsaAssembler
 from dqn_runner.buffers.uniform import UniformSampler, UniformSpec
 from dqn_runner.errors import ConfigError, RunError
@@ -117,7 +117,7 @@ def test_batches_equal_a_list_of_whole_stacks(
     n_step = 1 if sarsa else n_step
     spec = spec_of(dtype, stack)
     storage = FrameStorage(
-        capacity, spec, CPU, num_envs=num_envs, n_step=n_step, next_actions=sarsa
+        capacity, spec, CPU, num_envs=num_envs, n_step=n_step, layout=Layout(next_action=sarsa)
     )
     sampler: Any = UniformSampler(storage)
     if prioritized:
@@ -267,9 +267,10 @@ def test_a_million_transitions_of_atari_and_of_minatar():
 @pytest.mark.parametrize(("dtype", "frame"), [(BYTES, 15), (BITS, 2)])
 def test_the_bytes_that_are_counted_are_those_that_are_taken(dtype, frame):
     spec = spec_of(dtype, 4)
-    storage = FrameStorage(30, spec, CPU, num_envs=2, n_step=3, next_actions=True)
+    layout = Layout(next_action=True)
+    storage = FrameStorage(30, spec, CPU, num_envs=2, n_step=3, layout=layout)
     taken = sum(tensor.nbytes for tensor in storage.tensors)
-    assert storage.num_bytes == frame_storage_bytes(30, spec, 2, 3, True) == taken
+    assert storage.num_bytes == frame_storage_bytes(30, spec, 2, 3, layout) == taken
     assert taken == num_slots(30, spec, 2, 3) * frame + 30 * (2 * 4 * 4 + 2 * 8 + 2 * 4)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dqn_runner.buffers.rows import RowStorage, gather, row_bytes
+from dqn_runner.buffers.rows import Layout, RowStorage, gather, row_bytes
 from dqn_runner.errors import RunError
 from dqn_runner.types import ObsSpec, Transition
 
@@ -86,7 +86,10 @@ def test_a_batch_of_rows_is_those_rows_of_each_column():
 
 
 def test_next_actions_have_a_column_if_they_are_asked_for():
-    without, storage = RowStorage(4, BOX, CPU), RowStorage(4, BOX, CPU, next_actions=True)
+    without, storage = (
+        RowStorage(4, BOX, CPU),
+        RowStorage(4, BOX, CPU, layout=Layout(next_action=True)),
+    )
     assert gather(without.tensors, torch.arange(4)).next_action is None
     assert storage.num_bytes == without.num_bytes + 4 * 8
     rng = np.random.default_rng(6)

@@ -67,9 +67,9 @@ def test_it_counts_each_frame_once(compose, buffer):
 def test_a_million_images_fit_into_little_memory(compose, buffer, obs, most):
     million = "buffer.capacity=1000000"
     config = compose(f"buffer={buffer}", million, "num_envs=8")
-    assert memory.buffer_bytes(config, obs) <= most
+    assert memory.buffer_bytes(config, obs, 6) <= most
     rows = compose(f"buffer={buffer}", million, "num_envs=8", "buffer.storage=rows")
-    assert memory.buffer_bytes(rows, obs) > 2 * 1_000_000 * math.prod(obs.shape) > most
+    assert memory.buffer_bytes(rows, obs, 6) > 2 * 1_000_000 * math.prod(obs.shape) > most
 
 
 def test_frames_of_what_is_no_image_are_refused(compose):

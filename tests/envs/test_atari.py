@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from dqn_runner.config.messages import checked
 from dqn_runner.envs.atari import Atari, AtariSpec
 from dqn_runner.envs.images import Shrinker
-from dqn_runner.envs.make import make_env, obs_encoder
+from dqn_runner.envs.make import make_env, make_player
 from dqn_runner.envs.vector import NEXT_LIFE, Environments
 from dqn_runner.errors import ConfigError
 
@@ -22,10 +23,8 @@ def atari(**settings: Any) -> AtariSpec:
 
 
 def environments(spec: AtariSpec, seed: int = 0) -> Environments:
-    return Environments(
-        lambda: make_env(spec, training=True), 1, np.random.default_rng(seed),
-        make_encoder=lambda env: obs_encoder(spec, env),
-    )  # fmt: skip
+    make = functools.partial(make_player, spec, training=True)
+    return Environments(make, 1, np.random.default_rng(seed))
 
 
 def screens_of(actions: list[int], **settings: Any) -> tuple[list[np.ndarray], float]:

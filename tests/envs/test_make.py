@@ -1,5 +1,6 @@
 """Environments: episode ends, restarts, seeds and observation encoding, with known values."""
 
+import functools
 import importlib.util
 import sys
 import warnings
@@ -11,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 
 from dqn_runner.envs.encoding import ObsEncoder, action_decoder, num_actions
 from dqn_runner.envs.episode import EpisodePlayer
-from dqn_runner.envs.make import EnvSpec, make_env, obs_encoder, obs_spec_of
+from dqn_runner.envs.make import EnvSpec, make_env, make_player, obs_spec_of
 from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import ConfigError
 from dqn_runner.types import Episode, ObsSpec
@@ -64,10 +65,15 @@ class Spaces(gym.Env):
         return self._observations[self._at], 0.0, False, False, {}
 
 
-def several(envs):
+def several(envs, stack=1):
     """A factory that hands out players of these one by one."""
-    waiting = iter(envs)
-    return lambda name: EpisodePlayer(next(waiting), name)
+    waiting = iter([(env, ObsEncoder(env.observation_space, stack)) for env in envs])
+
+    def make_player(name):
+        env, encoder = next(waiting)
+        return EpisodePlayer(env, name, encoder=encoder)
+
+    return make_player
 
 
 @pytest.fixture
@@ -491,8 +497,8 @@ def test_a_stack_holds_the_last_observations_of_its_episode(stack, num_envs):
     """By a list of all observations; the first one of an episode fills the whole stack."""
     lengths = [3, 5][:num_envs]
     environments = Environments(
-        several([Counting(length) for length in lengths]), num_envs, np.random.default_rng(0),
-        make_encoder=lambda env: ObsEncoder(env.observation_space, stack),
+        several([Counting(length) for length in lengths], stack), num_envs,
+        np.random.default_rng(0),
     )  # fmt: skip
 
     def stacks(length, t):
@@ -531,10 +537,7 @@ def parts(registered):
 
 def test_named_parts_are_joined_in_their_order(parts):
     spec = parts("speed", "place", "picture")
-    environments = Environments(
-        lambda: make_env(spec), 1, np.random.default_rng(0),
-        make_encoder=lambda env: obs_encoder(spec, env),
-    )  # fmt: skip
+    environments = Environments(functools.partial(make_player, spec), 1, np.random.default_rng(0))
     assert environments.obs.dtype == np.float32
     assert environments.obs.tolist() == [[0.5, -1, 0, 1, 0, 9, 9, 9, 9]]
     assert environments.step([0]).next_obs.tolist() == environments.obs.tolist()
@@ -571,7 +574,7 @@ def test_actions_of_several_numbers_are_their_combinations(registered):
     registered("Several-v0", lambda: Spaces(Discrete(2), space, observations=[0] * 9))
     env = make_env(EnvSpec(id="Several-v0"))
     assert num_actions(env) == 6
-    environments = Environments(lambda: env, 1, np.random.default_rng(0))
+    environments = Environments(several([env]), 1, np.random.default_rng(0))
     for action in range(6):
         environments.step([action])
     taken = [action.tolist() for action in env.unwrapped.actions]  # type: ignore[attr-defined]
@@ -655,10 +658,8 @@ def test_a_replay_has_the_same_stacks():
     spec = EnvSpec(id="CartPole-v1", frame_stack=3)
 
     def environments(seed):
-        return Environments(
-            lambda: make_env(spec), 2, np.random.default_rng(seed),
-            make_encoder=lambda env: obs_encoder(spec, env),
-        )  # fmt: skip
+        rng = np.random.default_rng(seed)
+        return Environments(functools.partial(make_player, spec), 2, rng)
 
     ours, other = environments(0), environments(1)
     for t in range(33):

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import torch
-from pixels import Torso, make_env, work
+from pixel_work import Torso, make_env, work
 from torch import nn
 
 name, warmup, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

@@ -4,7 +4,7 @@ import sys
 import time
 
 import torch
-from pixels import Torso, make_env, work
+from pixel_work import Torso, make_env, work
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -22,7 +22,7 @@ class Features(BaseFeaturesExtractor):  # type: ignore[misc]
         self.torso = torso
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.torso(obs)  # type: ignore[no-any-return]
+        return self.torso(obs)
 
 
 class Clock(BaseCallback):  # type: ignore[misc]
