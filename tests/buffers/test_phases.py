@@ -41,8 +41,8 @@ class Watched:
         act, step = parts.agent.act, parts.envs.step
         add, learn = parts.storage.add, parts.agent.learn
 
-        def log_act(obs, epsilon):
-            action = act(obs, epsilon)
+        def log_act(obs, epsilon, mask=None):
+            action = act(obs, epsilon, mask)
             self.acts.append((obs.copy(), list(action)))
             return action
 
