@@ -311,3 +311,22 @@ def test_both_storages_draw_the_same(sampler):
     assert torch.equal(ours.obs, theirs.obs)
     goes_on = ours.discount > 0
     assert torch.equal(ours.next_obs[goes_on], theirs.next_obs[goes_on])
+
+
+def test_a_checkpoint_names_no_frames_that_there_are_not():
+    spec = spec_of(BYTES, 2)
+    storage, other = (FrameStorage(n, spec, CPU, num_envs=1, n_step=1) for n in (9, 8))
+    fill(storage, RandomEnvironments(spec, 1, 0, 0.1), 12, assembler_of(1, 1), assembler_of(1, 1))
+    frame_ring, columns = storage.rings["frames"], storage.rows(3, 9)
+    for column in (0, 4):
+        for slot in (-1, frame_ring.capacity):
+            wrong = [values.clone() for values in columns]
+            wrong[column][2, 1] = slot
+            with pytest.raises(ValueError, match="frames"):
+                storage.set_rows(3, 9, wrong)
+    state = frame_ring.get_state()
+    for stacks in ([[0, frame_ring.capacity]], [None, None]):
+        with pytest.raises(ValueError, match=r"frames|stacks"):
+            frame_ring.set_state({**state, "stacks": stacks})
+    with pytest.raises(RunError, match="has another"):
+        other.rings["frames"].set_state(state)
