@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from pictures import images
 from torch import nn
 
 from dqn_runner.config import memory
@@ -21,30 +20,6 @@ from dqn_runner.types import ObsSpec
 FLOAT, BYTE, BOOL = np.dtype(np.float32), np.dtype(np.uint8), np.dtype(bool)
 CPU = torch.device("cpu")
 TORSOS = ("minatar_cnn", "nature_cnn", "impala_cnn", "data_efficient_cnn")
-
-
-class Pictures(gym.Env[Any, Any]):
-    """Shows noise; an episode lasts nine steps."""
-
-    def __init__(self, shape: tuple[int, ...] = (12, 12, 2)) -> None:
-        self.observation_space = Box(0, 255, shape, np.uint8)
-        self.action_space = Discrete(2)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self._rng, self._left = np.random.default_rng(seed), 9
-        return self._picture(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self._left -= 1
-        return self._picture(), float(action), self._left == 0, False, {}
-
-    def _picture(self) -> Any:
-        shape = self.observation_space.shape
-        return self._rng.integers(256, size=shape, dtype=np.uint8)
-
-
-gym.register("Pictures-v0", f"{__name__}:Pictures")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +50,7 @@ def test_an_image_beside_an_mlp_gets_a_suggestion(shape, dtype, stack, suggestio
 def test_a_run_on_images_warns_only_of_an_mlp(train, caplog, network):
     shape = [12, 12, 2] if network in {"mlp", "minatar_cnn"} else [36, 36]
     train(
-        "run", "env.id=Pictures-v0", f"+env.kwargs.shape={shape}", f"network={network}",
+        "run", *images(shape), f"network={network}",
         "total_timesteps=60", "eval.interval=60", "network.noisy=0.5", "epsilon=fixed",
         "epsilon.value=0",
     )  # fmt: skip
@@ -100,7 +75,7 @@ def counted(part: nn.Module) -> list[int]:
 def test_memory_is_that_of_the_convolutions_too(compose, network, agent):
     """Against the layers as they are called, and the parameters as they are built."""
     config = compose(
-        "env.id=Pictures-v0", "+env.kwargs.shape=[40,40,3]", f"network={network}",
+        *images([40, 40, 3]), f"network={network}",
         f"agent={agent}", "batch_size=10",
     )  # fmt: skip
     env = make_env(config.env)
@@ -122,16 +97,16 @@ def test_memory_is_that_of_the_convolutions_too(compose, network, agent):
     [
         (["network=nature_cnn"], "network.name=nature_cnn: needs images, "),
         (
-            ["env.id=Pictures-v0", "network=nature_cnn"],
+            [*images([12, 12, 2]), "network=nature_cnn"],
             "network.name=nature_cnn: its layer 2 needs 4x4 or more, and gets 2x2 of an image of "
             "12x12",
         ),
         (
-            ["env.id=Pictures-v0", "network=minatar_cnn", f"network.hidden_size={10**30}"],
+            [*images([12, 12, 2]), "network=minatar_cnn", f"network.hidden_size={10**30}"],
             "network.hidden_size=1000000",
         ),
         (
-            ["env.id=Pictures-v0", "network=impala_cnn", "network.width=10000000"],
+            [*images([12, 12, 2]), "network=impala_cnn", "network.width=10000000"],
             "network.width=10000000, network.hidden_size=256: takes ",
         ),
     ],
