@@ -253,7 +253,8 @@ class ConfigLoader(ConfigLoaderImpl):
             chosen = path and group != "env" and repo.load_config(path)
             if not chosen or not isinstance(section, DictConfig):
                 continue
-            options = [f"{group}/{option}" for option in self.get_group_options(str(group))]
+            name = str(group)
+            options = [f"{name}/{option}" for option in self.get_group_options(name)]
             for key in [key for key in map(str, section) if key not in chosen.config]:
                 if any(key in found.config for o in options if (found := repo.load_config(o))):
                     del section[key]

@@ -63,10 +63,12 @@ def import_package(env_id: str) -> str:
 
 def _register(package: str) -> None:
     """Call the function with which `package` registers its environments, if it has one."""
-    for module in (package, f"{package}.gym", f"{package}.gymnasium"):
-        if importlib.util.find_spec(module) is not None:
-            register = getattr(importlib.import_module(module), "register_envs", None)
-            if callable(register):
+    for place in (package, f"{package}.gym", f"{package}.gymnasium"):
+        if importlib.util.find_spec(place) is None:
+            continue
+        module = importlib.import_module(place)
+        for name in ("register_envs", "register_gymnasium_envs"):  # the second is shimmy's
+            if callable(register := getattr(module, name, None)):
                 register()
                 return
 

@@ -341,8 +341,7 @@ def test_before_its_first_episode_ends_the_final_evaluation_is_timed_by_the_last
         "  0%  final evaluation 0/200  about 30 s left",
         "  0%  final evaluation 0/200  about 20 s left",
     ]
-    progress = {"activity": "final evaluation", "to_score": 200, "seconds_per_episode": 0.15}
-    done = Progress(env_steps=1000, **progress)  # type: ignore[arg-type]
+    done = Progress(activity="final evaluation", to_score=200, seconds_per_episode=0.15)
     terminal = Console(file=(out := io.StringIO()), width=100, force_terminal=True)
     terminal.print(ProgressDisplay(done, 1000, None, terminal)._render())
     assert "0:00:30 left" in out.getvalue()
