@@ -54,7 +54,7 @@ KINDS = {
         "env.wrappers=['pixels:Pixels']", "num_envs=2", "agent.n_step=3", "buffer.capacity=64",
     ],
     "frames, prioritized, cut short": [
-        "env.wrappers=[{name: 'pixels:Pixels', stack: 2}]", "+env.kwargs.max_episode_steps=15",
+        "env.wrappers=['pixels:Pixels']", "env.frame_stack=2", "+env.kwargs.max_episode_steps=15",
         "buffer=prioritized", "buffer.capacity=100", "train_frequency=4",
     ],
     "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],

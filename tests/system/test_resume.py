@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from pixels import tell_of_stacks
 from resuming import COMMON, KINDS, assert_same_runs
 from rich.console import Console
 from watching import rows_without_clock
@@ -128,7 +127,6 @@ def test_killed_twice_and_resumed_equals_uninterrupted(start, reference, compose
 
 def test_stacks_of_frames_go_on_where_they_were(start, tmp_path, monkeypatch):
     """Also when every step writes a piece, and the checkpoints are few."""
-    tell_of_stacks(monkeypatch)
     monkeypatch.setattr(checkpoint_module, "PIECE", 1)
     settings = [*KINDS["frames, prioritized, cut short"], "buffer.capacity=64", "num_envs=4"]
     uninterrupted, killed = start("uninterrupted", *settings), tmp_path / "killed"
@@ -143,9 +141,8 @@ def test_stacks_of_frames_go_on_where_they_were(start, tmp_path, monkeypatch):
 
 
 def test_an_environment_that_strays_begins_a_new_stack(start, tmp_path, monkeypatch):
-    tell_of_stacks(monkeypatch)
-    killed, wrapper = tmp_path / "killed", "env.wrappers=[{name: 'pixels:Pixels', stack: 2}]"
-    killed_at_step(90, start, "killed", wrapper, "agent.n_step=3")
+    killed, stack = tmp_path / "killed", ["env.wrappers=['pixels:Pixels']", "env.frame_stack=2"]
+    killed_at_step(90, start, "killed", *stack, "agent.n_step=3")
     forgotten = []
     monkeypatch.setattr(Environments, "set_state", lambda self, _: [0])
     real = FrameStorage.forget

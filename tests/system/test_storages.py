@@ -7,11 +7,10 @@ import json
 import pytest
 import torch
 import yaml
-from pixels import tell_of_stacks
 from resuming import assert_same
 from watching import rows_without_clock
 
-STACK = "env.wrappers=[{name: 'pixels:Pixels', stack: 3}]"
+STACK = ["env.wrappers=['pixels:Pixels']", "env.frame_stack=3"]
 KINDS = {
     "one environment": ["total_timesteps=200"],
     "eight, three steps": ["num_envs=8", "agent.n_step=3", "buffer=prioritized"],
@@ -21,9 +20,8 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_frames_and_rows_train_the_same_bit_for_bit(train, monkeypatch, kind):
-    tell_of_stacks(monkeypatch)
-    common = [STACK, "buffer.capacity=64", "checkpoint.interval=null", *KINDS[kind]]
+def test_frames_and_rows_train_the_same_bit_for_bit(train, kind):
+    common = [*STACK, "buffer.capacity=64", "checkpoint.interval=null", *KINDS[kind]]
     paths = [train(s, f"buffer.storage={s}", *common) for s in ("rows", "frames")]
     assert rows_without_clock(paths[0]) == rows_without_clock(paths[1])
     for name in ("last.pt", "best.pt"):
@@ -35,13 +33,12 @@ def test_frames_and_rows_train_the_same_bit_for_bit(train, monkeypatch, kind):
 
 
 def test_the_line_before_training_says_that_frames_are_kept_once(command, quick):
-    outcome = command(*quick, STACK, "total_timesteps=60", "eval.interval=null")
+    outcome = command(*quick, *STACK, "total_timesteps=60", "eval.interval=null")
     assert "replay buffer of 1,000 transitions, each frame once, takes " in outcome.out
 
 
-def test_what_auto_chose_is_in_config_yaml(train, monkeypatch):
-    tell_of_stacks(monkeypatch)
-    for name, wrappers, chosen in (("image", [STACK], "frames"), ("numbers", [], "rows")):
+def test_what_auto_chose_is_in_config_yaml(train):
+    for name, wrappers, chosen in (("image", STACK, "frames"), ("numbers", [], "rows")):
         path = train(name, *wrappers, "total_timesteps=60", "eval.interval=null")
         assert yaml.safe_load((path / "config.yaml").read_text())["buffer"]["storage"] == chosen
         assert json.loads((path / "result.json").read_text())["status"] == "finished"
