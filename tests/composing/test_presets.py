@@ -47,8 +47,8 @@ def test_a_preset_goes_with_every_option(preset, others):
 def test_a_preset_wins_over_the_groups_and_loses_to_the_rest():
     plain = composed()
     preset = composed("env=minatar/breakout", "network=mlp")
-    assert (plain["batch_size"], preset["batch_size"]) == (128, 32)
-    assert (plain["agent"]["lr"], preset["agent"]["lr"]) == (2e-4, 2.5e-4)
+    assert (plain["batch_size"], preset["batch_size"]) == (64, 32)
+    assert (plain["agent"]["lr"], preset["agent"]["lr"]) == (4e-4, 2.5e-4)
     assert (plain["epsilon"]["name"], preset["epsilon"]["name"]) == ("exponential", "linear")
     chosen = composed("env=minatar/breakout", "network=mlp", "agent=c51", "batch_size=8")
     assert (chosen["agent"]["name"], chosen["agent"]["lr"], chosen["batch_size"]) == (
@@ -62,7 +62,7 @@ def test_a_preset_wins_over_the_groups_and_loses_to_the_rest():
 
 def test_a_sweep_over_environments_gives_each_its_own():
     jobs = Command(["-m", "env=cartpole,minatar/breakout", "network=mlp"]).jobs
-    assert [job.config["batch_size"] for job in jobs] == [128, 32]
+    assert [job.config["batch_size"] for job in jobs] == [64, 32]
     assert [job.path.name for job in jobs] == ["env=cartpole", "env=minatar_breakout"]
 
 

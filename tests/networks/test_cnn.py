@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -204,9 +205,9 @@ def test_impala_takes_images_of_any_size(shape):
 @pytest.mark.parametrize("name", CNNS)
 def test_bfloat16_rounds_the_convolutions_alone(name):
     """Eight bits of precision, of numbers that are added up in float32 or rounded once a layer."""
-    settings = {"obs_shape": (36, 36, 2), "num_actions": 3, "norm": "layer_norm"}
-    full = initialize(lambda: cnn(name, **settings), 0)
-    rounded = initialize(lambda: cnn(name, precision="bfloat16", **settings), 0)
+    make = functools.partial(cnn, name, (36, 36, 2), 3, norm="layer_norm")
+    full = initialize(make, 0)
+    rounded = initialize(functools.partial(make, precision="bfloat16"), 0)
     obs = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 36, 36, 2)).astype(np.float32))
     expected, actual = full.torso(obs), rounded.torso(obs)
     assert actual.dtype == torch.float32

@@ -30,7 +30,8 @@ def test_no_forbidden_action_is_taken_and_next_masks_are_stored(compose, tmp_pat
     config, parts = build(compose(*TAXI, *overrides), RunDirectory(tmp_path))
     Training(config, parts, Progress(), []).run()
     taxi = gym.make("Taxi-v4").unwrapped
-    masks = np.array([taxi.action_mask(s) for s in range(500)], bool)  # type: ignore[attr-defined]
+    assert isinstance(taxi, TaxiEnv)
+    masks = np.stack([taxi.action_mask(s) for s in range(500)]).astype(bool)
     batch = parts.storage.gather(parts.storage.tensors, torch.arange(len(parts.storage)))
     assert batch.next_mask is not None
     states, next_states = batch.obs.argmax(1), batch.next_obs.argmax(1)
