@@ -31,7 +31,7 @@ class Pictures(gym.Env[Any, Any]):
         return self._rng.integers(256, size=shape, dtype=np.uint8)
 
 
-gym.register("Pictures-v0", Pictures)
+gym.register("Pictures-v0", f"{__name__}:Pictures")
 
 
 def images(shape: Sequence[int]) -> list[str]:

@@ -204,7 +204,7 @@ def test_impala_takes_images_of_any_size(shape):
 @pytest.mark.parametrize("name", CNNS)
 def test_bfloat16_rounds_the_convolutions_alone(name):
     """Eight bits of precision, of numbers that are added up in float32 or rounded once a layer."""
-    settings = {"obs_shape": (36, 36, 2), "num_actions": 3, "norm": "layer_norm"}
+    settings: dict[str, Any] = {"obs_shape": (36, 36, 2), "num_actions": 3, "norm": "layer_norm"}
     full = initialize(lambda: cnn(name, **settings), 0)
     rounded = initialize(lambda: cnn(name, precision="bfloat16", **settings), 0)
     obs = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 36, 36, 2)).astype(np.float32))
