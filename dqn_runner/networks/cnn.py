@@ -192,7 +192,7 @@ class CNN(Torso):
         x = scaled(obs).permute(0, *(axis + 1 for axis in axes))
         # Channels last in memory: on a CPU nature_cnn's update takes 0.93 times as long.
         x = x.reshape(len(obs), height, width, planes).contiguous().movedim(3, 1)
-        if not self._in_bfloat16:
+        if not self._in_bfloat16 or x.is_meta:  # shapes alone have no precision
             return self._features(x)
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
             return self._features(x).to(x.dtype)

@@ -71,12 +71,14 @@ def counted(part: nn.Module) -> list[int]:
 
 
 @pytest.mark.parametrize("network", TORSOS)
-@pytest.mark.parametrize("agent", ["dqn", "iqn"])
-def test_memory_is_that_of_the_convolutions_too(compose, network, agent):
+@pytest.mark.parametrize(
+    ("agent", "precision"), [("dqn", "float32"), ("iqn", "float32"), ("dqn", "bfloat16")]
+)
+def test_memory_is_that_of_the_convolutions_too(compose, network, agent, precision):
     """Against the layers as they are called, and the parameters as they are built."""
     config = compose(
         *images([40, 40, 3]), f"network={network}",
-        f"agent={agent}", "batch_size=10",
+        f"agent={agent}", f"network.precision={precision}", "batch_size=10",
     )  # fmt: skip
     env = make_env(config.env)
     built = build_network(config, env, 0, CPU)

@@ -257,7 +257,7 @@ def test_what_is_compiled_equals_the_eager_update(case, monkeypatch):
         "qr_dqn-dueling",
         "iqn-rainbow's",
         "hl_gauss-double",
-        "impala_cnn",
+        "nature_cnn",
         "iqn-cnn",
     ],
 )
