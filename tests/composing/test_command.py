@@ -388,7 +388,7 @@ def test_what_hydra_cannot_read_is_quoted_by_the_line_that_says_so(value):
         (["network.hidden_sizes.a.b=1"], "network.hidden_sizes.a.b=1: no such key"),
         (["agent.lr=${nosuch}"], "agent.lr=${nosuch}: Interpolation key 'nosuch' not found"),
         (["-m", "hydra.sweeper.params=3"], "hydra.sweeper.params=3: must be a mapping"),
-        (["network=[64,64]"], "network=[64,64]: must be one of mlp"),
+        (["network=[64,64]"], "network=[64,64]: must be one of data_efficient_cnn, impala_cnn, "),
         (["--nosuch"], "unrecognized arguments: --nosuch"),
         (["-cn", "nosuch"], "--config-name=nosuch: there is no nosuch.yaml"),
         (["--config-dir="], "--config-dir=: must not be empty"),
