@@ -303,7 +303,7 @@ def speed(settings: list[str], steps: int) -> float:
     """Env steps per second of the command after its warm-up, from the rows it logged."""
     with tempfile.TemporaryDirectory() as folder:
         budget = [f"total_timesteps={WARMUP + steps}", "compile=always"]
-        command([*settings, *budget, f"hydra.run.dir={folder}/run"])
+        command([*budget, *settings, f"hydra.run.dir={folder}/run"])
         lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
     timed = [row for row in map(json.loads, lines) if "time/elapsed_seconds" in row]
     rows = [row for row in timed if row["env_steps"] >= WARMUP]
