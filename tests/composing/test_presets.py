@@ -41,7 +41,7 @@ def composed(*arguments: str):
 def test_a_preset_goes_with_every_option(preset, others):
     """A mlp, whose group all have; the preset's settings of other networks are left out."""
     config = parse(composed(f"env={preset}", "network=mlp", *others))
-    assert config.env.id.startswith(("MinAtar/", "MiniGrid-", "ALE/"))
+    assert config.env.id.startswith(("MinAtar/", "MiniGrid-", "ALE/", "LunarLander-"))
 
 
 def test_a_preset_wins_over_the_groups_and_loses_to_the_rest():

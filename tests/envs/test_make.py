@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import logging
 import sys
 import warnings
 
@@ -607,15 +608,19 @@ def test_an_image_is_recognized(registered, caplog, shape, dtype, says):
     assert caplog.messages == [f"env.id=Image-v0: {says}"]
 
 
+def warnings_in(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
 def test_a_large_image_is_warned_of_and_the_named_wrapper_helps(registered, caplog):
     registered("LargeImage-v0", image_env((210, 160, 3)))
     wrapper = {"name": "dqn_runner.envs.images:Resize", "size": 84, "gray": True}
     make_env(EnvSpec(id="LargeImage-v0"), warn=True)
-    (line,) = caplog.messages
+    (line,) = warnings_in(caplog)
     assert "env.wrappers=[{name: dqn_runner.envs.images:Resize, size: 84, gray: true}]" in line
     spec = EnvSpec(id="LargeImage-v0", wrappers=[wrapper])
     env = make_env(spec, warn=True)
-    assert len(caplog.messages) == 1
+    assert warnings_in(caplog) == [line]
     assert obs_spec_of(spec, env) == ObsSpec((84, 84), np.dtype(np.uint8))
     image = np.zeros((210, 160, 3), np.uint8)
     image[..., 1] = 200

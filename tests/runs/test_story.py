@@ -78,9 +78,9 @@ def test_a_log_without_settings_of_its_own_says_so(command):
     from dqn_runner.config.root import parse
     from dqn_runner.runs.job import differing_settings
 
-    (job,) = Command(["env=lunarlander"]).jobs
+    (job,) = Command(["env=acrobot"]).jobs
     assert differing_settings(parse(job.config)) == [
-        "env.id=LunarLander-v3", "'env.return_range=[-300.0,300.0]'",
+        "env.id=Acrobot-v1", "'env.return_range=[-horizon,0.0]'",
     ]  # fmt: skip
     (job,) = Command([]).jobs
     assert differing_settings(parse(job.config)) == []
