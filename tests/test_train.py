@@ -473,7 +473,6 @@ def test_help_imports_nothing_heavy_and_shows_groups_options_and_examples(
     for text in (
         "dqn-train env=cartpole agent.lr=1e-4",
         "dqn-train -m ",
-        "experiment     hands_on_rl joyrl lunarlander_sarsa none plain_dqn pytorch_tutorial",
         "hydra/launcher basic joblib ray slurm slurm_gpu\n",
         "hydra/sweeper  basic optuna\n",
         "learning_starts=1000 ",
@@ -481,7 +480,7 @@ def test_help_imports_nothing_heavy_and_shows_groups_options_and_examples(
     ):
         assert text in done.stdout
     unwrapped = " ".join(done.stdout.split())
-    for group in ("env", "epsilon", "agent", "network"):
+    for group in ("env", "epsilon", "agent", "network", "experiment"):
         paths = [path.relative_to(CONF / group) for path in (CONF / group).rglob("[!_]*.yaml")]
         options = sorted(path.with_suffix("").as_posix() for path in paths)
         assert f" {group} {' '.join(options)} " in unwrapped
