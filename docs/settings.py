@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
 import yaml
+from omegaconf import OmegaConf
 from pydantic.fields import FieldInfo
 
 from dqn_runner.composing.help_text import GROUPS, as_value
+from dqn_runner.composing.hydra_internals import set_up_hydra
 from dqn_runner.config.root import Config
 from dqn_runner.custom import Custom
 from dqn_runner.spec import Spec
@@ -161,6 +163,9 @@ def default(row: Row) -> str:
         ]
         value, parts = read(next(path for path in files if path.exists())), parts[size:]
         value = value.get(group, value)  # the preset of an environment may set other groups too
+        if group == "env":  # which has values that depend on its id
+            set_up_hydra()
+            value = OmegaConf.to_container(OmegaConf.create(value), resolve=True)
     for part in parts:
         if part not in value:
             return ""

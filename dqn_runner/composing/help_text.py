@@ -94,7 +94,7 @@ def help_text(arguments: list[str]) -> str:
         for group in (*names, *GROUPS)
         if (options := hydra.config_loader.get_group_options(group))
     ]
-    settings: Any = OmegaConf.to_container(config)
+    settings: Any = OmegaConf.to_container(config, resolve=True)
     lines = [*_lines(settings, page)]
     for part in parts:
         section: Any = OmegaConf.to_container(of_hydra[part])

@@ -36,7 +36,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dqn_runner.composing.overrides import digest, parse, quoted, typed, unquoted
@@ -98,7 +98,7 @@ def create_hydra(parsed: argparse.Namespace) -> Hydra:
 
 
 def set_up_hydra() -> None:
-    """Register the resolvers that conf/config.yaml names directories with; let conf/hydra win.
+    """Register the resolvers that conf/ asks for; let conf/hydra win.
 
     Other packages may register launchers and sweepers under the names that ours have.
     """
@@ -116,7 +116,13 @@ def set_up_hydra() -> None:
         return name if len(name) <= 200 else f"{name[:180]}_{digest([differs])}"
 
     OmegaConf.register_new_resolver("run_folder", subject, replace=True)
+    OmegaConf.register_new_resolver("known_of", known_of, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+
+
+def known_of(preset: str, env_id: str, values: list[Any]) -> ListConfig | None:
+    """The `values` that a preset knows of its own environment; None if env.id is another."""
+    return OmegaConf.create(list(values)) if env_id == preset else None
 
 
 def subject(choices: Mapping[str, str], overrides: Sequence[str]) -> str:

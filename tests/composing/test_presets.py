@@ -115,3 +115,19 @@ def test_presets_of_a_users_own(tmp_path):
     assert "decay_every" not in config["epsilon"]  # which is of another schedule
     with pytest.raises(ConfigError, match=r"agent\.lrr=3: no such key"):
         parse(composed(*own, "env=typo"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["env=cartpole"], [0, "horizon"]),
+        (["env=lunarlander"], [-300, 300]),
+        (["env.id=Taxi-v4"], None),  # not what is known of CartPole
+        (["env=acrobot", "env.id=CartPole-v1"], None),
+        (["env.id=Taxi-v4", "env.return_range=[-200,20]"], [-200, 20]),
+    ],
+)
+def test_a_range_of_returns_belongs_to_one_environment(arguments, expected):
+    assert composed(*arguments)["env"]["return_range"] == expected
+    jobs = Command(["-m", "env.id=CartPole-v1,Taxi-v4"]).jobs
+    assert [job.config["env"]["return_range"] for job in jobs] == [[0, "horizon"], None]
