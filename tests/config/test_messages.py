@@ -101,6 +101,7 @@ def test_root_keys_are_the_fields_of_the_configuration():
             assert set(value) == set(section.model_fields)
 
 
+@pytest.mark.slow
 def test_no_key_is_dead(compose, tmp_path, monkeypatch):
     """Runs that use every option between them read every key: not to check or to print it."""
     pytest.importorskip("ale_py")

@@ -167,6 +167,7 @@ print(dqn_runner.load_policy(".").env_steps, "env steps")
 """
 
 
+@pytest.mark.slow
 def test_a_run_directory_full_of_modules_is_read_and_none_of_them_imported(sent, tmp_path):
     """Those for which installed packages look, such as Pillow's plugins for olefile."""
     trace, names = tmp_path / "trace", optional_modules()
