@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -49,22 +49,21 @@ class SarsaAssembler:
     def get_state(self) -> list[dict[str, Any] | None]:
         """The transition of each environment that waits for its next action, if one does."""
         return [
-            waiting
-            and {
-                **waiting._asdict(),
-                "obs": torch.tensor(waiting.obs),
-                "next_obs": torch.tensor(waiting.next_obs),
-            }
-            for waiting in self._waiting
+            waiting and _converted(waiting._asdict(), torch.tensor) for waiting in self._waiting
         ]
 
     def set_state(self, state: list[dict[str, Any] | None]) -> None:
         """Go on with the transitions that were waiting."""
         self._waiting = [
-            None
-            if saved is None
-            else Transition(
-                **{**saved, "obs": saved["obs"].numpy(), "next_obs": saved["next_obs"].numpy()}
-            )
+            None if saved is None else Transition(**_converted(saved, torch.Tensor.numpy))
             for saved in state
         ]
+
+
+ARRAYS = ("obs", "next_obs", "next_mask")
+
+
+def _converted(fields: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """The fields of a transition, those that are arrays converted."""
+    arrays = {name: fields[name] for name in ARRAYS if fields.get(name) is not None}
+    return {**fields, **{name: convert(array) for name, array in arrays.items()}}

@@ -56,10 +56,7 @@ class Evaluator:
     The first time that the limit of a player ends an episode, a warning says so.
     """
 
-    def __init__(
-        self,
-        make_player: Callable[[str], EpisodePlayer],
-    ) -> None:
+    def __init__(self, make_player: Callable[[str], EpisodePlayer]) -> None:
         self._make_player, self._has_cut = make_player, False
         self._players: list[EpisodePlayer] = []
         self.episodes = 0  # finished, in all evaluations

@@ -57,6 +57,10 @@ KINDS = {
         "env.wrappers=['pixels:Pixels']", "env.frame_stack=2", "+env.kwargs.max_episode_steps=15",
         "buffer=prioritized", "buffer.capacity=100", "train_frequency=4",
     ],
+    "masks and sarsa": [
+        "env.id=Taxi-v4", "env.action_masks=true", "agent.td_target=sarsa", "agent.double=false",
+        "agent.n_step=1", "num_envs=2", "eval.max_episode_steps=20",
+    ],
     "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],
 }  # fmt: skip
 COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
