@@ -5,25 +5,14 @@ import time
 
 import gymnasium as gym
 import torch
+from sb3_clock import Clock
 from stable_baselines3 import DQN
-from stable_baselines3.common.callbacks import BaseCallback
 
 env_id, warmup, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
 
 
-class Clock(BaseCallback):  # type: ignore[misc]
-    """Notes when the warm-up is over."""
-
-    started = 0.0
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps == warmup:
-            self.started = time.perf_counter()
-        return True
-
-
-clock = Clock()
+clock = Clock(warmup)
 agent = DQN(
     "MlpPolicy",
     gym.make(env_id),

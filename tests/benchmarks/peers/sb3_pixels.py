@@ -5,8 +5,8 @@ import time
 
 import torch
 from pixel_work import Torso, make_env, work
+from sb3_clock import Clock
 from stable_baselines3 import DQN
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 
@@ -25,18 +25,7 @@ class Features(BaseFeaturesExtractor):  # type: ignore[misc]
         return self.torso(obs)
 
 
-class Clock(BaseCallback):  # type: ignore[misc]
-    """Notes when the warm-up is over."""
-
-    started = 0.0
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps == warmup:
-            self.started = time.perf_counter()
-        return True
-
-
-clock = Clock()
+clock = Clock(warmup)
 agent = DQN(
     "CnnPolicy",
     make_env(name),
