@@ -15,7 +15,7 @@ from dqn_runner.learning.learner import Learner
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.seeding import get_state, set_state
 from dqn_runner.target_update import Hard, Soft, Unit
-from dqn_runner.types import Array, EnvStep, Progress
+from dqn_runner.types import Array, EnvStep, Progress, StepInputs
 
 
 class Resets(NamedTuple):
@@ -58,18 +58,30 @@ class Agent:
         self.policy = self.policy_of(learner.state.params)
         noisy_q = network.on_arrays(learner.state.params, learner.buffers, self._noise_rng)
         self._behavior = make_policy(noisy_q, temperature, rng)
+        self.acts_with_noise = network.has_weight_noise
 
-    def act(self, obs: Array, epsilon: float, action_mask: Array | None = None) -> list[int]:
+    def act(
+        self,
+        obs: Array,
+        epsilon: float,
+        action_mask: Array | None = None,
+        q_values: Array | None = None,
+    ) -> list[int]:
         """Actions [N] for `obs` [N, *obs_shape]; each environment has a coin of its own for ε.
 
-        They are among those that `action_mask` [N, A] allows.
+        They are among those that `action_mask` [N, A] allows. `q_values` [N, A] are given where
+        they have been computed already.
         """
         coins = self._rng.random(len(obs)).tolist()
         explorers = [i for i, coin in enumerate(coins) if coin < epsilon]
         all_explore = len(explorers) == len(coins)
-        action: list[int] = (
-            [0] * len(coins) if all_explore else self._behavior(obs, action_mask).tolist()
-        )
+        action: list[int]
+        if all_explore:
+            action = [0] * len(coins)
+        elif q_values is None:
+            action = self._behavior(obs, action_mask).tolist()
+        else:
+            action = self._behavior.choose(q_values, action_mask).tolist()
         for i in explorers:
             if action_mask is None:
                 action[i] = int(self._rng.integers(self.num_actions))
@@ -91,10 +103,22 @@ class Agent:
         """One update on the rows `indices` [B] of `storage`; returns their priorities [B]."""
         noise = self._network.draw_noise(self._noise_rng, len(indices))
         priorities = self.learner.update(storage, indices, weights, noise)
+        self.observe_update()
+        return priorities
+
+    def next_inputs(self, indices: Tensor, weights: Tensor) -> StepInputs:
+        """What an update on the rows `indices` [B] begins with, if it is made elsewhere.
+
+        `observe_update` must follow it.
+        """
+        noise = self._network.draw_noise(self._noise_rng, len(indices))
+        return self.learner.next_inputs(indices, weights, noise)
+
+    def observe_update(self) -> None:
+        """Do what is due after an update: copy the target network, reset the last layers."""
         self._copy_target("update", self.learner.updates - 1, self.learner.updates)
         if self._resets is not None and self.learner.updates % self._resets.interval == 0:
             self.learner.reset(self._network.last_layers, self._resets.draw())
-        return priorities
 
     def settle_range(self, spec: AgentSpec, progress: Progress) -> None:
         """Before the first update, fix the range of returns that is represented.

@@ -18,8 +18,11 @@ class GreedyPolicy:
 
     def __call__(self, obs: Array, action_mask: Array | None = None) -> npt.NDArray[np.int64]:
         """Actions [N] for observations [N, *obs_shape], among those that `action_mask` allows."""
-        q_values = allowed_values(self._q_function(obs), action_mask)
-        action: npt.NDArray[np.int64] = q_values.argmax(axis=1)
+        return self.choose(self._q_function(obs), action_mask)
+
+    def choose(self, q_values: Array, action_mask: Array | None = None) -> npt.NDArray[np.int64]:
+        """Actions [N] by their values [N, A]."""
+        action: npt.NDArray[np.int64] = allowed_values(q_values, action_mask).argmax(axis=1)
         return action
 
     def seeded(self, seeds: Sequence[int]) -> GreedyPolicy:
@@ -38,7 +41,11 @@ class SoftmaxPolicy:
 
     def __call__(self, obs: Array, action_mask: Array | None = None) -> npt.NDArray[np.int64]:
         """Actions [N] for observations [N, *obs_shape], among those that `action_mask` allows."""
-        q_values = allowed_values(self._q_function(obs), action_mask).astype(np.float64)
+        return self.choose(self._q_function(obs), action_mask)
+
+    def choose(self, q_values: Array, action_mask: Array | None = None) -> npt.NDArray[np.int64]:
+        """Actions [N] by their values [N, A]."""
+        q_values = allowed_values(q_values, action_mask).astype(np.float64)
         logits = (q_values - q_values.max(axis=1, keepdims=True)) / self._temperature
         # The largest of logits with Gumbel noise is distributed as their softmax (Gumbel 1954),
         # and no exponential can overflow.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqn_runner.allocation import Allocate, own_memory
 from dqn_runner.buffers.ring import Ring
 from dqn_runner.buffers.rows import COMMON, Gather, Layout, RowStorage, gather, row_bytes
 from dqn_runner.errors import ConfigError, RunError
@@ -103,9 +104,14 @@ class FrameRing(Ring):
     """
 
     def __init__(
-        self, capacity: int, obs_spec: ObsSpec, device: torch.device, num_envs: int
+        self,
+        capacity: int,
+        obs_spec: ObsSpec,
+        device: torch.device,
+        num_envs: int,
+        memory: Allocate = own_memory,
     ) -> None:
-        super().__init__(capacity, [((frame_bytes(obs_spec),), torch.uint8)], device)
+        super().__init__(capacity, [((frame_bytes(obs_spec),), torch.uint8)], device, memory)
         self._spec = obs_spec
         self.stacks: list[list[int] | None] = [None] * num_envs
 
@@ -157,11 +163,12 @@ class FrameStorage(RowStorage):
         num_envs: int,
         n_step: int,
         layout: Layout = COMMON,
+        memory: Allocate = own_memory,
     ) -> None:
-        super().__init__(capacity, _slots_spec(obs_spec), device, layout=layout)
+        super().__init__(capacity, _slots_spec(obs_spec), device, layout=layout, memory=memory)
         slots = num_slots(capacity, obs_spec, num_envs, n_step)
         self._spec, self._newest = obs_spec, _newest(obs_spec, num_envs, n_step)
-        self._frames = FrameRing(slots, obs_spec, device, num_envs)
+        self._frames = FrameRing(slots, obs_spec, device, num_envs, memory)
         self._free = slots  # frames that may come before one is replaced that may still be needed
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqn_runner.allocation import Allocate, own_memory
 from dqn_runner.errors import RunError
 from dqn_runner.types import Array
 
@@ -27,11 +28,15 @@ class Ring:
     On a CPU, rows take memory only when they are written.
     """
 
-    def __init__(self, capacity: int, columns: Sequence[Column], device: torch.device) -> None:
-        # A CUDA update is tried on row 0 before that row is written.
-        allocate = torch.empty if device.type == "cpu" else torch.zeros
+    def __init__(
+        self,
+        capacity: int,
+        columns: Sequence[Column],
+        device: torch.device,
+        memory: Allocate = own_memory,
+    ) -> None:
         self.columns: tuple[Tensor, ...] = tuple(
-            allocate(capacity, *shape, dtype=dtype, device=device) for shape, dtype in columns
+            memory((capacity, *shape), dtype, device) for shape, dtype in columns
         )
         # On a CPU rows are written through NumPy views, which cost a tenth of a torch call.
         self.device, self._on_cpu = device, device.type == "cpu"

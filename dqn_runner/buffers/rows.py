@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqn_runner.allocation import Allocate, own_memory
 from dqn_runner.buffers.ring import Column, Ring, bytes_of
 from dqn_runner.errors import RunError
 from dqn_runner.types import Batch, EnvStep, ObsSpec, Transition
@@ -71,9 +72,10 @@ class RowStorage(Ring):
         *,
         layout: Layout = COMMON,
         keep_all: bool = False,
+        memory: Allocate = own_memory,
     ) -> None:
         columns = layout.columns(obs_spec)
-        super().__init__(capacity, [*columns.values()], device)
+        super().__init__(capacity, [*columns.values()], device, memory)
         self._fields, self._keep_all = tuple(columns), keep_all
         self._of_transition = operator.attrgetter(*columns)
 

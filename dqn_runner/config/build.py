@@ -14,6 +14,7 @@ import torch
 from dqn_runner.agents.agent import Agent, Resets
 from dqn_runner.agents.c51 import CategoricalSpec
 from dqn_runner.agents.spec import AgentSpec
+from dqn_runner.allocation import Allocate, own_memory
 from dqn_runner.buffers.frames import FrameStorage, choose_storage
 from dqn_runner.buffers.n_step import NStepAssembler
 from dqn_runner.buffers.prioritized import PrioritizedSpec
@@ -82,11 +83,18 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
-    """Build and seed all that training works with.
+def build(
+    config: Config,
+    run_dir: RunDirectory,
+    memory: Allocate = own_memory,
+    *,
+    compiles: bool = True,
+) -> tuple[Config, Parts]:
+    """Build and seed all that training works with, with tensors in `memory`.
 
     Returns `config` too, with what was decided here: device, threads, compilation, the ends of
-    schedules.
+    schedules. Without `compiles` the update is left to another to compile, and `config.compile`
+    says whether it is to.
     """
     device = resolve_device(config.device)
     streams = random_streams(config.seed)
@@ -98,9 +106,11 @@ def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
     decided["torch_threads"] = resolve_threads(config, network)
     config = config.model_copy(update=decided)
     torch.set_num_threads(decided["torch_threads"])
-    storage = build_storage(config, env, device)
-    learner = build_learner(config, network, num_actions(env), storage.gather)
-    compiled = compile_learner(config, env, learner, storage)
+    storage = build_storage(config, env, device, memory)
+    learner = build_learner(config, network, num_actions(env), storage.gather, memory)
+    compiled = config.compile == "always"
+    if compiles:
+        compiled = compile_learner(config, env, learner, storage)
     warn_of_settings(config, env)
     close(env)
     temperature = config.agent.softmax_temperature
@@ -160,14 +170,18 @@ def resolve_threads(config: Config, network: FlatNetwork) -> int:
     return 1 if len(network.initial_params) < SMALL_NETWORK else os.cpu_count() or 1
 
 
-def build_storage(config: Config, env: Env, device: torch.device) -> RowStorage:
+def build_storage(
+    config: Config, env: Env, device: torch.device, memory: Allocate = own_memory
+) -> RowStorage:
     """The storage of transitions."""
     capacity, obs = config.buffer.capacity, obs_spec_of(config.env, env)
     stored, in_phases = layout(config, num_actions(env)), config.phase.episodes is not None
     if choose_storage(config.buffer.storage, obs, in_phases=in_phases) == "rows":
-        return RowStorage(capacity, obs, device, layout=stored, keep_all=in_phases)
-    num_envs, n_step = config.num_envs, config.agent.n_step
-    return FrameStorage(capacity, obs, device, num_envs=num_envs, n_step=n_step, layout=stored)
+        return RowStorage(capacity, obs, device, layout=stored, keep_all=in_phases, memory=memory)
+    return FrameStorage(
+        capacity, obs, device, num_envs=config.num_envs, n_step=config.agent.n_step,
+        layout=stored, memory=memory,
+    )  # fmt: skip
 
 
 def build_assembler(config: Config) -> Assembler:
@@ -249,14 +263,20 @@ def build_resets(
 
 
 def build_learner(
-    config: Config, network: FlatNetwork, num_actions: int, gather: Gather
+    config: Config,
+    network: FlatNetwork,
+    num_actions: int,
+    gather: Gather,
+    memory: Allocate = own_memory,
 ) -> Learner:
     """The learner with the algorithm's choices and its numbers; `gather` is the storage's."""
     agent, target = config.agent, config.target_update
     rule = update_rule(agent, target, network, gather)
     numbers = update_numbers(agent, target, num_actions)
     counts = agent.reset_interval is not None
-    return Learner(rule, numbers, network.initial_params, network.buffers, counts=counts)
+    return Learner(
+        rule, numbers, network.initial_params, network.buffers, counts=counts, memory=memory
+    )
 
 
 def update_rule(

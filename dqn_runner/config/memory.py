@@ -68,6 +68,16 @@ def needed_memory(config: Config, env: Env) -> dict[str, int]:
     return takes
 
 
+def num_params(config: Config, env: Env) -> int:
+    """How many parameters a network of ours has; 0 for one of the user's own."""
+    if not isinstance(config.network, TorsoSpec):
+        return 0
+    obs = obs_spec_of(config.env, env)
+    return _num_params(
+        _without_memory(config.network, obs, num_actions(env), config.agent.head, "network")
+    )
+
+
 def layout(config: Config, num_actions: int) -> Layout:
     """What is stored of a transition."""
     masked = num_actions if config.env.action_masks else 0

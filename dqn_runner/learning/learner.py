@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
+from dqn_runner.allocation import Allocate, own_memory
 from dqn_runner.learning.compilation import capture, compile_ahead
 from dqn_runner.learning.optimizers import SGD, Adam, AdamW, Hyper, RMSprop
 from dqn_runner.networks.flat import FlatNetwork
@@ -171,21 +172,27 @@ class Learner:
         buffers: Sequence[Tensor] = (),
         *,
         counts: bool = False,
+        memory: Allocate = own_memory,
     ) -> None:
         """With `counts` each parameter has a counter of its own, so that some can be reset."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            return memory(tuple(tensor.shape), tensor.dtype, tensor.device).copy_(tensor)
+
         self.rule = rule
         self._numbers = dict(hyperparameters)
-        self._hyper = initial_params.new_tensor(list(hyperparameters.values()))
-        self.state = LearnerState(
-            params=initial_params.clone(),
-            target_params=initial_params.clone(),
+        self._hyper = kept(initial_params.new_tensor(list(hyperparameters.values())))
+        initial_state = LearnerState(
+            params=initial_params,
+            target_params=initial_params,
             slots=initial_params.new_zeros(rule.optimizer.num_slots, len(initial_params)),
             num_updates=initial_params.new_zeros(len(initial_params) if counts else ()),
             metric_sums=initial_params.new_zeros(len(METRICS)),
             q_extremes=initial_params.new_full((2,), -math.inf),
             target_extremes=initial_params.new_full((2,), -math.inf),
         )
-        self.buffers = tuple(buffer.clone() for buffer in buffers)
+        self.state = LearnerState(*map(kept, initial_state))
+        self.buffers = tuple(map(kept, buffers))
         self._no_noise = initial_params.new_empty(0)
         self._no_yes = torch.tensor([False, True], device=initial_params.device).unbind()
         self._copy_is_due = False
@@ -200,24 +207,30 @@ class Learner:
         noise = self.rule.network.draw_noise(np.random.default_rng(0), batch_size)
         inputs = StepInputs(indices, weights, noise, self._no_yes[False].clone())
         compiler = capture if self._hyper.is_cuda else compile_ahead
-        constants = (self._hyper, *self.state, *self.buffers, *storage)
+        constants = (*self.tensors, *storage)
         self._compiled = compiler(self._update_in_place, constants, inputs)
 
-    def _update_in_place(self, hyper: Tensor, *tensors: Tensor) -> Tensor:
-        """`update` as a function of tensors alone, which writes the new state over the old.
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The hyperparameters, the state and the buffers."""
+        return (self._hyper, *self.state, *self.buffers)
 
-        After `hyper` come those of the state, the buffers, the storage and the inputs.
-        """
+    def _update_in_place(self, *tensors: Tensor) -> Tensor:
+        """`update_tensors`, which writes the new state over the old; returns the priorities [B]."""
+        new_state, priorities = self.update_tensors(*tensors)
+        for old, new in zip(tensors[1:], new_state, strict=False):
+            old.copy_(new)
+        return priorities
+
+    def update_tensors(self, hyper: Tensor, *tensors: Tensor) -> tuple[LearnerState, Tensor]:
+        """`update` as a function of tensors alone: `self.tensors`, the storage and the inputs."""
         others = iter(tensors)
         state = LearnerState(*islice(others, len(LearnerState._fields)))
         buffers = tuple(islice(others, len(self.buffers)))
         *storage, indices, weights, noise, copy_target = others
         inputs = StepInputs(indices, weights, noise, copy_target)
         numbers = dict(zip(self._numbers, hyper.unbind(), strict=True))
-        new_state, priorities = update(self.rule, state, storage, inputs, numbers, buffers)
-        for old, new in zip(state, new_state, strict=True):
-            old.copy_(new)
-        return priorities
+        return update(self.rule, state, storage, inputs, numbers, buffers)
 
     def set_hyperparameters(self, numbers: dict[str, float]) -> None:
         """Use other values of some hyperparameters from the next update on."""
@@ -238,12 +251,18 @@ class Learner:
         `noise` is what the network's `draw_noise` drew, if it takes any. Returns the rows'
         priorities [B].
         """
-        self.updates += 1
-        copy_target, self._copy_is_due = self._no_yes[self._copy_is_due], False
-        inputs = (indices, weights, self._no_noise if noise is None else noise, copy_target)
+        inputs = self.next_inputs(indices, weights, noise)
         if self._compiled is not None:
             return self._compiled(*inputs)
-        return self._update_in_place(self._hyper, *self.state, *self.buffers, *storage, *inputs)
+        return self._update_in_place(*self.tensors, *storage, *inputs)
+
+    def next_inputs(
+        self, indices: Tensor, weights: Tensor, noise: Tensor | None = None
+    ) -> StepInputs:
+        """What the next update begins with; it must follow."""
+        self.updates += 1
+        copy_target, self._copy_is_due = self._no_yes[self._copy_is_due], False
+        return StepInputs(indices, weights, self._no_noise if noise is None else noise, copy_target)
 
     def copy_target(self) -> None:
         """Have the next update begin by setting the target network to the online one."""

@@ -54,6 +54,11 @@ class FlatNetwork:
         return outputs if isinstance(outputs, Outputs) else Outputs(outputs)
 
     @property
+    def has_weight_noise(self) -> bool:
+        """Whether it acts with noise on its weights."""
+        return self._num_normals > 0
+
+    @property
     def last_layers(self) -> slice:
         """Where in the parameters [P] those of the head's streams are, side by side.
 

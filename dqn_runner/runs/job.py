@@ -20,10 +20,11 @@ from dqn_runner.errors import ConfigError, DQNRunnerError, Pruned
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
-    from rich.console import Console
 
     from dqn_runner.config.root import Config
+    from dqn_runner.runs.lifecycle import Host
     from dqn_runner.runs.report import Scores
+    from dqn_runner.training.requests import Asking
 
 logger = logging.getLogger(__name__)
 
@@ -39,26 +40,36 @@ def run_job(hydra_config: DictConfig, quiet: bool = False) -> float | None:
     Jobs that run side by side are `quiet`: what they have to say is in the run directory alone.
     """
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
     from rich.console import Console
+
+    from dqn_runner.runs.lifecycle import Host, alone
+    from dqn_runner.runs.stop_signals import StopSignals
+
+    path = Path(HydraConfig.get().runtime.output_dir)
+    if quiet:
+        logging.getLogger("dqn_runner").handlers.clear()  # those that conf/config.yaml sets up
+    host = Host(Console(soft_wrap=True, quiet=quiet), StopSignals())
+
+    def asking() -> Asking[Scores]:
+        return running_or_resuming(settled(hydra_config, quiet=quiet), path, host)
+
+    return alone(guarded(path, asking, quiet=quiet))
+
+
+def settled(hydra_config: DictConfig, *, quiet: bool) -> Config:
+    """The configuration of Hydra's current job, with the run's names in SwanLab."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     from dqn_runner.config import root
 
-    hydra = HydraConfig.get()
-    path = Path(hydra.runtime.output_dir)
-    if quiet:
-        logging.getLogger("dqn_runner").handlers.clear()  # those that conf/config.yaml sets up
-
-    def body() -> Scores:
-        config = root.parse(OmegaConf.to_container(hydra_config, resolve=True))
-        differing = " ".join(differing_settings(config)) or "none"
-        logger.info("settings that differ from the defaults: %s", differing)
-        config = with_tracker_names(config, hydra)
-        if quiet and config.torch_threads == "auto":
-            config = config.model_copy(update={"torch_threads": 1})
-        return run_or_resume(config, path, Console(soft_wrap=True, quiet=quiet))
-
-    return guarded_run(path, body, quiet=quiet)
+    config = root.parse(OmegaConf.to_container(hydra_config, resolve=True))
+    differing = " ".join(differing_settings(config)) or "none"
+    logger.info("settings that differ from the defaults: %s", differing)
+    config = with_tracker_names(config, HydraConfig.get())
+    if quiet and config.torch_threads == "auto":
+        config = config.model_copy(update={"torch_threads": 1})
+    return config
 
 
 def resume_job(path: Path, budgets: dict[str, int], *, trust: bool) -> float | None:
@@ -70,7 +81,8 @@ def resume_job(path: Path, budgets: dict[str, int], *, trust: bool) -> float | N
 
     from dqn_runner.analysis.runs import no_run
     from dqn_runner.runs.directory import RunDirectory
-    from dqn_runner.runs.lifecycle import resume
+    from dqn_runner.runs.lifecycle import Host, alone, resuming
+    from dqn_runner.runs.stop_signals import StopSignals
 
     if not path.is_dir():
         raise ConfigError(f"resume={path}: no such run directory")
@@ -78,34 +90,35 @@ def resume_job(path: Path, budgets: dict[str, int], *, trust: bool) -> float | N
         raise ConfigError(f"resume={path}: {no_run(path)}")
     RunDirectory(path).check_sound()
     log_to(path / "train.log")
-    console = Console(soft_wrap=True)
-    return guarded_run(path, lambda: resume(path, budgets, console, trust=trust), ConfigError)
+    host = Host(Console(soft_wrap=True), StopSignals())
+    return alone(guarded(path, lambda: resuming(path, budgets, host, trust=trust), ConfigError))
 
 
-def run_or_resume(config: Config, path: Path, console: Console) -> Scores:
+def running_or_resuming(config: Config, path: Path, host: Host) -> Asking[Scores]:
     """Run in `path`, or continue what an interrupted or failed run of `config` left there."""
     from dqn_runner.runs.directory import RunDirectory
-    from dqn_runner.runs.lifecycle import resume, run
+    from dqn_runner.runs.lifecycle import resuming, running
 
     run_dir = RunDirectory(path)
     if run_dir.prune_request.exists():
         raise Pruned(signal.SIGTERM)
     if run_dir.config.exists():  # the same settings as were just typed, so they can be trusted
-        return resume(path, {}, console, trust=True)
-    return run(config, path, console)
+        return resuming(path, {}, host, trust=True)
+    return running(config, path, host)
 
 
-def guarded_run(
-    path: Path, body: Callable[[], Scores], *passing: type[Exception], quiet: bool = False
-) -> float | None:
-    """Run `body`; returns the final policy's mean return, or None after telling why it failed.
+def guarded(
+    path: Path, asking: Callable[[], Asking[Scores]], *passing: type[Exception], quiet: bool = False
+) -> Asking[float | None]:
+    """Do what `asking` does; ends with the final policy's mean return, or None if it failed.
 
-    Exceptions of the types in `passing` come through. If `quiet`, only ended.json tells why.
+    Then it has told why; if `quiet`, only in ended.json. Exceptions of the types in `passing` come
+    through.
     """
     from dqn_runner.runs.directory import End, RunDirectory
 
     try:
-        return body().final.mean
+        return (yield from asking()).final.mean
     except passing:
         raise
     except Pruned:

@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
 from rich.status import Status
 
 from dqn_runner.agents.policies import LearnedPolicy
+from dqn_runner.allocation import Allocate, own_memory
 from dqn_runner.analysis.curve import draw_curve
 from dqn_runner.config.build import build
 from dqn_runner.config.root import Config, find_modules, read
@@ -34,9 +35,10 @@ from dqn_runner.runs.report import (
 )
 from dqn_runner.runs.stop_signals import StopSignals
 from dqn_runner.seeding import draw_seed
-from dqn_runner.tracking.tracker import EndState, SwanLabTracker, result_metrics
+from dqn_runner.tracking.tracker import EndState, LateTracker, SwanLabTracker, result_metrics
 from dqn_runner.training.evaluation import Evaluation
 from dqn_runner.training.loop import Logger, Training
+from dqn_runner.training.requests import Asking, serve
 from dqn_runner.training.state import Parts, restore, save, save_best
 from dqn_runner.types import Best, Progress
 
@@ -44,8 +46,19 @@ logger = logging.getLogger(__name__)
 
 SECONDS_PER_LOCAL_SCALAR = 0.0018  # measured with swanlab 0.10.3
 
+T = TypeVar("T")
+
 # What each budget counts, by its name in progress and in result.json.
 BUDGETS = {"total_timesteps": "env_steps", "total_episodes": "episodes"}
+
+
+class Host(NamedTuple):
+    """What a run has from its process, where it is alone or one of several trained together."""
+
+    console: Console
+    signals: StopSignals
+    memory: Allocate = own_memory
+    num_runs: int = 1
 
 
 def run(config: Config, path: Path, console: Console) -> Scores:
@@ -54,13 +67,7 @@ def run(config: Config, path: Path, console: Console) -> Scores:
     Raises RunError if `path` holds a run already or something fails, and Stopped after a signal,
     with the last checkpoint saved and the tracker closed.
     """
-    started, run_dir = time.perf_counter(), RunDirectory(path)
-    find_modules(config)
-    run_dir.claim_new()
-    with contextlib.closing(run_dir):
-        config, parts = assemble(config, run_dir, console)
-        run_dir.start(config.plain())
-        return finish(config, parts, run_dir, Progress(), console, started)
+    return alone(running(config, path, Host(console, StopSignals())))
 
 
 def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool = False) -> Scores:
@@ -69,6 +76,30 @@ def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool
     `budgets` may be larger than those it had. Without a checkpoint it starts from the beginning.
     Raises what `run` raises, and ConfigError for a run that has nothing left to do.
     """
+    return alone(resuming(path, budgets, Host(console, StopSignals()), trust=trust))
+
+
+def alone(asking: Asking[T]) -> T:
+    """Drive a run by itself, serving each of its requests at once."""
+    with flushed_denormals():
+        return serve(asking)
+
+
+def running(config: Config, path: Path, host: Host) -> Asking[Scores]:
+    """`run`, as a generator that whoever drives it acts and learns for."""
+    started, run_dir = time.perf_counter(), RunDirectory(path)
+    find_modules(config)
+    run_dir.claim_new()
+    with contextlib.closing(run_dir):
+        config, parts = assemble(config, run_dir, host)
+        run_dir.start(config.plain())
+        return (yield from finish(config, parts, run_dir, Progress(), host, started))
+
+
+def resuming(
+    path: Path, budgets: dict[str, int], host: Host, *, trust: bool = False
+) -> Asking[Scores]:
+    """`resume`, as a generator that whoever drives it acts and learns for."""
     started, run_dir, progress = time.perf_counter(), RunDirectory(path), Progress()
     run_dir.check_sound()
     config = extended(read(run_dir.config, trust=trust), budgets)
@@ -79,7 +110,7 @@ def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool
             check_extended(config, run_dir)
         elif run_dir.result.exists():
             logger.warning("%s holds no result; it is made again", run_dir.result)
-        config, parts = assemble(config, run_dir, console)
+        config, parts = assemble(config, run_dir, host)
         state = parts.checkpoints.load_last()
         if state is None and run_dir.result.exists():
             raise RunError("it has finished, and its checkpoints are gone: nothing to go on from")
@@ -90,14 +121,12 @@ def resume(path: Path, budgets: dict[str, int], console: Console, *, trust: bool
             cut(run_dir.metrics, progress.env_steps, progress.episodes)
         run_dir.reopen(config.plain())
         logger.info("goes on at env step %s", f"{progress.env_steps:,}")
-        return finish(config, parts, run_dir, progress, console, started)
+        return (yield from finish(config, parts, run_dir, progress, host, started))
 
 
 def restore_all(parts: Parts, progress: Progress, state: dict[str, Any]) -> None:
     """Restore a checkpoint's state, and warn if that was not possible in full."""
-    with flushed_denormals():  # as the episodes were played the first time
-        strayed = restore(parts, progress, state)
-    for i in strayed:
+    for i in restore(parts, progress, state):
         logger.warning(
             "environment %d is not deterministic: it goes on with a new episode, and the run will "
             "not be the one it would have been",
@@ -135,14 +164,16 @@ def check_extended(config: Config, run_dir: RunDirectory) -> None:
         raise ConfigError(f"resume={run_dir.path}: has finished; a larger {names} extends it")
 
 
-def assemble(config: Config, run_dir: RunDirectory, console: Console) -> tuple[Config, Parts]:
+def assemble(config: Config, run_dir: RunDirectory, host: Host) -> tuple[Config, Parts]:
     """Build what training works with, and show what takes time."""
+    if host.num_runs > 1:  # whose update is compiled together
+        return build(config, run_dir, host.memory, compiles=False)
     compiling = logging.getLogger("dqn_runner.learning.compilation")
-    with console.status("building the agent") as status:
+    with host.console.status("building the agent") as status:
         shown = _Shown(status)
         compiling.addHandler(shown)
         try:
-            return build(config, run_dir)
+            return build(config, run_dir, host.memory)
         finally:
             compiling.removeHandler(shown)
 
@@ -164,18 +195,18 @@ def finish(  # noqa: PLR0917
     parts: Parts,
     run_dir: RunDirectory,
     progress: Progress,
-    console: Console,
+    host: Host,
     started: float,
-) -> Scores:
+) -> Asking[Scores]:
     """Train on from `progress`, score, and write the result."""
     run_dir.note_start(start_of(config, run_dir))
-    announce(config, parts, console)
+    announce(config, parts, host.console)
     began = started - progress.elapsed_seconds
-    scores, ended = train_and_score(config, parts, run_dir, progress, console, began)
+    scores, ended = yield from train_and_score(config, parts, run_dir, progress, host, began)
     run_dir.finish(ended)
     if config.checkpoint.keep_replay == "until_finished":
         parts.checkpoints.remove_replay()
-    report(config, run_dir, scores, console)
+    report(config, run_dir, scores, host.console)
     logger.info("finished, after %s s", f"{ended['wall_time_seconds']:,.1f}")
     return scores
 
@@ -185,44 +216,44 @@ def train_and_score(  # noqa: PLR0917
     parts: Parts,
     run_dir: RunDirectory,
     progress: Progress,
-    console: Console,
+    host: Host,
     began: float,
-) -> tuple[Scores, dict[str, Any]]:
+) -> Asking[tuple[Scores, dict[str, Any]]]:
     """Train and score while display and trackers follow; then close all that is open.
 
     Returns the scores, and what result.json holds.
     """
     end: EndState = "crashed"
+    console, signals = host.console, host.signals
     with contextlib.ExitStack() as stack:
         stack.callback(parts.envs.close)
         stack.callback(parts.evaluator.close)
         metrics_file = MetricsFile(run_dir.metrics)
         stack.callback(metrics_file.close)
-        tracker = open_tracker(config, run_dir)
+        tracker = open_tracker(config, run_dir, host)
         if tracker:
             stack.callback(lambda: close_tracker(tracker, end, console))
         display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
-        signals = StopSignals()
         films = Films(config, run_dir.videos, progress, tracker, signals.check)
         films.log_former()
         loggers: list[Logger] = [
             metrics_file, display, EvaluationLog(config.eval.num_episodes),
-            *([tracker] if tracker else []),
+            *([tracker] if isinstance(tracker, SwanLabTracker) else []),
         ]  # fmt: skip
         training = Training(
             config, parts, progress, loggers,
             check_stop=signals.check, check_pruned=run_dir.check_pruned, film=films.film,
         )  # fmt: skip
         try:
-            with display, signals, flushed_denormals():
-                train_and_save(training, parts, progress)
+            with display, signals:
+                yield from train_and_save(training, parts, progress)
                 scores = score(config, parts, progress, display, signals.check)
         except Stopped:
             end = "aborted"
             report_stop(config, run_dir, progress, console)
             raise
         draw_curve(run_dir.metrics, run_dir.curve)
-        ended = result(progress, scores, time.perf_counter() - began)
+        ended = result(progress, scores, time.perf_counter() - began, host.num_runs)
         if tracker:
             numbers = result_metrics(ended, progress.elapsed_seconds)
             tracker.log({"env_steps": progress.env_steps, **numbers})
@@ -231,7 +262,7 @@ def train_and_score(  # noqa: PLR0917
     return scores, ended
 
 
-def close_tracker(tracker: SwanLabTracker, end: EndState, console: Console) -> None:
+def close_tracker(tracker: SwanLabTracker | LateTracker, end: EndState, console: Console) -> None:
     """End SwanLab's side of the run, and say where it can be seen."""
     with console.status("closing SwanLab's side of the run"):
         tracker.close(end)
@@ -239,14 +270,14 @@ def close_tracker(tracker: SwanLabTracker, end: EndState, console: Console) -> N
         say(f"cloud  {tracker.url}", console)
 
 
-def train_and_save(training: Training, parts: Parts, progress: Progress) -> None:
+def train_and_save(training: Training, parts: Parts, progress: Progress) -> Asking[None]:
     """Train, and save at the end or at the safe point where a signal stopped the run.
 
     If something fails nothing is saved: the last checkpoint is of a moment when all was well,
     and everything after it can be repeated exactly.
     """
     try:
-        training.run()
+        yield from training.asking()
     except Stopped as stop:
         if stop.at_safe_point:
             save(parts, progress)
@@ -303,13 +334,22 @@ def score(
     return Scores(final, fresh_episodes(parts.agent.policy_of(best.params)), best.env_steps)
 
 
-def open_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker | None:
-    """SwanLab's side of the run; None if its mode is disabled.
+def open_tracker(
+    config: Config, run_dir: RunDirectory, host: Host
+) -> SwanLabTracker | LateTracker | None:
+    """SwanLab's side of the run; None if its mode is disabled."""
+    if config.tracker.mode == "disabled":
+        return None
+    if host.num_runs > 1:
+        return LateTracker(lambda: make_tracker(config, run_dir))
+    return make_tracker(config, run_dir)
+
+
+def make_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker:
+    """SwanLab's side of the run.
 
     A run that goes on is logged again from the beginning, under the id it had.
     """
-    if config.tracker.mode == "disabled":
-        return None
     if config.tracker.mode == "local":
         logger.warning(
             "tracker.mode=local: SwanLab takes about %.0f ms a scalar when the run ends; "

@@ -40,8 +40,8 @@ class Scores(NamedTuple):
     best_env_steps: int
 
 
-def result(progress: Progress, scores: Scores, seconds: float) -> dict[str, Any]:
-    """What result.json holds."""
+def result(progress: Progress, scores: Scores, seconds: float, num_together: int) -> dict[str, Any]:
+    """What result.json holds of a run that was trained as one of `num_together`."""
     commit = git_commit()
     return {
         "status": "finished",
@@ -56,6 +56,7 @@ def result(progress: Progress, scores: Scores, seconds: float) -> dict[str, Any]
             **{package: importlib.metadata.version(package) for package in PACKAGES},
         },
         **({"git_commit": commit} if commit else {}),
+        **({"trained_together": num_together} if num_together > 1 else {}),
     }
 
 

@@ -37,19 +37,25 @@ class StopSignals:
     """Turns Ctrl-C and SIGTERM into a request, which the training loop sees between two steps.
 
     A second signal of the same kind stops the run at once, such as a second Ctrl-C. One of another
-    kind does not: a scheduler may send several to end a job.
+    kind does not: a scheduler may send several to end a job. Runs that are trained together share
+    it: whoever enters first catches signals until the last one has left.
     """
 
     def __init__(self) -> None:
         self._received: list[int] = []
         self._catching = caught(self._receive)
+        self._num_inside = 0
 
     def __enter__(self) -> StopSignals:
-        self._catching.__enter__()
+        if self._num_inside == 0:
+            self._catching.__enter__()
+        self._num_inside += 1
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._catching.__exit__(*error)
+        self._num_inside -= 1
+        if self._num_inside == 0:
+            self._catching.__exit__(*error)
 
     def _receive(self, number: int) -> None:
         if number in self._received:

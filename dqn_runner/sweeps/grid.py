@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import joblib
 from filelock import FileLock, Timeout
@@ -27,7 +25,8 @@ from dqn_runner.envs.make import make_env
 from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.sweeps.display import SweepDisplay
-from dqn_runner.sweeps.launchers import instantiate
+from dqn_runner.sweeps.launchers import Planning, instantiate
+from dqn_runner.sweeps.sharing import update_function
 from dqn_runner.tracking.messages import Message, about_sweep
 from dqn_runner.tracking.notify import Notifier
 from dqn_runner.types import flatten
@@ -46,24 +45,6 @@ _OPEN = {
     "agent.v_max": "auto",
     "buffer.beta_steps": None,
     "buffer.storage": "auto",
-}
-
-# Sections and settings that are numbers to an update, or no part of it.
-_NUMBERS = {
-    *("seed", "resume", "compile", "total_timesteps", "total_episodes", "num_envs"),
-    *("learning_starts", "train_frequency", "gradient_steps", "phase", "eval", "log"),
-    *("checkpoint", "tracker", "epsilon", "env.max_step_seconds"),
-    *("agent.lr", "agent.lr_schedule", "agent.lr_decay_steps", "agent.gamma", "agent.n_step"),
-    *("agent.behaviour", "agent.temperature", "agent.reward_clip", "agent.reward_scale"),
-    *("agent.v_min", "agent.v_max", "env.return_range"),
-    *(f"agent.munchausen.{name}" for name in ("alpha", "temperature", "clip")),
-    *(f"buffer.{name}" for name in ("name", "alpha", "beta_start", "beta_steps", "eps")),
-    *(f"agent.optimizer.{name}" for name in ("betas", "eps", "weight_decay", "momentum", "alpha")),
-    *("target_update.tau", "target_update.interval", "target_update.unit"),
-}
-# Numbers to an update, which is another function if they are null.
-_NUMBERS_OR_NULL = {
-    *("agent.max_grad_norm", "agent.max_grad_value", "agent.reset_interval", "network.noisy"),
 }
 
 
@@ -126,19 +107,6 @@ def check_folder(job: Job, config: Config) -> None:
         raise ConfigError(f"{job.path}: another process is at work in it")
 
 
-def update_function(settings: dict[str, Any]) -> str:
-    """What decides which function the update is; runs that agree in it share a compilation.
-
-    A setting that is not known to be a number counts: at worst, runs that could share do not.
-    """
-    shape = {
-        key: value is None if key in _NUMBERS_OR_NULL else value
-        for key, value in flatten(settings).items()
-        if not _NUMBERS & {key, key.split(".")[0]}
-    }
-    return json.dumps(shape, sort_keys=True)
-
-
 def repay_compiling(configs: Sequence[Config]) -> bool:
     """Whether runs that share an update, and so their environment, repay compiling it.
 
@@ -199,6 +167,8 @@ class Sweep:
         to_do = [job for job in jobs if is_to_do(job)]
         if not to_do:
             return
+        if isinstance(self._launcher, Planning):
+            self._launcher.plan({job.path: job.config for job in jobs})
         for job in to_do:
             RunDirectory(job.path).ended.unlink(missing_ok=True)
         self._say_how_to_use_all_cores(to_do)

@@ -32,8 +32,8 @@ from dqn_runner.sweeps.grid import (
     compiled,
     is_to_do,
     repay_compiling,
-    update_function,
 )
+from dqn_runner.sweeps.sharing import update_function
 from dqn_runner.sweeps.space import (
     as_overrides,
     choices_or_ends,

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -196,6 +196,36 @@ class SwanLabTracker:
                 line = in_a_line(error) or type(error).__name__
                 logger.warning("SwanLab failed, metrics.jsonl has what it lacks: %s", line)
             self._has_warned = True
+
+
+class LateTracker:
+    """SwanLab's side of a run, which `make` makes when the run ends, out of its metrics.jsonl.
+
+    SwanLab knows one run at a time in a process, and here several are trained together.
+    """
+
+    def __init__(self, make: Callable[[], SwanLabTracker]) -> None:
+        self._make, self.url = make, ""
+        self._rows: list[Row] = []
+        self._media: list[tuple[str, Path, int]] = []
+
+    def log(self, row: Row) -> None:
+        """Keep a row that is not in metrics.jsonl."""
+        self._rows.append(row)
+
+    def log_media(self, name: str, path: Path, env_steps: int) -> None:
+        """Keep an image or a GIF."""
+        self._media.append((name, path, env_steps))
+
+    def close(self, state: EndState) -> None:
+        """Log the run, from its beginning, and end it."""
+        tracker = self._make()
+        for row in self._rows:
+            tracker.log(row)
+        for media in self._media:
+            tracker.log_media(*media)
+        tracker.close(state)
+        self.url = tracker.url
 
 
 def result_metrics(result: dict[str, Any], training_seconds: float) -> Row:

@@ -11,6 +11,7 @@ from dqn_runner.errors import Stopped
 from dqn_runner.seeding import draw_seed, get_state, set_state
 from dqn_runner.training.evaluation import never_stop
 from dqn_runner.training.meter import Meter
+from dqn_runner.training.requests import Act, Asking, Learn, serve
 from dqn_runner.training.spec import TrainingSpec, crossings
 from dqn_runner.training.state import Parts, save, save_best
 from dqn_runner.types import Best, Progress, Row
@@ -53,6 +54,10 @@ class Training:
 
     def run(self) -> None:
         """Train until a budget is spent."""
+        serve(self.asking())
+
+    def asking(self) -> Asking[None]:
+        """Train until a budget is spent; whoever drives this acts and learns as it asks."""
         spec, parts, progress = self._spec, self._parts, self._progress
         agent, envs, storage, sampler = parts.agent, parts.envs, parts.storage, parts.sampler
         if progress.env_steps > progress.reported_env_steps:  # it was stopped in an evaluation
@@ -62,7 +67,9 @@ class Training:
             steps_before, episodes_before = progress.env_steps, progress.episodes
 
             progress.epsilon = parts.epsilon(progress.env_steps, progress.episodes)
-            action = agent.act(envs.obs, progress.epsilon, envs.action_mask)
+            action = yield Act(
+                agent, envs.obs, progress.epsilon, envs.action_mask, progress.env_steps
+            )
             step = parts.agent_spec.learned_from(envs.step(action))
             progress.see(step.reward)
             final_action = (
@@ -86,7 +93,7 @@ class Training:
                 sampler.anneal(progress.env_steps)
             for _ in range(updates):
                 indices, weights = sampler.draw(spec.batch_size, parts.replay_rng)
-                priorities = agent.learn(storage.tensors, indices, weights)
+                priorities = yield Learn(agent, storage.tensors, indices, weights)
                 sampler.update(indices, priorities)
             if phase_ends:
                 storage.clear()

@@ -19,6 +19,7 @@ from dqn_runner.learning import compilation
 from dqn_runner.learning.compilation import CompilationError, cache_dir, compile_ahead
 from dqn_runner.runs import lifecycle as running
 from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.runs.stop_signals import StopSignals
 
 
 def accumulate(total, x):
@@ -99,14 +100,14 @@ def test_what_a_compilation_waits_for_is_shown(compose, tmp_path, monkeypatch):
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True)
 
-    def build(config, run_dir):
+    def build(config, run_dir, memory):
         logging.getLogger("dqn_runner.learning.compilation").info("waiting for something")
         wait_for(lambda: "waiting for something" in shown.getvalue())
         return config, None
 
     monkeypatch.setattr(running, "build", build)
     monkeypatch.setattr(logging.getLogger("dqn_runner"), "level", logging.INFO)
-    running.assemble(compose(), RunDirectory(tmp_path), console)
+    running.assemble(compose(), RunDirectory(tmp_path), running.Host(console, StopSignals()))
     assert not logging.getLogger("dqn_runner.learning.compilation").handlers
 
 

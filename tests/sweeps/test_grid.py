@@ -330,7 +330,7 @@ def test_runs_share_what_is_the_same_to_the_compiler(compose, tmp_path, monkeypa
     """Runs that are said to share an update find it under one name in the cache; others do not."""
     from dqn_runner.config import build
     from dqn_runner.learning import compilation
-    from dqn_runner.sweeps.grid import update_function
+    from dqn_runner.sweeps.sharing import update_function
 
     names = []
 

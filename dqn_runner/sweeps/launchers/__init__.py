@@ -9,8 +9,9 @@ import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,6 +21,7 @@ from dqn_runner.runs.job import run_job
 # The class, and the packages it needs beyond our own, which the extra of the same name installs.
 OURS = {
     "joblib": ("dqn_runner.sweeps.launchers.joblib:JoblibLauncher",),
+    "batched": ("dqn_runner.sweeps.launchers.batched:BatchedLauncher",),
     "slurm": ("dqn_runner.sweeps.launchers.slurm:SlurmLauncher", "submitit"),
     "ray": ("dqn_runner.sweeps.launchers.ray:RayLauncher", "ray", "grpc"),
 }
@@ -30,6 +32,14 @@ class Launcher(Protocol):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
         """Run a job for each list of overrides, until all have ended."""
+
+
+@runtime_checkable
+class Planning(Protocol):
+    """A launcher that must know all jobs before it runs some of them."""
+
+    def plan(self, jobs: Mapping[Path, dict[str, Any]]) -> None:
+        """Take the settings of all jobs of the sweep, those that are done too, by their path."""
 
 
 def check(name: str) -> None:

@@ -9,16 +9,25 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 from joblib.externals.loky import ProcessPoolExecutor, process_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from dqn_runner.errors import ConfigError, Stopped, named
-from dqn_runner.sweeps.launchers.worker import KILLED, Shared, execute, received_signals, stop
+from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.sweeps.launchers.worker import (
+    KILLED,
+    Numbered,
+    Shared,
+    execute,
+    execute_together,
+    received_signals,
+    stop,
+)
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -37,24 +46,42 @@ class JoblibLauncher:
             raise ConfigError(f"hydra.launcher.{key}={value}: no such key; there is n_jobs")
         if type(n_jobs) is not int or n_jobs == 0 or n_jobs < -1:
             raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: must be -1 or greater than 0")
-        self._most = joblib.cpu_count() if n_jobs == -1 else n_jobs
-        self._shared = shared
+        self._processes = Processes(joblib.cpu_count() if n_jobs == -1 else n_jobs, shared)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
         """Run a job for each list of overrides; returns when all have ended."""
-        waiting = list(enumerate(job_overrides, initial_job_idx))[::-1]
+        jobs = enumerate(job_overrides, initial_job_idx)
+        self._processes.run([Task({0: job}, 1) for job in jobs])
+
+
+class Task(NamedTuple):
+    """What a process does at a time: one job, or several that are trained together."""
+
+    jobs: Mapping[int, Numbered]  # by their rows
+    num_rows: int
+
+
+class Processes:
+    """Processes on this machine, `most` at a time, that take one task after the other."""
+
+    def __init__(self, most: int, shared: Shared) -> None:
+        self._most, self._shared = most, shared
+
+    def run(self, tasks: Sequence[Task]) -> None:
+        """Do all tasks; raises Stopped after a signal, when those that run have saved."""
+        waiting = list(tasks)[::-1]
         idle = [_Worker() for _ in range(min(self._most, len(waiting)))]
-        running: dict[Future[None], tuple[_Worker, Sequence[str]]] = {}
+        running: dict[Future[None], tuple[_Worker, Task]] = {}
         with received_signals() as received:
             try:
                 while running or (waiting and not received):
                     while idle and waiting and not received:
-                        worker, (number, overrides) = idle.pop(), waiting.pop()
-                        running[worker.start(self._shared, number, overrides)] = worker, overrides
+                        worker, task = idle.pop(), waiting.pop()
+                        running[worker.start(self._shared, task)] = worker, task
                     ended, _ = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
                     for future in ended:
-                        worker, overrides = running.pop(future)
-                        idle.append(self._after(future, worker, overrides))
+                        worker, task = running.pop(future)
+                        idle.append(self._after(future, worker, task))
                     for worker, _ in running.values():
                         worker.pass_on(received)
             finally:
@@ -63,17 +90,22 @@ class JoblibLauncher:
         if received:
             raise Stopped(received[0])
 
-    def _after(self, future: Future[None], worker: _Worker, overrides: Sequence[str]) -> _Worker:
-        """Record a failure that the job could not record itself; returns a worker to go on with."""
+    def _after(self, future: Future[None], worker: _Worker, task: Task) -> _Worker:
+        """Record failures that jobs could not record themselves; returns a worker to go on with."""
         try:
             future.result()
         except BrokenProcessPool:
             worker.close()
-            self._shared.record_failure(overrides, KILLED)
+            self._record_failure(task, KILLED)
             return _Worker()
         except Exception as error:  # from Hydra, before or after the run
-            self._shared.record_failure(overrides, named(error))
+            self._record_failure(task, named(error))
         return worker
+
+    def _record_failure(self, task: Task, reason: str) -> None:
+        for _, overrides in task.jobs.values():
+            if not RunDirectory(self._shared.path(overrides)).has_ended():
+                self._shared.record_failure(overrides, reason)
 
 
 class _Worker:
@@ -84,10 +116,10 @@ class _Worker:
         self._process_id: int | None = None
         self._passed_on = 0
 
-    def start(self, shared: Shared, number: int, overrides: Sequence[str]) -> Future[None]:
+    def start(self, shared: Shared, task: Task) -> Future[None]:
         if self._process_id is None:
             self._pool.submit(os.getpid).add_done_callback(self._know)
-        future: Future[None] = self._pool.submit(_work, shared, number, overrides)
+        future: Future[None] = self._pool.submit(_work, shared, task)
         return future
 
     def _know(self, answer: Future[int]) -> None:
@@ -105,9 +137,12 @@ class _Worker:
         self._pool.shutdown(wait=True, kill_workers=True)
 
 
-def _work(shared: Shared, number: int, overrides: Sequence[str]) -> None:
+def _work(shared: Shared, task: Task) -> None:
     with contextlib.suppress(Stopped):
-        execute(shared, number, overrides)
+        if task.num_rows > 1:
+            execute_together(shared, task.jobs, task.num_rows)
+        else:
+            execute(shared, *task.jobs[0])
 
 
 def _set_up() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from hydra.core import utils
 from hydra.core.singleton import Singleton
@@ -17,10 +17,14 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dqn_runner.composing.hydra_internals import JOB_FOLDER
-from dqn_runner.errors import Stopped
+from dqn_runner.errors import Stopped, named
 from dqn_runner.runs.directory import End, RunDirectory
-from dqn_runner.runs.job import run_job
+from dqn_runner.runs.group import train_together
+from dqn_runner.runs.job import run_job, settled
 from dqn_runner.runs.stop_signals import caught
+
+T = TypeVar("T")
+Numbered = tuple[int, Sequence[str]]  # the number of a job in its sweep, and its overrides
 
 KILLED = "its process was killed; was there enough memory?"
 # A node that has lost its network may still run the job, and its lock on shared storage stays.
@@ -58,14 +62,35 @@ def execute(shared: Shared, number: int, overrides: Sequence[str]) -> None:
     A job that is started again waits for the process that had it before, and does nothing if that
     one finished it.
     """
-    from dqn_runner.composing.hydra_internals import set_up_hydra
-
     run_dir = RunDirectory(shared.path(overrides))
     deadline = time.monotonic() + SECONDS_FOR_THE_FORMER
     while run_dir.is_locked() and time.monotonic() < deadline:
         time.sleep(1)
-    if run_dir.has_finished():
-        return
+    if not run_dir.has_finished():
+        _as_job_of_hydra(shared, number, overrides, functools.partial(run_job, quiet=True))
+
+
+def execute_together(shared: Shared, jobs: Mapping[int, Numbered], num_rows: int) -> None:
+    """Run several jobs, by their rows of `num_rows`, trained together."""
+    runs = {}
+    for row, (number, overrides) in jobs.items():
+        task = functools.partial(settled, quiet=True)
+        try:
+            config = _as_job_of_hydra(shared, number, overrides, task)
+        except Exception as error:
+            shared.record_failure(overrides, named(error))
+        else:
+            runs[row] = config, shared.path(overrides)
+    if runs:
+        train_together(runs, num_rows)
+
+
+def _as_job_of_hydra(
+    shared: Shared, number: int, overrides: Sequence[str], task: Callable[[DictConfig], T]
+) -> T:
+    """What `task` returns for the job's configuration; raises what it raises."""
+    from dqn_runner.composing.hydra_internals import set_up_hydra
+
     sys.argv = shared.arguments
     utils.setup_globals()
     set_up_hydra()
@@ -77,11 +102,12 @@ def execute(shared: Shared, number: int, overrides: Sequence[str]) -> None:
     done = utils.run_job(
         hydra_context=shared.context,
         config=config,
-        task_function=functools.partial(run_job, quiet=True),
+        task_function=task,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    _ = done.return_value  # raises what the job raised
+    result: T = done.return_value  # raises what the job raised
+    return result
 
 
 def stop(number: int, frame: FrameType | None) -> None:

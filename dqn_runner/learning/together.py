@@ -1,0 +1,94 @@
+"""R runs that learn and act by one call: their learners' tensors are rows of a stack."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from dqn_runner.allocation import Stack
+from dqn_runner.learning.compilation import CompilationError, capture, compile_ahead
+from dqn_runner.learning.learner import Learner, LearnerState
+from dqn_runner.types import Array, StepInputs
+
+logger = logging.getLogger(__name__)
+
+
+class LearnerGroup:
+    """The learners of R runs; `learner` is any of them, as they differ in numbers alone.
+
+    Their tensors lie in `stack`. Rows of runs that are over, or not there, are computed too, and
+    mean nothing.
+    """
+
+    def __init__(self, learner: Learner, stack: Stack, *, compiles: bool) -> None:
+        self._learner, self._stack, self._compiles = learner, stack, compiles
+        self._state = LearnerState(*map(stack.whole, learner.state))
+        self._network = [stack.whole(t) for t in (learner.state.params, *learner.buffers)]
+        self._is_cuda = learner.state.params.is_cuda
+        self._update: Callable[..., Tensor] | None = None
+        self._values: Callable[..., Tensor] | None = None
+
+    def update(
+        self, inputs: Mapping[int, StepInputs], storage: Sequence[Tensor], unmoved: list[int]
+    ) -> dict[int, Tensor]:
+        """An update of the runs that `inputs` are for; returns their priorities [B].
+
+        Those of `unmoved` stay as they are. `storage` are the tensors of the replay storage of any
+        run.
+        """
+        idle = next(iter(inputs.values()))
+        if len(inputs) < self._stack.num_runs:
+            idle = idle._replace(indices=torch.zeros_like(idle.indices))
+        rows = [inputs.get(run, idle) for run in range(self._stack.num_runs)]
+        stacked = [torch.stack(column) for column in zip(*rows, strict=True)]
+        if self._update is None:
+            constants = map(self._stack.whole, (*self._learner.tensors, *storage))
+            self._update = self._made(self._update_in_place, list(constants), stacked)
+        before = [tensor[unmoved] for tensor in self._state] if unmoved else []
+        priorities = self._update(*stacked).unbind()
+        for tensor, rows_before in zip(self._state, before, strict=False):
+            tensor[unmoved] = rows_before
+        return {run: priorities[run] for run in inputs}
+
+    def q_values(self, obs: Array) -> Array:
+        """Action values [R, N, A] of `obs` [R, N, *obs_shape], without noise."""
+        given = torch.from_numpy(obs).to(self._network[0].device)
+        if self._values is None:
+            self._values = self._made(self._values_of_all, self._network, [given])
+        values: Array = self._values(given).cpu().numpy()
+        return values
+
+    def _update_in_place(self, *tensors: Tensor) -> Tensor:
+        new_state, priorities = vmap(self._learner.update_tensors)(*tensors)
+        for old, new in zip(tensors[1:], new_state, strict=False):
+            old.copy_(new)
+        return priorities
+
+    def _values_of_all(self, *tensors: Tensor) -> Tensor:
+        def values(params: Tensor, *others: Tensor) -> Tensor:
+            *buffers, obs = others
+            return self._learner.rule.network(params, buffers, obs).q_values
+
+        return vmap(values)(*tensors)
+
+    def _made(
+        self, function: Callable[..., Tensor], constants: Sequence[Tensor], given: Sequence[Tensor]
+    ) -> Callable[..., Tensor]:
+        """`function` of `constants` and of tensors like `given`, compiled if that can be."""
+        if self._compiles:
+            compiler = capture if self._is_cuda else compile_ahead
+            try:
+                return compiler(function, constants, [tensor.clone() for tensor in given])
+            except CompilationError as reason:
+                self._compiles = False
+                logger.warning("runs are trained uncompiled, several times slower: %s", reason)
+
+        @torch.no_grad()
+        def eager(*tensors: Tensor) -> Tensor:
+            return function(*constants, *tensors)
+
+        return eager

@@ -1,0 +1,79 @@
+"""Several runs that are trained together in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from dqn_runner.allocation import Stack
+from dqn_runner.config.root import Config
+from dqn_runner.runs.job import guarded, running_or_resuming
+from dqn_runner.runs.lifecycle import Host, flushed_denormals
+from dqn_runner.runs.stop_signals import StopSignals
+from dqn_runner.training.requests import Asking
+from dqn_runner.training.together import Lockstep
+
+LINE = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
+
+
+def train_together(runs: Mapping[int, tuple[Config, Path]], num_rows: int) -> None:
+    """Train runs in lockstep, each in its run directory; `runs` has them by their row.
+
+    Of `num_rows` rows some may be empty, of runs that have ended before: so those that are left
+    compute the same as with them. Raises Stopped after a signal, with all checkpoints saved.
+    """
+    stack, signals = Stack(num_rows), StopSignals()
+    console = Console(quiet=True)
+
+    def asking(row: int) -> Asking[float | None]:
+        config, path = runs[row]
+        host = Host(console, signals, stack.memory_of(row), num_rows)
+        return guarded(path, lambda: running_or_resuming(config, path, host), quiet=True)
+
+    compiles = any(config.compile == "always" for config, _ in runs.values())
+    logs = {row: path / "train.log" for row, (_, path) in runs.items()}
+    with routed(logs) as log, signals, flushed_denormals():
+        asked = {row: asking(row) for row in runs}
+        Lockstep(asked, stack, compiles=compiles, enter=log.enter).run()
+
+
+class _RunLogs(logging.Handler):
+    """Writes what a run logs to that run's own file."""
+
+    def __init__(self, files: Mapping[int, logging.Handler]) -> None:
+        super().__init__(logging.INFO)
+        self._files = files
+        self._row = next(iter(files))
+
+    def enter(self, row: int) -> None:
+        """From now on the run in that row is at work."""
+        self._row = row
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record."""
+        self._files[self._row].emit(record)
+
+
+@contextlib.contextmanager
+def routed(paths: Mapping[int, Path]) -> Iterator[_RunLogs]:
+    """Send what is logged to the file of the run that is at work, and nowhere else."""
+    files = {
+        row: logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
+        for row, path in paths.items()
+    }
+    for file in files.values():
+        file.setFormatter(logging.Formatter(LINE))
+    logs, root = _RunLogs(files), logging.getLogger()
+    logging.getLogger("dqn_runner").handlers.clear()  # those that conf/config.yaml sets up
+    root.handlers[:] = [logs]
+    root.setLevel(logging.INFO)
+    try:
+        yield logs
+    finally:
+        root.removeHandler(logs)
+        for file in files.values():
+            file.close()

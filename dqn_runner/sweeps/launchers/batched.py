@@ -1,0 +1,172 @@
+"""Jobs trained together: runs that differ in numbers alone share each update.
+
+Jobs are put into groups by fixed rules, so that a command groups them the same way each time, and
+the groups are kept in the sweep's folder: a sweep that goes on has the groups that it had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import joblib
+import psutil
+import torch
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.filesize import decimal
+
+from dqn_runner.config.build import resolve_device
+from dqn_runner.config.memory import needed_memory, num_params
+from dqn_runner.config.messages import checked
+from dqn_runner.config.root import Config, parse
+from dqn_runner.custom import Custom
+from dqn_runner.envs.episode import close
+from dqn_runner.envs.make import make_env
+from dqn_runner.errors import ConfigError
+from dqn_runner.runs.directory import write_whole
+from dqn_runner.spec import PositiveInt, Spec
+from dqn_runner.sweeps.launchers.joblib import Processes, Task
+from dqn_runner.sweeps.launchers.worker import Numbered, Shared
+from dqn_runner.sweeps.sharing import evenly, lockstep, sorted_by
+
+GROUPS = ".groups.json"
+
+# Measured on a CPU: the products of a larger network keep a core busy by themselves, and an update
+# of eight runs takes as long as eight updates. In parameters times rows of a batch.
+LARGEST_UPDATE = 1_500_000
+GROUP_SIZE = 8
+
+
+class BatchedSpec(Spec):
+    """The settings of conf/hydra/launcher/batched.yaml."""
+
+    group_size: PositiveInt | Literal["auto"]
+    """Runs trained together, at most; auto: 8 on a CPU, on a GPU as many as its memory holds."""
+    processes: PositiveInt | Literal["auto"]
+    """Groups that are trained at a time; auto: one for each core on a CPU, one on a GPU."""
+
+
+class _Costs(NamedTuple):
+    """What a run asks of the machine; runs that can be trained together ask the same."""
+
+    on_gpu: bool
+    num_bytes: int
+    pays: bool  # whether training it together with others is faster
+
+
+Group = list[str | None]  # the folders of the runs in its rows; None for a row without a run
+
+
+class BatchedLauncher:
+    """Trains the jobs of a sweep in groups, side by side in several processes.
+
+    Jobs that fit no group run as with `joblib`. A run that fails leaves its group, and the others
+    go on. Ctrl-C and SIGTERM let all save their checkpoints, and raise Stopped.
+    """
+
+    def __init__(self, settings: dict[str, Any], shared: Shared) -> None:
+        self._spec = checked(BatchedSpec, settings, "hydra.launcher")
+        self._shared, self._folder = shared, Path(shared.config.hydra.sweep.dir)
+        self._groups: list[Group] = []
+        self._processes = 1
+
+    def plan(self, jobs: Mapping[Path, dict[str, Any]]) -> None:
+        """Put jobs into groups, those that are done too; raises ConfigError if memory is short.
+
+        Groups from an earlier call stay as they are.
+        """
+        settings = {str(path.relative_to(self._folder)): config for path, config in jobs.items()}
+        self._groups = self._read_groups()
+        known = {name for group in self._groups for name in group}
+        keys = {name: lockstep(config) for name, config in settings.items()}
+        costs: dict[str, _Costs] = {}
+        for names in sorted_by(keys):
+            cost = _costs(parse(settings[names[0]]))
+            costs |= dict.fromkeys(names, cost)
+            new = [name for name in names if name not in known]
+            self._groups += self._grouped(new, cost)
+        write_whole(self._folder / GROUPS, json.dumps(self._groups, indent=1) + "\n")
+        self._processes = self._most_processes(on_gpu=any(c.on_gpu for c in costs.values()))
+        self._announce(costs)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
+        """Run a job for each list of overrides; returns when all have ended."""
+        jobs: dict[str | None, Numbered] = {
+            str(self._shared.path(overrides).relative_to(self._folder)): (number, overrides)
+            for number, overrides in enumerate(job_overrides, initial_job_idx)
+        }
+        tasks = [
+            Task({row: jobs[name] for row, name in enumerate(group) if name in jobs}, len(group))
+            for group in self._groups
+        ]
+        Processes(self._processes, self._shared).run([task for task in tasks if task.jobs])
+
+    def _grouped(self, names: Sequence[str], cost: _Costs) -> list[Group]:
+        """New groups; those of less than the full size have empty rows.
+
+        So one compiled update serves them all.
+        """
+        processes = self._most_processes(on_gpu=cost.on_gpu)
+        groups = evenly(names, self._largest(cost, processes), processes)
+        size = max(map(len, groups), default=0)
+        return [[*group, *[None] * (size - len(group))] for group in groups]
+
+    def _largest(self, cost: _Costs, processes: int) -> int:
+        """How many runs such a group has at most."""
+        if self._spec.group_size != "auto":
+            return self._spec.group_size
+        if cost.on_gpu:
+            return max(1, _free(on_gpu=True) // processes // cost.num_bytes)
+        return GROUP_SIZE if cost.pays else 1
+
+    def _most_processes(self, *, on_gpu: bool) -> int:
+        if self._spec.processes != "auto":
+            return self._spec.processes
+        return 1 if on_gpu else joblib.cpu_count()
+
+    def _read_groups(self) -> list[Group]:
+        path = self._folder / GROUPS
+        if not path.is_file():
+            return []
+        try:
+            return TypeAdapter(list[Group]).validate_json(path.read_bytes(), strict=True)
+        except ValueError as error:
+            raise ConfigError(
+                f"{path}: is damaged; remove it, and runs are grouped anew"
+            ) from error
+
+    def _announce(self, costs: Mapping[str, _Costs]) -> None:
+        """Say what the groups are and the memory they take; raise ConfigError if it is not free."""
+        groups = [[costs[name] for name in filter(None, g) if name in costs] for g in self._groups]
+        sizes = [len(group) for group in groups if group]
+        rows = map(len, self._groups)
+        takes = [n * group[0].num_bytes for n, group in zip(rows, groups, strict=True) if group]
+        needed = sum(sorted(takes, reverse=True)[: self._processes])
+        of = " and ".join(filter(None, [", ".join(map(str, sizes[:-1])), str(sizes[-1])]))
+        runs = f"{len(costs)} runs in {len(sizes)} groups of {of}, {self._processes} at a time"
+        free = _free(on_gpu=any(cost.on_gpu for cost in costs.values()))
+        if needed > free:
+            raise ConfigError(
+                f"hydra/launcher=batched: {runs}, take {decimal(needed)}, and {decimal(free)} are "
+                "free; set a smaller buffer.capacity, hydra.launcher.group_size or "
+                "hydra.launcher.processes"
+            )
+        line = f"{runs}; they take up to {decimal(needed)}"
+        Console(soft_wrap=True).print(line, highlight=False)
+
+
+def _costs(config: Config) -> _Costs:
+    device, env = resolve_device(config.device), make_env(config.env)
+    takes = sum(needed_memory(config, env).values())
+    own_network = isinstance(config.network, Custom)  # which may do what vmap cannot
+    pays = not own_network and num_params(config, env) * config.batch_size <= LARGEST_UPDATE
+    close(env)
+    return _Costs(device.type == "cuda", takes, pays)
+
+
+def _free(*, on_gpu: bool) -> int:
+    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    return int(free)
