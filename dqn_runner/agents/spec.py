@@ -102,11 +102,11 @@ class AgentSpec(Spec, ABC):
         Its episodes keep the returns that the environment gave.
         """
         rewards, most = step.reward, self.reward_clip
+        if most is None and self.reward_scale == 1.0:
+            return step
         if most is not None:
             rewards = [min(max(reward, -most), most) for reward in rewards]
-        if self.reward_scale != 1.0:
-            rewards = [self.reward_scale * reward for reward in rewards]
-        return step._replace(reward=rewards)
+        return step._replace(reward=[self.reward_scale * reward for reward in rewards])
 
     def return_bounds(self, progress: Progress, num_actions: int) -> tuple[float, float]:
         """The lowest and the highest return that the rewards seen so far allow."""

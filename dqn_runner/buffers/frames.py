@@ -169,6 +169,7 @@ class FrameStorage(RowStorage):
         slots = num_slots(capacity, obs_spec, num_envs, n_step)
         self._spec, self._newest = obs_spec, _newest(obs_spec, num_envs, n_step)
         self._frames = FrameRing(slots, obs_spec, device, num_envs, memory)
+        self.rings["frames"] = self._frames
         self._free = slots  # frames that may come before one is replaced that may still be needed
 
     @property
@@ -180,11 +181,6 @@ class FrameStorage(RowStorage):
     def gather(self) -> Gather:
         """The function (tensors, indices [B]) -> Batch; pure, so that it can be compiled."""
         return functools.partial(gather_frames, self._spec, self._fields)
-
-    @property
-    def rings(self) -> dict[str, Ring]:
-        """All that is stored, by the folder in which checkpoints keep it."""
-        return {"replay": self, "frames": self._frames}
 
     def keep(self, step: EnvStep) -> EnvStep:
         """Store the frames that are new in `step`; returns it with slots [N, k] of frames.

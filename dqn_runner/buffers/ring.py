@@ -52,10 +52,10 @@ class Ring:
         """Store one row, a value for each column; returns its place."""
         place = self._write_head
         for column, value in zip(self._views, row, strict=False):
-            if isinstance(value, np.ndarray) and not self._on_cpu:
-                column[place] = self.on_device(value)
-            else:
+            if self._on_cpu or not isinstance(value, np.ndarray):
                 column[place] = value
+            else:
+                column[place] = self.on_device(value)
         self._write_head = (place + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
         self.num_added += 1
@@ -110,6 +110,8 @@ class Ring:
     def on_device(self, values: Array) -> Tensor:
         """`values` on the device of the columns, without waiting for the copy to end."""
         tensor = torch.from_numpy(values)
+        if self._on_cpu:
+            return tensor
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)

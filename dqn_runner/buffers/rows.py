@@ -78,6 +78,8 @@ class RowStorage(Ring):
         super().__init__(capacity, [*columns.values()], device, memory)
         self._fields, self._keep_all = tuple(columns), keep_all
         self._of_transition = operator.attrgetter(*columns)
+        # All that is stored, by the folder in which checkpoints keep it.
+        self.rings: dict[str, Ring] = {"replay": self}
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -88,11 +90,6 @@ class RowStorage(Ring):
     def gather(self) -> Gather:
         """The function (tensors, indices [B]) -> Batch; pure, so that it can be compiled."""
         return functools.partial(gather, fields=self._fields)
-
-    @property
-    def rings(self) -> dict[str, Ring]:
-        """All that is stored, by the folder in which checkpoints keep it."""
-        return {"replay": self}
 
     @property
     def num_bytes(self) -> int:

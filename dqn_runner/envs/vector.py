@@ -47,7 +47,8 @@ class Environments:
     @property
     def action_mask(self) -> Array | None:
         """The actions [N, A] that are allowed at `obs`; None if all always are."""
-        return stacked_masks(self._players)
+        # As long as one has none, none has: this is asked at each step.
+        return None if self._players[0].action_mask is None else stacked_masks(self._players)
 
     def _start_life(self, i: int, obs: Array) -> None:
         self._actions[i].append(NEXT_LIFE)

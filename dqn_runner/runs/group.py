@@ -67,13 +67,14 @@ def routed(paths: Mapping[int, Path]) -> Iterator[_RunLogs]:
     }
     for file in files.values():
         file.setFormatter(logging.Formatter(LINE))
-    logs, root = _RunLogs(files), logging.getLogger()
-    logging.getLogger("dqn_runner").handlers.clear()  # those that conf/config.yaml sets up
-    root.handlers[:] = [logs]
+    logs, ours, root = _RunLogs(files), logging.getLogger("dqn_runner"), logging.getLogger()
+    former = ours.handlers[:], root.handlers[:], root.level
+    ours.handlers[:], root.handlers[:] = [], [logs]
     root.setLevel(logging.INFO)
     try:
         yield logs
     finally:
-        root.removeHandler(logs)
+        ours.handlers[:], root.handlers[:], level = former
+        root.setLevel(level)
         for file in files.values():
             file.close()

@@ -126,6 +126,14 @@ def resuming(
 
 def restore_all(parts: Parts, progress: Progress, state: dict[str, Any]) -> None:
     """Restore a checkpoint's state, and warn if that was not possible in full."""
+    before = state.get("trained_together", 1)
+    if before != parts.num_together:
+        logger.warning(
+            "it was trained as one of %d, and is now one of %d: from here on it agrees with an "
+            "undisturbed run up to the rounding of floats",
+            before,
+            parts.num_together,
+        )
     for i in restore(parts, progress, state):
         logger.warning(
             "environment %d is not deterministic: it goes on with a new episode, and the run will "
@@ -167,7 +175,8 @@ def check_extended(config: Config, run_dir: RunDirectory) -> None:
 def assemble(config: Config, run_dir: RunDirectory, host: Host) -> tuple[Config, Parts]:
     """Build what training works with, and show what takes time."""
     if host.num_runs > 1:  # whose update is compiled together
-        return build(config, run_dir, host.memory, compiles=False)
+        config, parts = build(config, run_dir, host.memory, compiles=False)
+        return config, parts._replace(num_together=host.num_runs)
     compiling = logging.getLogger("dqn_runner.learning.compilation")
     with host.console.status("building the agent") as status:
         shown = _Shown(status)

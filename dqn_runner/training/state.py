@@ -75,6 +75,7 @@ class Parts(NamedTuple):
     evaluation_rng: np.random.Generator
     checkpoints: Checkpoints
     frames_per_step: int = 1  # of the game, in an env step
+    num_together: int = 1  # runs that are trained together, this one among them
 
 
 def save_best(parts: Parts, progress: Progress) -> None:
@@ -92,6 +93,7 @@ def save(parts: Parts, progress: Progress) -> None:
         raise diverged(progress)
     state = {
         "env_steps": progress.env_steps,
+        "trained_together": parts.num_together,
         "progress": progress.get_state(),
         "agent": parts.agent.get_state(),
         "envs": parts.envs.get_state(),

@@ -1,0 +1,226 @@
+"""Runs that are trained together are the runs that each would be alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from resuming import COMMON, KINDS, assert_same_runs
+from rich.console import Console
+from watching import rows_without_clock
+
+from dqn_runner.agents.agent import Agent
+from dqn_runner.envs.vector import Environments
+from dqn_runner.errors import EnvironmentFailedError, Stopped
+from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.runs.group import train_together
+from dqn_runner.runs.lifecycle import resume, run
+from dqn_runner.runs.metrics_file import read_metrics
+from dqn_runner.runs.stop_signals import StopSignals
+
+# What may differ between the runs of a group, beside their seeds.
+NUMBERS = (
+    ["seed=1"],
+    ["seed=2", "agent.lr=3e-4", "agent.gamma=0.9", "total_timesteps=180"],
+    ["seed=3", "agent.lr=2e-3", "log.interval=30"],
+)
+OF_HARD_TARGETS: tuple[list[str], ...] = (["target_update.interval=11"], [], ["target_update.interval=30"])
+# Each of these takes another way through acting, learning or storing.
+TOGETHER = (
+    *("defaults", "four environments", "softmax", "sarsa in phases", "prioritized"),
+    *("resets and munchausen", "rainbow: c51, prioritized, noisy, dueling"),
+    *("range found in the rewards", "implicit quantiles, noisy, eight environments"),
+    *("frames, prioritized, cut short", "masks and sarsa", "per-episode epsilon"),
+)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL within this process: nothing handles it."""
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    monkeypatch.setattr("dqn_runner.runs.lifecycle.draw_curve", lambda _, target: target.touch())
+
+
+@pytest.fixture
+def group(tmp_path, compose):
+    """Train runs together in tmp_path/name/0, 1, …, one for each list of settings."""
+
+    def group(name, *settings, rows=None):
+        runs = {}
+        for row, overrides in enumerate(settings):
+            path = tmp_path / name / str(row)
+            path.mkdir(parents=True, exist_ok=True)
+            if not RunDirectory(path).has_finished():
+                runs[row] = compose(*COMMON, *overrides), path
+        train_together(runs, rows or len(settings))
+        return [tmp_path / name / str(row) for row in range(len(settings))]
+
+    return group
+
+
+def of_kind(kind: str) -> list[list[str]]:
+    """The settings of three runs of that kind that differ in numbers."""
+    own = [*KINDS[kind]]
+    numbers = [[*line] for line in NUMBERS]
+    if "munchausen" in kind:
+        numbers = [[*line, *more] for line, more in zip(numbers, OF_HARD_TARGETS, strict=True)]
+    if "lunarlander" in " ".join(own) or "epsilon" in kind:
+        numbers = [[line for line in lines if "total" not in line] for lines in numbers]
+    return [[*own, *lines] for lines in numbers]
+
+
+def assert_close(path: Path, other: Path) -> None:
+    """That the runs have the same rows up to rounding."""
+    rows, others = rows_without_clock(path), rows_without_clock(other)
+    assert len(rows) == len(others) > 3
+    for row, row_of_other in zip(rows, others, strict=True):
+        assert row == pytest.approx(row_of_other, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_a_run_among_others_equals_the_run_alone(group, compose, tmp_path, kind):
+    settings = of_kind(kind)
+    for i, path in enumerate(group("together", *settings)):
+        alone = tmp_path / f"alone {i}"
+        run(compose(*COMMON, *settings[i]), alone, Console(quiet=True))
+        assert_close(path, alone)
+        results = [json.loads((p / "result.json").read_text()) for p in (path, alone)]
+        assert results[0].pop("trained_together") == 3
+        assert results[0].keys() == results[1].keys()
+        assert results[0]["final"] == pytest.approx(results[1]["final"], rel=1e-4)
+        names = {file.name for file in alone.iterdir()}
+        assert names == {file.name for file in path.iterdir()} - {"train.log"}
+
+
+@pytest.mark.parametrize("kind", ["defaults", "prioritized", "frames, prioritized, cut short"])
+def test_a_group_killed_twice_ends_bit_for_bit_as_undisturbed(group, tmp_path, monkeypatch, kind):
+    """Whatever checkpoints its runs have come to."""
+    settings, rng = of_kind(kind), random.Random(kind)
+    undisturbed = group("undisturbed", *settings)
+    for at in (rng.randint(300, 500), rng.randint(50, 250)):
+        with monkeypatch.context() as patch:
+            kill_at_step(patch, at // (2 if kind == "prioritized" else 1))
+            with pytest.raises(Killed):
+                group("killed", *settings)
+    for path, other in zip(group("killed", *settings), undisturbed, strict=True):
+        assert_same_runs(path, other)
+
+
+def kill_at_step(patch: pytest.MonkeyPatch, number: int) -> None:
+    real, calls = Environments.step, [0]
+
+    def step(self, action):
+        calls[0] += 1
+        if calls[0] == number:
+            raise Killed
+        return real(self, action)
+
+    patch.setattr(Environments, "step", step)
+
+
+def test_runs_that_are_behind_catch_up(group, tmp_path, monkeypatch):
+    """A run without its checkpoint begins anew, and the others wait; none is disturbed."""
+    settings = of_kind("four environments")
+    undisturbed = group("undisturbed", *settings)
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 130)
+        with pytest.raises(Killed):
+            group("killed", *settings)
+    shutil.rmtree(tmp_path / "killed" / "0" / "checkpoints")
+    for path, other in zip(group("killed", *settings), undisturbed, strict=True):
+        assert_same_runs(path, other)
+
+
+def test_a_stopped_group_saves_all_of_its_runs_and_goes_on(group, tmp_path, monkeypatch):
+    settings = of_kind("defaults")
+    undisturbed = group("undisturbed", *settings)
+    checks = [0]
+
+    def check(self):
+        checks[0] += 1
+        if checks[0] >= 401:
+            raise Stopped(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignals, "check", check)
+        with pytest.raises(Stopped):
+            group("stopped", *settings)
+    saved = [tmp_path / "stopped" / str(row) / "checkpoints" / "last.pt" for row in range(3)]
+    steps = [torch.load(path, weights_only=True)["env_steps"] for path in saved]
+    assert max(steps) - min(steps) <= 1
+    assert steps[0] % 60 != 0
+    for path, other in zip(group("stopped", *settings), undisturbed, strict=True):
+        assert_same_runs(path, other)
+
+
+@pytest.mark.parametrize("way", ["its environment", "its loss"])
+def test_a_run_that_fails_leaves_the_others_as_they_are(group, tmp_path, monkeypatch, way):
+    settings = [["seed=1"], ["seed=2"], ["seed=3"]]
+    undisturbed = group("undisturbed", *settings)
+    failing, calls = [], [0]
+    real_step, real_inputs = Environments.step, Agent.next_inputs
+
+    def step(self, action):
+        calls[0] += 1
+        failing.append(self) if calls[0] == 2 else None  # the second run's, in the first round
+        if calls[0] > 400 and self in failing:
+            raise EnvironmentFailedError("it broke")
+        return real_step(self, action)
+
+    def next_inputs(self, indices, weights):
+        calls[0] += 1
+        failing.append(self) if calls[0] == 2 else None
+        inputs = real_inputs(self, indices, weights)
+        return inputs._replace(weights=weights * math.nan) if self in failing else inputs
+
+    with monkeypatch.context() as patch:
+        if way == "its loss":
+            patch.setattr(Agent, "next_inputs", next_inputs)
+        else:
+            patch.setattr(Environments, "step", step)
+        paths = group("failing", *settings)
+    end = RunDirectory(paths[1]).read_end()
+    assert end is not None
+    assert end.status == "failed"
+    assert ("it broke" if way == "its environment" else "learning diverged") in end.reason
+    assert "the run failed" in (paths[1] / "train.log").read_text()
+    assert "the run failed" not in (paths[0] / "train.log").read_text()
+    for row in (0, 2):
+        assert_same_runs(paths[row], undisturbed[row])
+
+
+def test_rows_of_runs_that_have_ended_stay_empty(group, tmp_path):
+    """So that what is left of a group computes the same."""
+    settings = [["seed=1"], ["seed=2"]]
+    undisturbed = group("all", *settings, rows=3)
+    shutil.copytree(undisturbed[0], tmp_path / "rest" / "0")
+    left = group("rest", *settings, rows=3)
+    assert_same_runs(left[1], undisturbed[1])
+
+
+def test_resumed_alone_it_agrees_up_to_rounding_and_says_so(group, tmp_path, monkeypatch, caplog):
+    settings = [["seed=1"], ["seed=2"]]
+    undisturbed = group("undisturbed", *settings)
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 400)
+        with pytest.raises(Killed):
+            group("killed", *settings)
+    path = tmp_path / "killed" / "1"
+    resume(path, {}, Console(quiet=True), trust=True)
+    assert "trained as one of 2, and is now one of 1" in caplog.text
+    assert_close(path, undisturbed[1])
+
+
+def test_swanlab_gets_each_run_whole_when_it_ends(group):
+    settings = [[f"seed={seed}", "tracker.mode=offline", "total_timesteps=120"] for seed in (1, 2)]
+    for path in group("tracked", *settings):
+        assert len(list((path / "swanlab").glob("run-*/run-*.swanlab"))) == 1
+        assert (path / "swanlab" / "run_id").is_file()
+        assert read_metrics(path / "metrics.jsonl")
