@@ -22,6 +22,7 @@ from dqn_runner.composing.hydra_internals import set_up_hydra
 from dqn_runner.config.root import Config
 from dqn_runner.custom import Custom
 from dqn_runner.spec import Spec
+from dqn_runner.sweeps.launchers.batched import BatchedSpec
 from dqn_runner.sweeps.launchers.ray import RaySpec
 from dqn_runner.sweeps.launchers.slurm import SlurmSpec
 from dqn_runner.sweeps.search import SearchSpec
@@ -51,7 +52,7 @@ def page() -> str:
     parts = [HEADER]
     for key, about, found in (
         *sections("", "The run as a whole.", [Config]),
-        *sections("hydra.launcher", GROUPS["hydra/launcher"], [SlurmSpec, RaySpec]),
+        *sections("hydra.launcher", GROUPS["hydra/launcher"], [BatchedSpec, SlurmSpec, RaySpec]),
         *sections("hydra.sweeper", GROUPS["hydra/sweeper"], [SearchSpec]),
     ):
         parts.append(f"\n## {key or 'root'}\n\n{about}\n\n{TABLE}")

@@ -473,7 +473,7 @@ def test_help_imports_nothing_heavy_and_shows_groups_options_and_examples(
     for text in (
         "dqn-train env=cartpole agent.lr=1e-4",
         "dqn-train -m ",
-        "hydra/launcher basic joblib ray slurm slurm_gpu\n",
+        "hydra/launcher basic batched joblib ray slurm slurm_gpu\n",
         "hydra/sweeper  basic optuna\n",
         "learning_starts=1000 ",
         "Env steps before the first update. (integer >= 0)\n",

@@ -25,6 +25,7 @@ examples:
   dqn-train 'tracker.description="a: b, c"'               quotes around text with , : # & ( [ {{
   dqn-train -m agent.lr=1e-3,1e-4 seed=0,1,2              six runs in one folder, and a table
   dqn-train -m hydra/launcher=joblib 'seed=range(0,20)'   on all cores
+  dqn-train -m hydra/launcher=batched 'seed=range(0,20)'  on all cores, several trained together
   dqn-train -m hydra/sweeper=optuna env=lunarlander       Optuna chooses
   dqn-train resume=RUN_DIR                                go on with an interrupted run
 
@@ -41,7 +42,7 @@ runs, dqn-dashboard DIR shows them in SwanLab's dashboard.
 """
 GROUPS = {  # those that have no settings of their own
     "experiment": "Settings of several groups under one name.",
-    "hydra/launcher": "Where the jobs of -m run: one after another, on all cores, on a cluster.",
+    "hydra/launcher": "Where the jobs of -m run: one by one, together, on all cores, on a cluster.",
     "hydra/sweeper": "Which jobs -m runs: every combination, or what Optuna proposes.",
 }
 WIDTH = 100  # columns

@@ -28,12 +28,8 @@ _NUMBERS_OR_NULL = {
     *("agent.max_grad_norm", "agent.max_grad_value", "agent.reset_interval", "network.noisy"),
 }
 
-# The rhythm of training, in which runs must agree that go in lockstep; and what decides the shapes
-# of what they keep.
-_RHYTHM = (
-    *("num_envs", "learning_starts", "train_frequency", "gradient_steps", "phase", "compile"),
-    "agent.n_step",
-)
+# The rhythm of training, in which runs must agree that go in lockstep.
+_RHYTHM = ("num_envs", "learning_starts", "train_frequency", "gradient_steps", "phase", "compile")
 
 
 def update_function(settings: dict[str, Any]) -> str:
@@ -49,9 +45,13 @@ def update_function(settings: dict[str, Any]) -> str:
     return json.dumps(shape, sort_keys=True)
 
 
-def lockstep(settings: dict[str, Any]) -> str:
-    """What decides which runs can be trained together; those that agree in it can."""
-    rhythm = {key: value for key, value in flatten(settings).items() if key.startswith(_RHYTHM)}
+def lockstep(settings: dict[str, Any], *, keeps_frames: bool = False) -> str:
+    """What decides which runs can be trained together; those that agree in it can.
+
+    Where each frame is kept once, how many there are depends on `agent.n_step`.
+    """
+    shared = (*_RHYTHM, "agent.n_step") if keeps_frames else _RHYTHM
+    rhythm = {key: value for key, value in flatten(settings).items() if key.startswith(shared)}
     return json.dumps([update_function(settings), rhythm], sort_keys=True)
 
 

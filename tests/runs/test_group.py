@@ -29,7 +29,11 @@ NUMBERS = (
     ["seed=2", "agent.lr=3e-4", "agent.gamma=0.9", "total_timesteps=180"],
     ["seed=3", "agent.lr=2e-3", "log.interval=30"],
 )
-OF_HARD_TARGETS: tuple[list[str], ...] = (["target_update.interval=11"], [], ["target_update.interval=30"])
+OF_HARD_TARGETS: tuple[list[str], ...] = (
+    ["target_update.interval=11"],
+    [],
+    ["target_update.interval=30"],
+)
 # Each of these takes another way through acting, learning or storing.
 TOGETHER = (
     *("defaults", "four environments", "softmax", "sarsa in phases", "prioritized"),
@@ -194,6 +198,25 @@ def test_a_run_that_fails_leaves_the_others_as_they_are(group, tmp_path, monkeyp
     assert "the run failed" not in (paths[0] / "train.log").read_text()
     for row in (0, 2):
         assert_same_runs(paths[row], undisturbed[row])
+
+
+def test_a_pruned_run_leaves(group, tmp_path, monkeypatch):
+    settings = [["seed=1"], ["seed=2"]]
+    undisturbed = group("undisturbed", *settings)
+    real = Environments.step
+
+    def step(self, action):
+        RunDirectory(tmp_path / "pruned" / "1").prune_request.touch()
+        return real(self, action)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Environments, "step", step)
+        paths = group("pruned", *settings)
+    end = RunDirectory(paths[1]).read_end()
+    assert end is not None
+    assert end.status == "pruned"
+    assert len(read_metrics(paths[1] / "metrics.jsonl")) < len(rows_without_clock(paths[0]))
+    assert_same_runs(paths[0], undisturbed[0])
 
 
 def test_rows_of_runs_that_have_ended_stay_empty(group, tmp_path):

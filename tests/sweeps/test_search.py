@@ -204,7 +204,7 @@ def test_a_stopped_search_goes_on_with_the_trial_it_was_in(command, searching, m
 
     arguments = [*searching, "hydra.sweeper.n_trials=1", "seed=0"]
     with monkeypatch.context() as patch:
-        patch.setattr("dqn_runner.training.loop.Training.run", stop)
+        patch.setattr("dqn_runner.training.loop.Training.asking", stop)
         outcome = command(*arguments)
     assert outcome.code == 130
     assert outcome.out.endswith("stopped; the same command with hydra.sweep.dir=search goes on\n")

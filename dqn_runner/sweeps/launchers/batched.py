@@ -6,6 +6,7 @@ the groups are kept in the sweep's folder: a sweep that goes on has the groups t
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +19,14 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.filesize import decimal
 
+from dqn_runner.buffers.frames import choose_storage
 from dqn_runner.config.build import resolve_device
 from dqn_runner.config.memory import needed_memory, num_params
 from dqn_runner.config.messages import checked
 from dqn_runner.config.root import Config, parse
 from dqn_runner.custom import Custom
 from dqn_runner.envs.episode import close
-from dqn_runner.envs.make import make_env
+from dqn_runner.envs.make import EnvSpec, make_env, obs_spec_of
 from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import write_whole
 from dqn_runner.spec import PositiveInt, Spec
@@ -81,7 +83,7 @@ class BatchedLauncher:
         settings = {str(path.relative_to(self._folder)): config for path, config in jobs.items()}
         self._groups = self._read_groups()
         known = {name for group in self._groups for name in group}
-        keys = {name: lockstep(config) for name, config in settings.items()}
+        keys = {name: _key(config) for name, config in settings.items()}
         costs: dict[str, _Costs] = {}
         for names in sorted_by(keys):
             cost = _costs(parse(settings[names[0]]))
@@ -134,9 +136,7 @@ class BatchedLauncher:
         try:
             return TypeAdapter(list[Group]).validate_json(path.read_bytes(), strict=True)
         except ValueError as error:
-            raise ConfigError(
-                f"{path}: is damaged; remove it, and runs are grouped anew"
-            ) from error
+            raise ConfigError(f"{path}: damaged; remove it, and runs are grouped anew") from error
 
     def _announce(self, costs: Mapping[str, _Costs]) -> None:
         """Say what the groups are and the memory they take; raise ConfigError if it is not free."""
@@ -145,8 +145,10 @@ class BatchedLauncher:
         rows = map(len, self._groups)
         takes = [n * group[0].num_bytes for n, group in zip(rows, groups, strict=True) if group]
         needed = sum(sorted(takes, reverse=True)[: self._processes])
-        of = " and ".join(filter(None, [", ".join(map(str, sizes[:-1])), str(sizes[-1])]))
-        runs = f"{len(costs)} runs in {len(sizes)} groups of {of}, {self._processes} at a time"
+        *others, last = map(str, sizes)
+        of = f"{len(sizes)} groups of {', '.join(others)} and {last}" if others else "one group"
+        of = "groups of one" if max(sizes) == 1 else of
+        runs = f"{len(costs)} runs in {of}, {self._processes} at a time"
         free = _free(on_gpu=any(cost.on_gpu for cost in costs.values()))
         if needed > free:
             raise ConfigError(
@@ -156,6 +158,24 @@ class BatchedLauncher:
             )
         line = f"{runs}; they take up to {decimal(needed)}"
         Console(soft_wrap=True).print(line, highlight=False)
+
+
+def _key(settings: dict[str, Any]) -> str:
+    """What runs must agree in to be trained together."""
+    config = parse(settings)
+    of_frames = _keeps_frames(config.env.model_dump_json(), config.buffer.storage)
+    return lockstep(settings, keeps_frames=of_frames)
+
+
+@functools.cache
+def _keeps_frames(env_settings: str, storage: Literal["auto", "rows", "frames"]) -> bool:
+    if storage == "rows":
+        return False
+    env_spec = EnvSpec.model_validate_json(env_settings)
+    env = make_env(env_spec)
+    obs = obs_spec_of(env_spec, env)
+    close(env)
+    return choose_storage(storage, obs, in_phases=False) == "frames"
 
 
 def _costs(config: Config) -> _Costs:
