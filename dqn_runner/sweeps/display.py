@@ -6,6 +6,7 @@ That works wherever the runs are: in this process, in others, or on other machin
 from __future__ import annotations
 
 import re
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from dqn_runner.runs.progress_bar import AsManyAsFit
 from dqn_runner.types import Row
 
 SECONDS_BETWEEN_LINES = 10.0
+SPEED = "time/env_steps_per_second"
 TAIL = 2**16  # bytes of a metrics.jsonl: about its last hundred rows
 
 
@@ -36,7 +38,7 @@ class SweepDisplay:
         self._open = {path: _Run(path) for path in paths}
         self._total = len(paths)
         self._ended = dict.fromkeys(("finished", "failed", "pruned"), 0)
-        self._best: tuple[float, str] | None = None
+        self._finals: dict[str, list[float]] = {}  # returns of finished runs, by their settings
         self._console = Console(soft_wrap=True)
         self._live = (
             Live(console=self._console, auto_refresh=False, transient=True)
@@ -61,6 +63,8 @@ class SweepDisplay:
                 del self._open[path]
                 self._count(run)
         running = [run for run in self._open.values() if run.directory.is_locked()]
+        for run in running:
+            run.look()
         fraction = self._fraction(running)
         if self._live:
             self._live.update(self._bar(running, fraction), refresh=True)
@@ -75,9 +79,7 @@ class SweepDisplay:
     def _count(self, run: _Run) -> None:
         if run.directory.has_finished() and (result := run.directory.read_result()):
             self._ended["finished"] += 1
-            score = float(result["final"]["mean"])
-            if self._best is None or score > self._best[0]:
-                self._best = score, run.directory.path.name
+            self._finals.setdefault(run.settings, []).append(float(result["final"]["mean"]))
         elif end := run.directory.read_end():
             self._ended[end.status] += 1
             if end.status == "failed":
@@ -92,13 +94,25 @@ class SweepDisplay:
         ended = self._ended
         parts = [f"{ended['finished']} of {self._total} done", f"{len(running)} running"]
         parts += [f"{ended[k]} {k}" for k in ("failed", "pruned") if ended[k] or k == "failed"]
-        if self._best:
-            parts.append(f"best {self._best[0]:,.1f} ({self._best[1]})")
-        elif scores := [s for run in running if (s := run.evaluation()) is not None]:
-            parts.append(f"best so far {max(scores):,.1f}")
+        if scores := self._scores(running):
+            means = {settings: statistics.fmean(scores[settings]) for settings in scores}
+            best = max(means, key=means.__getitem__)
+            parts.append(
+                f"best {means[best]:,.1f} ({best})" if best else f"mean {means[best]:,.1f}"
+            )
         elif running and not any(run.directory.config.is_file() for run in running):
             parts.append("starting; a first compilation takes half a minute")
+        if speed := sum(run.latest(SPEED) or 0.0 for run in running):
+            parts.append(f"{speed:,.0f} steps/s")
         return "  ".join(parts)
+
+    def _scores(self, running: Sequence[_Run]) -> dict[str, list[float]]:
+        """The final returns, and of running runs their last evaluations, by their settings."""
+        scores = {settings: list(finals) for settings, finals in self._finals.items()}
+        for run in running:
+            if (score := run.latest(EVALUATION)) is not None:
+                scores.setdefault(run.settings, []).append(score)
+        return scores
 
     def _time_left(self, fraction: float) -> str:
         if not fraction:
@@ -122,24 +136,26 @@ class _Run:
 
     def __init__(self, path: Path) -> None:
         self.directory = RunDirectory(path)
+        # Those that are in its name, without the seed; empty if there are no others.
+        self.settings = re.sub(r"(^|,)seed=[^,]*", "", path.name).strip(",")
         self._budgets: dict[str, int] | None = None
+        self._rows: list[Row] = []
+
+    def look(self) -> None:
+        """Read the last rows of its metrics."""
+        self._rows = read_metrics(self.directory.metrics, tail=TAIL)
 
     def fraction(self) -> float:
         """The part of its budget that is spent."""
-        rows = self._rows()
-        if not rows:
+        if not self._rows:
             return 0.0
         if self._budgets is None:
             config = read_yaml(self.directory.config)
             budgets = {"env_steps": "total_timesteps", "episodes": "total_episodes"}
             self._budgets = {row: config[key] for row, key in budgets.items() if config[key]}
-        return min(1.0, max(rows[-1].get(key, 0) / budget for key, budget in self._budgets.items()))
+        last = self._rows[-1]
+        return min(1.0, max(last.get(key, 0) / budget for key, budget in self._budgets.items()))
 
-    def evaluation(self) -> float | None:
-        """The mean return of its last evaluation, None if its last rows hold none."""
-        rows = reversed(self._rows())
-        return next((row[EVALUATION] for row in rows if EVALUATION in row), None)
-
-    def _rows(self) -> list[Row]:
-        """The last rows of its metrics."""
-        return read_metrics(self.directory.metrics, tail=TAIL)
+    def latest(self, metric: str) -> float | None:
+        """The last value of a metric, None if the last rows hold none."""
+        return next((row[metric] for row in reversed(self._rows) if metric in row), None)

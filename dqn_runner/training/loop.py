@@ -16,6 +16,8 @@ from dqn_runner.training.spec import TrainingSpec, crossings
 from dqn_runner.training.state import Parts, save, save_best
 from dqn_runner.types import Best, Progress, Row
 
+STEPS_BETWEEN_PIECES = 64  # env steps between looks at what the next checkpoint would have to save
+
 
 class Logger(Protocol):
     """Something that takes rows of metrics."""
@@ -126,7 +128,7 @@ class Training:
         progress.reported_episodes = progress.episodes
         if crossings(steps_before, progress.env_steps, spec.checkpoint.interval):
             save(self._parts, progress)
-        else:
+        elif crossings(steps_before, progress.env_steps, STEPS_BETWEEN_PIECES):
             self._parts.checkpoints.save_pieces(self._parts.storage.rings)
 
     def _evaluate(self) -> Row:

@@ -481,16 +481,43 @@ def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
     going_on = RunDirectory(paths[4])
     going_on.claim_new()
     going_on.start({"total_timesteps": 400, "total_episodes": None})
-    going_on.metrics.write_text('{"env_steps": 100, "episodes": 3}\n{"env_steps": 20')
+    row = {"env_steps": 100, "episodes": 3, "time/env_steps_per_second": 2500.4}
+    going_on.metrics.write_text(json.dumps(row) + '\n{"env_steps": 20')
     display = SweepDisplay(paths)
     display._started = time.monotonic() - 170  # for 4.25 of 6 jobs
     display.look()
     going_on.close()
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == (
-        " 71%  2 of 6 done  1 running  1 failed  1 pruned  best 12.2 (seed=1)  0:01:10 left"
+        " 71%  2 of 6 done  1 running  1 failed  1 pruned  mean 7.9  2,500 steps/s  0:01:10 left"
     )
     assert err == f"dqn-train: error: {paths[2]}: the pole has broken\n"
+
+
+def test_the_display_names_the_best_settings_so_far(tmp_path, capsys, monkeypatch):
+    """By the mean over their seeds: final returns, and last evaluations of what still runs."""
+    monkeypatch.setattr("dqn_runner.sweeps.display.SECONDS_BETWEEN_LINES", 0.0)
+    finals = {("0.1", 1): 10.0, ("0.1", 2): 30.0, ("0.01", 1): 25.0}
+    paths = [tmp_path / f"agent.lr={lr},seed={seed}" for lr, seed in (*finals, ("0.01", 2))]
+    for path, mean in zip(paths, finals.values(), strict=False):
+        path.mkdir()
+        score = {"mean": mean, "std": 0.0}
+        times = {"env_steps": 400, "wall_time_seconds": 1.0}
+        RunDirectory(path).finish({**times, "final": score, "best": score})
+    going_on = RunDirectory(paths[3])
+    going_on.claim_new()
+    going_on.start({"total_timesteps": 400, "total_episodes": None})
+    display = SweepDisplay(paths)
+    for score in (None, 14.0, 16.0):
+        if score is not None:
+            going_on.metrics.write_text(
+                json.dumps({"env_steps": 100, "eval/episode_return_mean": score}) + "\n"
+            )
+        display.look()
+    going_on.close()
+    lines = capsys.readouterr().out.splitlines()
+    best = ["best 25.0 (agent.lr=0.01)", "best 20.0 (agent.lr=0.1)", "best 20.5 (agent.lr=0.01)"]
+    assert [text in line for text, line in zip(best, lines, strict=True)] == [True] * 3
 
 
 def test_the_display_says_why_nothing_goes_on_yet(tmp_path, capsys, monkeypatch):

@@ -128,6 +128,7 @@ def test_killed_twice_and_resumed_equals_uninterrupted(start, reference, compose
 def test_stacks_of_frames_go_on_where_they_were(start, tmp_path, monkeypatch):
     """Also when every step writes a piece, and the checkpoints are few."""
     monkeypatch.setattr(checkpoint_module, "PIECE", 1)
+    monkeypatch.setattr("dqn_runner.training.loop.STEPS_BETWEEN_PIECES", 1)
     settings = [*KINDS["frames, prioritized, cut short"], "buffer.capacity=64", "num_envs=4"]
     uninterrupted, killed = start("uninterrupted", *settings), tmp_path / "killed"
     killed_at_step(33, start, "killed", *settings)

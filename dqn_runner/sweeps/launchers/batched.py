@@ -36,9 +36,9 @@ from dqn_runner.sweeps.sharing import evenly, lockstep, sorted_by
 
 GROUPS = ".groups.json"
 
-# Measured on a CPU: the products of a larger network keep a core busy by themselves, and an update
-# of eight runs takes as long as eight updates. In parameters times rows of a batch.
-LARGEST_UPDATE = 1_500_000
+# Measured on a CPU: a larger update keeps a core busy by itself, and one of eight runs takes as long
+# as eight updates do. In parameters times rows of a batch.
+LARGEST_UPDATE = 600_000
 GROUP_SIZE = 8
 
 
