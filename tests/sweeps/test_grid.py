@@ -508,11 +508,8 @@ def test_the_display_names_the_best_settings_so_far(tmp_path, capsys, monkeypatc
     going_on.claim_new()
     going_on.start({"total_timesteps": 400, "total_episodes": None})
     display = SweepDisplay(paths)
-    for score in (None, 14.0, 16.0):
-        if score is not None:
-            going_on.metrics.write_text(
-                json.dumps({"env_steps": 100, "eval/episode_return_mean": score}) + "\n"
-            )
+    for evaluated in ({}, {"eval/episode_return_mean": 14.0}, {"eval/episode_return_mean": 16.0}):
+        going_on.metrics.write_text(json.dumps({"env_steps": 100, **evaluated}) + "\n")
         display.look()
     going_on.close()
     lines = capsys.readouterr().out.splitlines()

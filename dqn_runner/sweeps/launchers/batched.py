@@ -36,8 +36,8 @@ from dqn_runner.sweeps.sharing import evenly, lockstep, sorted_by
 
 GROUPS = ".groups.json"
 
-# Measured on a CPU: a larger update keeps a core busy by itself, and one of eight runs takes as long
-# as eight updates do. In parameters times rows of a batch.
+# Measured on a CPU: a larger update keeps a core busy by itself, and one of eight runs takes as
+# long as eight updates do. In parameters times rows of a batch.
 LARGEST_UPDATE = 600_000
 GROUP_SIZE = 8
 
