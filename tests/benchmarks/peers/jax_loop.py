@@ -1,4 +1,7 @@
-"""A whole DQN run as one jitted JAX program (CartPole written in JAX); prints env steps/s."""
+"""A whole DQN run as one jitted JAX program (CartPole written in JAX); prints env steps/s.
+
+With a fourth argument, so many runs in one program, by jax.vmap over their seeds.
+"""
 
 import os
 import sys
@@ -10,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 env_id, warmup, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+num_runs = int(sys.argv[4]) if len(sys.argv) > 4 else None
 assert env_id == "CartPole-v1", "this peer knows CartPole-v1 alone"
 
 CAPACITY, BATCH, GAMMA, LR = 10_000, 64, 0.99, 1e-3
@@ -88,8 +92,8 @@ def step(carry, t):
     return (params, target, moments, storage, state, jnp.where(ended, 0, age + 1), key), None
 
 
-def main():
-    key = jax.random.PRNGKey(0)
+def beginning(key):
+    """The carry of a run before its first step."""
     params = initial_params(key)
     # Donated memory may not be shared: each of these is a copy of its own.
     target = jax.tree.map(jnp.copy, params)
@@ -101,13 +105,22 @@ def main():
         jnp.zeros(CAPACITY),
         jnp.zeros((CAPACITY, 4)),
     )
-    carry = (params, target, moments, storage, reset(key), jnp.array(0), key)
-    run = jax.jit(lambda c, ts: jax.lax.scan(step, c, ts)[0], donate_argnums=0)
+    return params, target, moments, storage, reset(key), jnp.array(0), key
+
+
+def main():
+    key = jax.random.PRNGKey(0)
+    take_step = step
+    carry = beginning(key)
+    if num_runs:
+        carry = jax.vmap(beginning)(jax.random.split(key, num_runs))
+        take_step = jax.vmap(step, in_axes=(0, None))
+    run = jax.jit(lambda c, ts: jax.lax.scan(take_step, c, ts)[0], donate_argnums=0)
     # Steps of one length, so that the second call needs no compilation.
     carry = jax.block_until_ready(run(carry, jnp.arange(steps)))
     started = time.perf_counter()
     jax.block_until_ready(run(carry, jnp.arange(steps, 2 * steps)))
-    return steps / (time.perf_counter() - started)
+    return (num_runs or 1) * steps / (time.perf_counter() - started)
 
 
 print(main())
