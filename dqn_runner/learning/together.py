@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -29,6 +30,7 @@ class LearnerGroup:
         self._state = LearnerState(*map(stack.whole, learner.state))
         self._network = [stack.whole(t) for t in (learner.state.params, *learner.buffers)]
         self._is_cuda = learner.state.params.is_cuda
+        self._inputs: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}  # of the last update
         self._update: Callable[..., Tensor] | None = None
         self._values: Callable[..., Tensor] | None = None
 
@@ -44,7 +46,10 @@ class LearnerGroup:
         if len(inputs) < self._stack.num_runs:
             idle = idle._replace(indices=torch.zeros_like(idle.indices))
         rows = [inputs.get(run, idle) for run in range(self._stack.num_runs)]
-        stacked = [torch.stack(column) for column in zip(*rows, strict=True)]
+        stacked = [
+            self._stacked(name, column)
+            for name, column in zip(StepInputs._fields, zip(*rows, strict=True), strict=True)
+        ]
         if self._update is None:
             constants = map(self._stack.whole, (*self._learner.tensors, *storage))
             self._update = self._made(self._update_in_place, list(constants), stacked)
@@ -53,6 +58,17 @@ class LearnerGroup:
         for tensor, rows_before in zip(self._state, before, strict=False):
             tensor[unmoved] = rows_before
         return {run: priorities[run] for run in inputs}
+
+    def _stacked(self, name: str, rows: tuple[Tensor, ...]) -> Tensor:
+        """The rows as one tensor; the one of the last update if they are the same again.
+
+        As are weights that are all 1, noise that there is not, and targets that are not copied.
+        """
+        former, tensor = self._inputs.get(name, ((), None))
+        if tensor is None or any(map(operator.is_not, rows, former)):
+            tensor = torch.stack(rows)
+            self._inputs[name] = rows, tensor
+        return tensor
 
     def q_values(self, obs: Array) -> Array:
         """Action values [R, N, A] of `obs` [R, N, *obs_shape], without noise."""
