@@ -99,7 +99,23 @@ class MinAtarCNNSpec(CNNSpec):
 
     def convolutions(self, planes: int) -> list[nn.Module]:
         """One layer of 16 planes."""
-        return self.stack_of(planes, (16, 3, 1))
+        return [PatchConv2d(planes, 16, 3), *self.activation(16)]
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution as one product: of the patches of all images, and the weights.
+
+    For MinAtar's small images this is faster, and so is a product for each of several runs.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The planes [B, C_out, H_out, W_out] of images `x` [B, C, H, W]."""
+        assert self.bias is not None
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        patches = x.unfold(2, kernel, stride).unfold(3, kernel, stride)  # [B, C, H, W, k, k]
+        patches = patches.movedim(1, 3)
+        outputs = patches.flatten(3) @ self.weight.flatten(1).t() + self.bias  # [B, H, W, C_out]
+        return outputs.movedim(3, 1).contiguous()
 
 
 class NatureCNNSpec(CNNSpec):

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import nn
 
 from dqn_runner.errors import ConfigError
-from dqn_runner.networks.cnn import CNN, MinAtarCNNSpec, image_of
+from dqn_runner.networks.cnn import CNN, MinAtarCNNSpec, PatchConv2d, image_of
 from dqn_runner.networks.heads import make_network
 from dqn_runner.networks.init import initialize
 from dqn_runner.types import ObsSpec
@@ -213,3 +213,20 @@ def test_bfloat16_rounds_the_convolutions_alone(name):
     assert actual.dtype == torch.float32
     assert 1e-4 < (actual - expected).abs().max() / expected.abs().max() < 0.05
     assert torch.equal(rounded.head.streams(expected), full.head.streams(expected))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_product_of_patches_is_a_convolution(stride):
+    """As torch computes it, and so is its gradient."""
+    generator = torch.Generator().manual_seed(stride)
+    images = torch.randn(5, 4, 10, 9, generator=generator)
+    ours = PatchConv2d(4, 16, 3, stride)
+    theirs = torch.nn.Conv2d(4, 16, 3, stride)
+    theirs.load_state_dict(ours.state_dict())
+    factors = torch.randn(theirs(images).shape, generator=generator)
+    gradients = []
+    for layer in (ours, theirs):
+        (layer(images) * factors).sum().backward()
+        gradients.append([parameter.grad for parameter in layer.parameters()])
+    torch.testing.assert_close(ours(images), theirs(images))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
