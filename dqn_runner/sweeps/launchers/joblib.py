@@ -85,8 +85,10 @@ class Processes:
                     for worker, _ in running.values():
                         worker.pass_on(received)
             finally:
-                for worker in [*idle, *(worker for worker, _ in running.values())]:
+                for worker in idle:
                     worker.close()
+                for worker, _ in running.values():
+                    worker.close(kill=True)
         if received:
             raise Stopped(received[0])
 
@@ -95,7 +97,7 @@ class Processes:
         try:
             future.result()
         except BrokenProcessPool:
-            worker.close()
+            worker.close(kill=True)
             self._record_failure(task, KILLED)
             return _Worker()
         except Exception as error:  # from Hydra, before or after the run
@@ -133,8 +135,9 @@ class _Worker:
                 os.kill(self._process_id, signal.SIGTERM)
             self._passed_on += 1
 
-    def close(self) -> None:
-        self._pool.shutdown(wait=True, kill_workers=True)
+    def close(self, *, kill: bool = False) -> None:
+        """End the process; one that is killed leaves semaphores, which Python warns of."""
+        self._pool.shutdown(wait=True, kill_workers=kill)
 
 
 def _work(shared: Shared, task: Task) -> None:
