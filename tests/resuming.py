@@ -63,6 +63,15 @@ KINDS = {
     ],
     "per-episode epsilon": ["epsilon=multiplicative", "total_timesteps=null", "total_episodes=12"],
 }  # fmt: skip
+# Games themselves, with images that are kept once; they take longer.
+GAMES = {
+    "breakout": ["env=minatar/breakout", "network.hidden_size=8", "buffer.capacity=120"],
+    "pong": [
+        "env=atari", "env.game=pong", "network=data_efficient_cnn", "network.hidden_size=8",
+        "buffer.capacity=120", "total_timesteps=240", "env.max_frames=400", "agent.n_step=3",
+        "eval.num_episodes=1", "eval.final_episodes=1",
+    ],
+}  # fmt: skip
 COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from resuming import COMMON, KINDS, assert_same_runs
+from resuming import COMMON, GAMES, KINDS, assert_same_runs
 from rich.console import Console
 from watching import rows_without_clock
 
@@ -112,13 +112,16 @@ def killed_at_step(number: int, action: Callable[..., object], *arguments: objec
             action(*arguments)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [*KINDS, *(pytest.param(game, marks=pytest.mark.slow) for game in GAMES)]
+)
 def test_killed_twice_and_resumed_equals_uninterrupted(start, reference, compose, tmp_path, kind):
-    uninterrupted = reference(*KINDS[kind])
+    settings = (KINDS | GAMES)[kind]
+    uninterrupted = reference(*settings)
     env_steps = json.loads((uninterrupted / "result.json").read_text())["env_steps"]
-    steps = env_steps // compose(*KINDS[kind]).num_envs
+    steps = env_steps // compose(*settings).num_envs
     rng, killed = random.Random(kind), tmp_path / "killed"
-    killed_at_step(rng.randint(steps // 3, steps // 2), start, "killed", *KINDS[kind])
+    killed_at_step(rng.randint(steps // 3, steps // 2), start, "killed", *settings)
     assert (killed / "checkpoints" / "last.pt").exists()
     killed_at_step(rng.randint(2, steps // 3), go_on, killed)
     go_on(killed)
