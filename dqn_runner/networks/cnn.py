@@ -90,7 +90,7 @@ class CNNSpec(TorsoSpec, ABC):
 
 
 class MinAtarCNNSpec(CNNSpec):
-    """For MinAtar's images of 10x10 (Young and Tian 2019, section 4, "DQN")."""
+    """For MinAtar's images of 10x10 (Young and Tian 2019)."""
 
     name: Literal["minatar_cnn"] = "minatar_cnn"
     """The kind of network."""
@@ -132,7 +132,7 @@ class NatureCNNSpec(CNNSpec):
 
 
 class DataEfficientCNNSpec(CNNSpec):
-    """A small one for Atari's images of 84x84 (van Hasselt et al. 2019, appendix E, table 3)."""
+    """A small one for Atari's images of 84x84 (van Hasselt et al. 2019)."""
 
     name: Literal["data_efficient_cnn"] = "data_efficient_cnn"
     """The kind of network."""
