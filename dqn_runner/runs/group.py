@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -27,18 +27,22 @@ def train_together(runs: Mapping[int, tuple[Config, Path]], num_rows: int) -> No
     compute the same as with them. Raises Stopped after a signal, with all checkpoints saved.
     """
     stack, signals = Stack(num_rows), StopSignals()
-    console = Console(quiet=True)
+    console, later = Console(quiet=True), list[Callable[[], None]]()
 
     def asking(row: int) -> Asking[float | None]:
         config, path = runs[row]
-        host = Host(console, signals, stack.memory_of(row), num_rows)
+        host = Host(console, signals, stack.memory_of(row), num_rows, later.append)
         return guarded(path, lambda: running_or_resuming(config, path, host), quiet=True)
 
     compiles = any(config.compile == "always" for config, _ in runs.values())
     logs = {row: path / "train.log" for row, (_, path) in runs.items()}
     with routed(logs) as log, signals, flushed_denormals():
         asked = {row: asking(row) for row in runs}
-        Lockstep(asked, stack, compiles=compiles, enter=log.enter).run()
+        try:
+            Lockstep(asked, stack, compiles=compiles, enter=log.enter).run()
+        finally:
+            for action in later:
+                action()
 
 
 class _RunLogs(logging.Handler):
@@ -54,8 +58,9 @@ class _RunLogs(logging.Handler):
         self._row = row
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record."""
-        self._files[self._row].emit(record)
+        """Write the record, unless its file cannot be opened: a log is worth no run."""
+        with contextlib.suppress(OSError):
+            self._files[self._row].emit(record)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,8 @@ def guarded(
     except passing:
         raise
     except Pruned:
-        RunDirectory(path).end(End("pruned", "its search saw no hope in it"))
+        with contextlib.suppress(OSError):  # the disk may be full
+            RunDirectory(path).end(End("pruned", "its search saw no hope in it"))
     except (Exception, SystemExit) as error:
         logging.getLogger().exception("the run failed")  # to train.log; the console has the line
         in_a_line = isinstance(error, DQNRunnerError | OSError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +60,8 @@ class Host(NamedTuple):
     signals: StopSignals
     memory: Allocate = own_memory
     num_runs: int = 1
+    # What may wait until all runs have saved, after a signal; alone nothing waits.
+    later: Callable[[Callable[[], None]], None] = lambda action: action()
 
 
 def run(config: Config, path: Path, console: Console) -> Scores:
@@ -241,7 +244,14 @@ def train_and_score(  # noqa: PLR0917
         stack.callback(metrics_file.close)
         tracker = open_tracker(config, run_dir, host)
         if tracker:
-            stack.callback(lambda: close_tracker(tracker, end, console))
+            closing = functools.partial(close_tracker, tracker)
+            stack.callback(
+                lambda: (
+                    host.later(functools.partial(closing, end, console))
+                    if end == "aborted"
+                    else closing(end, console)
+                )
+            )
         display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
         films = Films(config, run_dir.videos, progress, tracker, signals.check)
         films.log_former()

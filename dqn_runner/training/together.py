@@ -110,8 +110,12 @@ class Lockstep:
                 self._go_on(run, None, error)
             return
         for run, request in learning.items():
-            request.agent.observe_update()
-            self._go_on(run, priorities[run])
+            try:
+                request.agent.observe_update()
+            except Exception as error:
+                self._go_on(run, None, error)
+            else:
+                self._go_on(run, priorities[run])
 
     def _group_of(self, request: Request) -> LearnerGroup:
         if self._group is None:

@@ -6,15 +6,14 @@ the groups are kept in the sweep's folder: a sweep that goes on has the groups t
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import joblib
-import psutil
 import torch
+from psutil import virtual_memory
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.filesize import decimal
@@ -26,9 +25,9 @@ from dqn_runner.config.messages import checked
 from dqn_runner.config.root import Config, parse
 from dqn_runner.custom import Custom
 from dqn_runner.envs.episode import close
-from dqn_runner.envs.make import EnvSpec, make_env, obs_spec_of
+from dqn_runner.envs.make import make_env, obs_spec_of
 from dqn_runner.errors import ConfigError
-from dqn_runner.runs.directory import write_whole
+from dqn_runner.runs.directory import RunDirectory, write_whole
 from dqn_runner.spec import PositiveInt, Spec
 from dqn_runner.sweeps.launchers.joblib import Processes, Task
 from dqn_runner.sweeps.launchers.worker import Numbered, Shared
@@ -40,6 +39,9 @@ GROUPS = ".groups.json"
 # long as eight updates do. In parameters times rows of a batch.
 LARGEST_UPDATE = 600_000
 GROUP_SIZE = 8
+# On a GPU an update is captured with a copy of all that it works on. Each run holds three files.
+SHARE_OF_GPU = 0.4
+LARGEST_GROUP = 256
 
 
 class BatchedSpec(Spec):
@@ -54,9 +56,22 @@ class BatchedSpec(Spec):
 class _Costs(NamedTuple):
     """What a run asks of the machine; runs that can be trained together ask the same."""
 
-    on_gpu: bool
+    device: torch.device
     num_bytes: int
-    pays: bool  # whether training it together with others is faster
+    fits: bool  # whether it can be trained together with others
+    pays: bool  # whether it is faster so, on a CPU
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is trained on a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def free(self) -> int:
+        """The bytes that are free where it is trained."""
+        on_gpu = self.on_gpu
+        free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else virtual_memory().available
+        return int(free)
 
 
 Group = list[str | None]  # the folders of the runs in its rows; None for a row without a run
@@ -74,6 +89,8 @@ class BatchedLauncher:
         self._shared, self._folder = shared, Path(shared.config.hydra.sweep.dir)
         self._groups: list[Group] = []
         self._processes = 1
+        self._keeps_frames: dict[str, bool] = {}  # by environment and storage
+        self._announced = ""
 
     def plan(self, jobs: Mapping[Path, dict[str, Any]]) -> None:
         """Put jobs into groups, those that are done too; raises ConfigError if memory is short.
@@ -83,16 +100,16 @@ class BatchedLauncher:
         settings = {str(path.relative_to(self._folder)): config for path, config in jobs.items()}
         self._groups = self._read_groups()
         known = {name for group in self._groups for name in group}
-        keys = {name: _key(config) for name, config in settings.items()}
+        keys = {name: self._key(config) for name, config in settings.items()}
         costs: dict[str, _Costs] = {}
         for names in sorted_by(keys):
             cost = _costs(parse(settings[names[0]]))
             costs |= dict.fromkeys(names, cost)
             new = [name for name in names if name not in known]
             self._groups += self._grouped(new, cost)
-        write_whole(self._folder / GROUPS, json.dumps(self._groups, indent=1) + "\n")
-        self._processes = self._most_processes(on_gpu=any(c.on_gpu for c in costs.values()))
+        self._processes = min(map(self._most_processes, costs.values()))
         self._announce(costs)
+        write_whole(self._folder / GROUPS, json.dumps(self._groups, indent=1) + "\n")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
         """Run a job for each list of overrides; returns when all have ended."""
@@ -106,50 +123,63 @@ class BatchedLauncher:
         ]
         Processes(self._processes, self._shared).run([task for task in tasks if task.jobs])
 
+    def _key(self, settings: dict[str, Any]) -> str:
+        """What runs must agree in to be trained together."""
+        config = parse(settings)
+        kept = config.env.model_dump_json() + config.buffer.storage
+        if kept not in self._keeps_frames:
+            self._keeps_frames[kept] = _keeps_frames(config)
+        return lockstep(settings, keeps_frames=self._keeps_frames[kept])
+
     def _grouped(self, names: Sequence[str], cost: _Costs) -> list[Group]:
         """New groups; those of less than the full size have empty rows.
 
         So one compiled update serves them all.
         """
-        processes = self._most_processes(on_gpu=cost.on_gpu)
+        processes = self._most_processes(cost)
         groups = evenly(names, self._largest(cost, processes), processes)
         size = max(map(len, groups), default=0)
         return [[*group, *[None] * (size - len(group))] for group in groups]
 
     def _largest(self, cost: _Costs, processes: int) -> int:
         """How many runs such a group has at most."""
+        if not cost.fits:
+            return 1
         if self._spec.group_size != "auto":
             return self._spec.group_size
         if cost.on_gpu:
-            return max(1, _free(on_gpu=True) // processes // cost.num_bytes)
+            most = int(SHARE_OF_GPU * cost.free) // processes // cost.num_bytes
+            return max(1, min(most, LARGEST_GROUP))
         return GROUP_SIZE if cost.pays else 1
 
-    def _most_processes(self, *, on_gpu: bool) -> int:
+    def _most_processes(self, cost: _Costs) -> int:
         if self._spec.processes != "auto":
             return self._spec.processes
-        return 1 if on_gpu else joblib.cpu_count()
+        return 1 if cost.on_gpu else joblib.cpu_count()
 
     def _read_groups(self) -> list[Group]:
         path = self._folder / GROUPS
         if not path.is_file():
             return []
         try:
-            return TypeAdapter(list[Group]).validate_json(path.read_bytes(), strict=True)
+            groups = TypeAdapter(list[Group]).validate_json(path.read_bytes(), strict=True)
         except ValueError as error:
             raise ConfigError(f"{path}: damaged; remove it, and runs are grouped anew") from error
+        return [group for group in groups if any(map(self._has_begun, filter(None, group)))]
+
+    def _has_begun(self, name: str) -> bool:
+        return RunDirectory(self._folder / name).config.is_file()
 
     def _announce(self, costs: Mapping[str, _Costs]) -> None:
         """Say what the groups are and the memory they take; raise ConfigError if it is not free."""
         groups = [[costs[name] for name in filter(None, g) if name in costs] for g in self._groups]
-        sizes = [len(group) for group in groups if group]
         rows = map(len, self._groups)
         takes = [n * group[0].num_bytes for n, group in zip(rows, groups, strict=True) if group]
         needed = sum(sorted(takes, reverse=True)[: self._processes])
-        *others, last = map(str, sizes)
-        of = f"{len(sizes)} groups of {', '.join(others)} and {last}" if others else "one group"
-        of = "groups of one" if max(sizes) == 1 else of
-        runs = f"{len(costs)} runs in {of}, {self._processes} at a time"
-        free = _free(on_gpu=any(cost.on_gpu for cost in costs.values()))
+        runs = (
+            f"{_described([len(group) for group in groups if group])}, {self._processes} at a time"
+        )
+        free = min(cost.free for cost in costs.values())
         if needed > free:
             raise ConfigError(
                 f"hydra/launcher=batched: {runs}, take {decimal(needed)}, and {decimal(free)} are "
@@ -157,36 +187,36 @@ class BatchedLauncher:
                 "hydra.launcher.processes"
             )
         line = f"{runs}; they take up to {decimal(needed)}"
-        Console(soft_wrap=True).print(line, highlight=False)
+        if line != self._announced:  # by a search again and again
+            self._announced = line
+            Console(soft_wrap=True).print(line, highlight=False)
 
 
-def _key(settings: dict[str, Any]) -> str:
-    """What runs must agree in to be trained together."""
-    config = parse(settings)
-    of_frames = _keeps_frames(config.env.model_dump_json(), config.buffer.storage)
-    return lockstep(settings, keeps_frames=of_frames)
+def _described(sizes: Sequence[int]) -> str:
+    """Groups of these sizes in words."""
+    total, least, most = sum(sizes), min(sizes), max(sizes)
+    if most == 1:
+        return f"{total} runs, each by itself"
+    if len(sizes) == 1:
+        return f"{total} runs in one group"
+    of = f"{least}" if least == most else f"{least} to {most}"
+    return f"{total} runs in {len(sizes)} groups of {of}"
 
 
-@functools.cache
-def _keeps_frames(env_settings: str, storage: Literal["auto", "rows", "frames"]) -> bool:
-    if storage == "rows":
+def _keeps_frames(config: Config) -> bool:
+    if config.buffer.storage == "rows":
         return False
-    env_spec = EnvSpec.model_validate_json(env_settings)
-    env = make_env(env_spec)
-    obs = obs_spec_of(env_spec, env)
+    env = make_env(config.env)
+    obs = obs_spec_of(config.env, env)
     close(env)
-    return choose_storage(storage, obs, in_phases=False) == "frames"
+    return choose_storage(config.buffer.storage, obs, in_phases=False) == "frames"
 
 
 def _costs(config: Config) -> _Costs:
     device, env = resolve_device(config.device), make_env(config.env)
     takes = sum(needed_memory(config, env).values())
-    own_network = isinstance(config.network, Custom)  # which may do what vmap cannot
-    pays = not own_network and num_params(config, env) * config.batch_size <= LARGEST_UPDATE
+    # A network of the user's own may do what vmap cannot, and hold what differs between runs.
+    fits = not isinstance(config.network, Custom)
+    pays = num_params(config, env) * config.batch_size <= LARGEST_UPDATE
     close(env)
-    return _Costs(device.type == "cuda", takes, pays)
-
-
-def _free(*, on_gpu: bool) -> int:
-    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
-    return int(free)
+    return _Costs(device, takes, fits, pays)

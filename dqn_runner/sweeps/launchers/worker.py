@@ -17,7 +17,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from dqn_runner.composing.hydra_internals import JOB_FOLDER
-from dqn_runner.errors import Stopped, named
+from dqn_runner.errors import DQNRunnerError, Stopped, named
 from dqn_runner.runs.directory import End, RunDirectory
 from dqn_runner.runs.group import train_together
 from dqn_runner.runs.job import run_job, settled
@@ -78,7 +78,8 @@ def execute_together(shared: Shared, jobs: Mapping[int, Numbered], num_rows: int
         try:
             config = _as_job_of_hydra(shared, number, overrides, task)
         except Exception as error:
-            shared.record_failure(overrides, named(error))
+            is_ours = isinstance(error, DQNRunnerError)
+            shared.record_failure(overrides, str(error) if is_ours else named(error))
         else:
             runs[row] = config, shared.path(overrides)
     if runs:

@@ -12,9 +12,19 @@ import torch
 from resuming import assert_same_runs
 from watching import wait_for
 
+from dqn_runner.composing.command import Command
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.sweeps.launchers import batched
+from dqn_runner.sweeps.launchers.worker import Shared
 
+OWN_NETWORK = """
+import torch
+
+
+class Own(torch.nn.Linear):
+    def __init__(self, obs_shape, num_actions):
+        super().__init__(*obs_shape, num_actions)
+"""
 BATCHED = ("-m", "hydra/launcher=batched", "hydra.sweep.dir=sweep")
 
 
@@ -34,7 +44,6 @@ def test_jobs_of_a_grid_are_trained_in_groups(command, quick):
     swept = ["agent.lr=1e-3,3e-4", "seed=range(0,3)"]
     outcome = command(*BATCHED, *quick, *swept, "hydra.launcher.processes=1")
     assert outcome.code == 0, outcome.err
-    assert "6 runs in 1 groups of 6" not in outcome.out
     assert "6 runs in one group, 1 at a time; they take up to " in outcome.out
     runs = sorted(Path("sweep").glob("*/result.json"))
     assert len(runs) == 6
@@ -52,7 +61,7 @@ def test_what_differs_in_shape_is_trained_apart(command, quick):
     swept = ["batch_size=8,16", "seed=range(0,2)", "hydra.launcher.processes=1"]
     outcome = command(*BATCHED, *quick, *swept)
     assert outcome.code == 0, outcome.err
-    assert "4 runs in 2 groups of 2 and 2" in outcome.out
+    assert "4 runs in 2 groups of 2," in outcome.out
     for group in groups(Path("sweep")):
         assert len({str(name).split("seed")[0] for name in group}) == 1
 
@@ -115,12 +124,16 @@ def test_an_interrupted_grid_ends_bit_for_bit_as_undisturbed(
 
 
 def test_memory_that_is_not_there_is_refused_in_a_line(command, quick, monkeypatch):
-    monkeypatch.setattr(batched, "_free", lambda **_: 10_000)
+    monkeypatch.setattr(batched._Costs, "free", 10_000)
     outcome = command(*BATCHED, *quick, "seed=range(0,4)", "hydra.launcher.processes=1")
     assert outcome.code == 2
     (line,) = outcome.err.splitlines()
     assert "4 runs in one group" in line
     assert "10.0 kB are free; set a smaller buffer.capacity" in line
+    monkeypatch.undo()  # nothing was decided by that
+    outcome = command(*BATCHED, *quick, "seed=range(0,4)", "hydra.launcher.group_size=2")
+    assert outcome.code == 0, outcome.err
+    assert "4 runs in 2 groups of 2, 2 at a time" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -159,3 +172,29 @@ def test_a_search_trains_the_seeds_of_its_trials_together(command, quick):
     runs = [path.parent for path in Path("sweep").glob("*/result.json")]
     assert [trained_together(run) for run in runs] == [4] * 8
     assert "best of 4 trials" in outcome.out
+
+
+def planned(*settings: str) -> list[list[str | None]]:
+    """The groups of these jobs, as the launcher plans them."""
+    command = Command([*BATCHED, "compile=never", "device=cpu", *settings])
+    context, config = command.context()
+    command.directory.mkdir(exist_ok=True)
+    launcher = batched.BatchedLauncher(
+        {"group_size": 8, "processes": 1}, Shared(context, config, None, [])
+    )
+    launcher.plan({job.path: job.config for job in command.jobs})
+    return groups(command.directory)
+
+
+def test_games_are_planned_by_how_their_frames_are_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pong = ["env=atari", "env.game=pong", "buffer.capacity=500", "seed=0,1"]
+    assert [len(group) for group in planned(*pong, "agent.n_step=1,3")] == [2, 2]
+
+
+def test_a_network_of_ones_own_is_trained_by_itself(tmp_path, monkeypatch):
+    """It may hold what differs between runs, which a group would take from one of them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_network.py").write_text(OWN_NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert [len(group) for group in planned("network.name=own_network:Own", "seed=0,1")] == [1, 1]
