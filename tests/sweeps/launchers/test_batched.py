@@ -13,6 +13,7 @@ from resuming import assert_same_runs
 from watching import wait_for
 
 from dqn_runner.composing.command import Command
+from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.sweeps.launchers import batched
 from dqn_runner.sweeps.launchers.worker import Shared
@@ -39,55 +40,72 @@ def trained_together(run: Path) -> int:
     return int(result.get("trained_together", 1))
 
 
+def planned(*settings: str, group_size: int | str = 8) -> list[list[str | None]]:
+    """The groups of these jobs, as the launcher plans them for one process."""
+    command = Command([*BATCHED, "compile=never", "device=cpu", *settings])
+    context, config = command.context()
+    command.directory.mkdir(exist_ok=True)
+    launcher = batched.BatchedLauncher(
+        {"group_size": group_size, "processes": 1}, Shared(context, config, None, [])
+    )
+    launcher.plan({job.path: job.config for job in command.jobs})
+    return groups(command.directory)
+
+
 def test_jobs_of_a_grid_are_trained_in_groups(command, quick):
     """Those that fit no group run by themselves, and all end as runs do."""
-    swept = ["agent.lr=1e-3,3e-4", "seed=range(0,3)"]
+    swept = ["agent.lr=1e-3,3e-4", "seed=range(0,2)"]
     outcome = command(*BATCHED, *quick, *swept, "hydra.launcher.processes=1")
     assert outcome.code == 0, outcome.err
-    assert "6 runs in one group, 1 at a time; they take up to " in outcome.out
+    assert "4 runs in one group, 1 at a time; they take up to " in outcome.out
     runs = sorted(Path("sweep").glob("*/result.json"))
-    assert len(runs) == 6
-    assert all(trained_together(path.parent) == 6 for path in runs)
+    assert len(runs) == 4
+    assert all(trained_together(path.parent) == 4 for path in runs)
     (group,) = groups(Path("sweep"))
     assert sorted(filter(None, group)) == [path.parent.name for path in runs]
     # More of the grid: what is there keeps its group.
-    outcome = command(*BATCHED, *quick, "agent.lr=1e-3,3e-4", "seed=range(0,4)")
+    outcome = command(*BATCHED, *quick, "agent.lr=1e-3,3e-4", "seed=range(0,3)")
     assert outcome.code == 0, outcome.err
     assert groups(Path("sweep"))[0] == group
-    assert len(list(Path("sweep").glob("*/result.json"))) == 8
+    assert len(list(Path("sweep").glob("*/result.json"))) == 6
 
 
-def test_what_differs_in_shape_is_trained_apart(command, quick):
-    swept = ["batch_size=8,16", "seed=range(0,2)", "hydra.launcher.processes=1"]
-    outcome = command(*BATCHED, *quick, *swept)
-    assert outcome.code == 0, outcome.err
-    assert "4 runs in 2 groups of 2," in outcome.out
-    for group in groups(Path("sweep")):
-        assert len({str(name).split("seed")[0] for name in group}) == 1
+def test_what_differs_in_shape_is_trained_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    found = planned("batch_size=8,16", "seed=range(0,2)")
+    assert "4 runs in 2 groups of 2, 1 at a time; they take up to " in capsys.readouterr().out
+    assert [len({str(name).split(",seed")[0] for name in group}) for group in found] == [1, 1]
 
 
 @pytest.mark.parametrize(
-    ("settings", "why"),
+    ("settings", "sizes"),
     [
-        (["network.hidden_sizes=[512,512]"], "large products fill a core by themselves"),
-        (["hydra.launcher.group_size=1"], "as asked"),
-        (["hydra.launcher.processes=4"], "a core for each is better than a core for all"),
+        (["network.hidden_sizes=[64,64]"], [4]),
+        (["network.hidden_sizes=[512,512]"], [1] * 4),  # whose products fill a core by themselves
     ],
 )
-def test_jobs_that_gain_nothing_run_by_themselves(command, quick, settings, why):
-    quick = [*quick, "total_timesteps=120", "batch_size=64", "hydra.launcher.processes=1"]
-    outcome = command(*BATCHED, *quick, *settings, "seed=0,1")
-    assert outcome.code == 0, outcome.err
-    assert [len(group) for group in groups(Path("sweep"))] == [1, 1], why
-    runs = [path.parent for path in Path("sweep").glob("*/result.json")]
-    assert [trained_together(run) for run in runs] == [1, 1]
+def test_large_networks_gain_nothing_and_run_by_themselves(
+    tmp_path, monkeypatch, capsys, settings, sizes
+):
+    monkeypatch.chdir(tmp_path)
+    small = ["agent=dqn", "network.norm=none", "batch_size=64"]
+    found = planned(*small, *settings, "seed=range(0,4)", group_size="auto")
+    assert [len(group) for group in found] == sizes
+    assert ("4 runs, each by itself" in capsys.readouterr().out) == (len(sizes) == 4)
 
 
 def started(sweep: Path, seeds: range) -> bool:
     return all((sweep / f"seed={seed}" / "checkpoints" / "last.pt").exists() for seed in seeds)
 
 
-@pytest.mark.parametrize("way", ["Ctrl-C", "kill -9", "kill -9 of a worker"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "Ctrl-C",
+        pytest.param("kill -9", marks=pytest.mark.slow),
+        pytest.param("kill -9 of a worker", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_grid_ends_bit_for_bit_as_undisturbed(
     process, command, quick, tmp_path, way
 ):
@@ -123,17 +141,14 @@ def test_an_interrupted_grid_ends_bit_for_bit_as_undisturbed(
         assert_same_runs(sweep / f"seed={seed}", Path("undisturbed") / f"seed={seed}")
 
 
-def test_memory_that_is_not_there_is_refused_in_a_line(command, quick, monkeypatch):
-    monkeypatch.setattr(batched._Costs, "free", 10_000)
-    outcome = command(*BATCHED, *quick, "seed=range(0,4)", "hydra.launcher.processes=1")
-    assert outcome.code == 2
-    (line,) = outcome.err.splitlines()
-    assert "4 runs in one group" in line
-    assert "10.0 kB are free; set a smaller buffer.capacity" in line
-    monkeypatch.undo()  # nothing was decided by that
-    outcome = command(*BATCHED, *quick, "seed=range(0,4)", "hydra.launcher.group_size=2")
-    assert outcome.code == 0, outcome.err
-    assert "4 runs in 2 groups of 2, 2 at a time" in outcome.out
+def test_memory_that_is_not_there_is_refused_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(batched._Costs, "free", 10_000)
+        with pytest.raises(ConfigError, match=r"4 runs in one group.* 10.0 kB are free; set a"):
+            planned("seed=range(0,4)")
+    # What was refused is not kept.
+    assert [len(group) for group in planned("seed=range(0,4)", group_size=2)] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -166,24 +181,12 @@ def test_a_search_trains_the_seeds_of_its_trials_together(command, quick):
         "agent.lr=tag(log,interval(1e-4,1e-2))",
         "seed=0,1",
     ]
-    trials = ["hydra.sweeper.n_trials=4", "hydra.sweeper.trials_at_a_time=2"]
+    trials = ["hydra.sweeper.n_trials=2", "hydra.sweeper.trials_at_a_time=2"]
     outcome = command(*BATCHED, *quick, *search, *trials, "hydra.launcher.processes=1")
     assert outcome.code == 0, outcome.err
     runs = [path.parent for path in Path("sweep").glob("*/result.json")]
-    assert [trained_together(run) for run in runs] == [4] * 8
-    assert "best of 4 trials" in outcome.out
-
-
-def planned(*settings: str) -> list[list[str | None]]:
-    """The groups of these jobs, as the launcher plans them."""
-    command = Command([*BATCHED, "compile=never", "device=cpu", *settings])
-    context, config = command.context()
-    command.directory.mkdir(exist_ok=True)
-    launcher = batched.BatchedLauncher(
-        {"group_size": 8, "processes": 1}, Shared(context, config, None, [])
-    )
-    launcher.plan({job.path: job.config for job in command.jobs})
-    return groups(command.directory)
+    assert [trained_together(run) for run in runs] == [4] * 4
+    assert "best of 2 trials" in outcome.out
 
 
 def test_games_are_planned_by_how_their_frames_are_kept(tmp_path, monkeypatch):
