@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from watching import rows_without_clock
 
 from dqn_runner.buffers.rows import RowStorage
 from dqn_runner.config.build import build
 from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.runs.group import train_together
 from dqn_runner.types import ObsSpec, Transition
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -67,3 +69,17 @@ def test_a_run_on_the_device_finishes(train):
     result = RunDirectory(path).read_result()
     assert result is not None
     assert result["env_steps"] == 300
+
+
+def test_runs_trained_together_equal_each_alone(train, compose, tmp_path):
+    """Their update and their forward pass are captured, each for all of them."""
+    settings = ["device=cuda", "compile=always", "agent.max_grad_norm=10"]
+    runs = {row: (compose(*settings, f"seed={row}"), tmp_path / str(row)) for row in range(3)}
+    for _, path in runs.values():
+        path.mkdir()
+    train_together(runs, len(runs))
+    for row, (_, path) in runs.items():
+        alone = train(f"alone {row}", *settings, f"seed={row}")
+        pairs = zip(rows_without_clock(path), rows_without_clock(alone), strict=True)
+        for together, by_itself in pairs:
+            assert together == pytest.approx(by_itself, rel=1e-3, abs=1e-3)
