@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from watching import rows_without_clock
+
+from dqn_runner.envs.vector import Environments
 
 # What the kills are tried on; each run has about 300 env steps and a checkpoint every 60.
 KINDS = {
@@ -73,6 +76,23 @@ GAMES = {
     ],
 }  # fmt: skip
 COMMON = ["checkpoint.interval=60", "eval.interval=70", "log.interval=40"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL within this process: nothing handles it."""
+
+
+def kill_at_step(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the environments' step `number` from now on be the last thing that happens."""
+    real, calls = Environments.step, [0]
+
+    def step(self, action):
+        calls[0] += 1
+        if calls[0] == number:
+            raise Killed
+        return real(self, action)
+
+    patch.setattr(Environments, "step", step)
 
 
 def assert_same(value: Any, other: Any) -> None:

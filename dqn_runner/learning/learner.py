@@ -161,6 +161,21 @@ def clipped(rule: UpdateRule, grad: Tensor, hyper: Hyper) -> tuple[Tensor, Tenso
     return grad, grad_norm
 
 
+def in_place(update: Callable[..., tuple[LearnerState, Tensor]]) -> Callable[..., Tensor]:
+    """`update` of the hyperparameters, the state and more, which writes the new state over the old.
+
+    It returns the priorities.
+    """
+
+    def updated_in_place(*tensors: Tensor) -> Tensor:
+        new_state, priorities = update(*tensors)
+        for old, new in zip(tensors[1:], new_state, strict=False):
+            old.copy_(new)
+        return priorities
+
+    return updated_in_place
+
+
 class Learner:
     """The state of learning, in memory that stays where it is, and the update that changes it."""
 
@@ -208,19 +223,12 @@ class Learner:
         inputs = StepInputs(indices, weights, noise, self._no_yes[False].clone())
         compiler = capture if self._hyper.is_cuda else compile_ahead
         constants = (*self.tensors, *storage)
-        self._compiled = compiler(self._update_in_place, constants, inputs)
+        self._compiled = compiler(in_place(self.update_tensors), constants, inputs)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The hyperparameters, the state and the buffers."""
         return (self._hyper, *self.state, *self.buffers)
-
-    def _update_in_place(self, *tensors: Tensor) -> Tensor:
-        """`update_tensors`, which writes the new state over the old; returns the priorities [B]."""
-        new_state, priorities = self.update_tensors(*tensors)
-        for old, new in zip(tensors[1:], new_state, strict=False):
-            old.copy_(new)
-        return priorities
 
     def update_tensors(self, hyper: Tensor, *tensors: Tensor) -> tuple[LearnerState, Tensor]:
         """`update` as a function of tensors alone: `self.tensors`, the storage and the inputs."""
@@ -254,7 +262,7 @@ class Learner:
         inputs = self.next_inputs(indices, weights, noise)
         if self._compiled is not None:
             return self._compiled(*inputs)
-        return self._update_in_place(*self.tensors, *storage, *inputs)
+        return in_place(self.update_tensors)(*self.tensors, *storage, *inputs)
 
     def next_inputs(
         self, indices: Tensor, weights: Tensor, noise: Tensor | None = None

@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from dqn_runner.allocation import Stack
 from dqn_runner.learning.compilation import CompilationError, capture, compile_ahead
-from dqn_runner.learning.learner import Learner, LearnerState
+from dqn_runner.learning.learner import Learner, LearnerState, in_place
 from dqn_runner.types import Array, StepInputs
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class LearnerGroup:
         ]
         if self._update is None:
             constants = map(self._stack.whole, (*self._learner.tensors, *storage))
-            self._update = self._made(self._update_in_place, list(constants), stacked)
+            update = in_place(vmap(self._learner.update_tensors))
+            self._update = self._made(update, list(constants), stacked)
         before = [tensor[unmoved] for tensor in self._state] if unmoved else []
         priorities = self._update(*stacked).unbind()
         for tensor, rows_before in zip(self._state, before, strict=False):
@@ -77,12 +78,6 @@ class LearnerGroup:
             self._values = self._made(self._values_of_all, self._network, [given])
         values: Array = self._values(given).cpu().numpy()
         return values
-
-    def _update_in_place(self, *tensors: Tensor) -> Tensor:
-        new_state, priorities = vmap(self._learner.update_tensors)(*tensors)
-        for old, new in zip(tensors[1:], new_state, strict=False):
-            old.copy_(new)
-        return priorities
 
     def _values_of_all(self, *tensors: Tensor) -> Tensor:
         def values(params: Tensor, *others: Tensor) -> Tensor:

@@ -11,13 +11,11 @@ from rich.console import Console
 
 from dqn_runner.allocation import Stack
 from dqn_runner.config.root import Config
-from dqn_runner.runs.job import guarded, running_or_resuming
+from dqn_runner.runs.job import guarded, log_file, running_or_resuming
 from dqn_runner.runs.lifecycle import Host, flushed_denormals
 from dqn_runner.runs.stop_signals import StopSignals
 from dqn_runner.training.requests import Asking
 from dqn_runner.training.together import Lockstep
-
-LINE = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 
 
 def train_together(runs: Mapping[int, tuple[Config, Path]], num_rows: int) -> None:
@@ -66,12 +64,7 @@ class _RunLogs(logging.Handler):
 @contextlib.contextmanager
 def routed(paths: Mapping[int, Path]) -> Iterator[_RunLogs]:
     """Send what is logged to the file of the run that is at work, and nowhere else."""
-    files = {
-        row: logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
-        for row, path in paths.items()
-    }
-    for file in files.values():
-        file.setFormatter(logging.Formatter(LINE))
+    files = {row: log_file(path, delay=True) for row, path in paths.items()}
     logs, ours, root = _RunLogs(files), logging.getLogger("dqn_runner"), logging.getLogger()
     former = ours.handlers[:], root.handlers[:], root.level
     ours.handlers[:], root.handlers[:] = [], [logs]

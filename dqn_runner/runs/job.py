@@ -174,10 +174,15 @@ def with_tracker_names(config: Config, hydra: HydraConf) -> Config:
 
 def log_to(path: Path) -> None:
     """Log as conf/config.yaml tells Hydra to: everything to the file, warnings to stderr too."""
-    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[file])
+    logging.basicConfig(level=logging.INFO, handlers=[log_file(path)])
     console = logging.StreamHandler()
     console.setLevel(logging.WARNING)
     console.setFormatter(logging.Formatter("dqn-train: %(levelname)s: %(message)s"))
     logging.getLogger("dqn_runner").addHandler(console)
+
+
+def log_file(path: Path, *, delay: bool = False) -> logging.FileHandler:
+    """What writes to a train.log, as Hydra does; with `delay` it is opened at the first line."""
+    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=delay)
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    return file

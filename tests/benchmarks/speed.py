@@ -304,11 +304,16 @@ def speed(settings: list[str], steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         budget = [f"total_timesteps={WARMUP + steps}", "compile=always"]
         command([*budget, *settings, f"hydra.run.dir={folder}/run"])
-        lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
+        return speed_of(Path(folder, "run"))
+
+
+def speed_of(run: Path) -> float:
+    """Env steps per second of a run after its warm-up, from the rows it logged."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
     timed = [row for row in map(json.loads, lines) if "time/elapsed_seconds" in row]
     rows = [row for row in timed if row["env_steps"] >= WARMUP]
     seconds = rows[-1]["time/elapsed_seconds"] - rows[0]["time/elapsed_seconds"]
-    return float(rows[-1]["env_steps"] - rows[0]["env_steps"]) / seconds
+    return float(rows[-1]["env_steps"] - rows[0]["env_steps"]) / max(seconds, 1e-9)
 
 
 def peer(python: Path, script: str, env: str, steps: int) -> Callable[[], float]:

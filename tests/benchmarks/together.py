@@ -2,9 +2,9 @@
 
     python tests/benchmarks/together.py [--env CartPole-v1] [--seeds 16] [--steps 30000]
 
-The work of each seed is that of speed.py. Two tables: env steps per second of all seeds while
-they train, beside peers that run as one process on each core; and seconds of the whole commands,
-from Enter to the prompt, with a warm cache.
+The work of each seed is that of speed.py. A table has env steps per second of all seeds
+while they train, beside peers that run as one process on each core; a line below it the seconds of
+the whole commands, from Enter to the prompt, with a warm cache.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from speed import (
     environment,
     in_turn,
     machine,
+    speed_of,
 )
 
 CORES = os.cpu_count() or 1
@@ -90,14 +91,6 @@ def sweep(launcher: str, env: str, seeds: int, steps: int, seconds: list[float])
 def together(run: Path) -> int:
     """How many runs were trained together with this one, itself among them."""
     return int(json.loads((run / "result.json").read_text()).get("trained_together", 1))
-
-
-def speed_of(run: Path) -> float:
-    """Env steps per second of a run, after its warm-up."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = [row for row in rows if "time/elapsed_seconds" in row and row["env_steps"] >= WARMUP]
-    taken = timed[-1]["time/elapsed_seconds"] - timed[0]["time/elapsed_seconds"]
-    return float(timed[-1]["env_steps"] - timed[0]["env_steps"]) / max(taken, 1e-9)
 
 
 def peers(python: Path, script: str, *arguments: object) -> Callable[[], float]:

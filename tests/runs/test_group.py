@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from resuming import COMMON, KINDS, assert_same_runs
+from resuming import COMMON, KINDS, Killed, assert_same_runs, kill_at_step
 from rich.console import Console
 from watching import rows_without_clock
 
@@ -41,10 +41,6 @@ TOGETHER = (
     *("range found in the rewards", "implicit quantiles, noisy, eight environments"),
     *("frames, prioritized, cut short", "masks and sarsa", "per-episode epsilon"),
 )
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL within this process: nothing handles it."""
 
 
 @pytest.fixture(autouse=True)
@@ -115,18 +111,6 @@ def test_a_group_killed_twice_ends_bit_for_bit_as_undisturbed(group, tmp_path, m
                 group("killed", *settings)
     for path, other in zip(group("killed", *settings), undisturbed, strict=True):
         assert_same_runs(path, other)
-
-
-def kill_at_step(patch: pytest.MonkeyPatch, number: int) -> None:
-    real, calls = Environments.step, [0]
-
-    def step(self, action):
-        calls[0] += 1
-        if calls[0] == number:
-            raise Killed
-        return real(self, action)
-
-    patch.setattr(Environments, "step", step)
 
 
 def test_runs_that_are_behind_catch_up(group, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from resuming import COMMON, GAMES, KINDS, assert_same_runs
+from resuming import COMMON, GAMES, KINDS, Killed, assert_same_runs, kill_at_step
 from rich.console import Console
 from watching import rows_without_clock
 
@@ -32,10 +32,6 @@ from dqn_runner.runs.metrics_file import read_metrics
 from dqn_runner.training import checkpoint as checkpoint_module
 from dqn_runner.training.checkpoint import load
 from dqn_runner.training.evaluation import Evaluator, never_stop
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL within this process: nothing handles it."""
 
 
 @pytest.fixture(autouse=True)
@@ -89,19 +85,6 @@ def killed(tmp_path, killed_once) -> Path:
 
 def go_on(path: Path, **budgets: int) -> None:
     resume(path, budgets, Console(quiet=True), trust=True)
-
-
-def kill_at_step(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the environments' step `number` from now on be the last thing that happens."""
-    real, calls = Environments.step, [0]
-
-    def step(self, action):
-        calls[0] += 1
-        if calls[0] == number:
-            raise Killed
-        return real(self, action)
-
-    patch.setattr(Environments, "step", step)
 
 
 def killed_at_step(number: int, action: Callable[..., object], *arguments: object) -> None:
