@@ -82,25 +82,22 @@ def gather_frames(
     """The transitions `indices` [B] with observations [B, *obs_shape] put together of frames."""
     frames, *columns = tensors
     batch = gather(columns, indices, fields)
-    obs = _stacks(obs_spec, frames, batch.obs)
-    return batch._replace(obs=obs, next_obs=_stacks(obs_spec, frames, batch.next_obs))
+    slots = torch.cat([batch.obs, batch.next_obs], dim=1)  # [B, 2k]
+    # A copy for each place of the stacks: compiled, these stay apart from the network's first
+    # layer. As a part of it they look up the frame at each pixel, and take ten times as long.
+    copies = [_unpacked(obs_spec, frames.index_select(0, column)) for column in slots.unbind(1)]
+    dtype = torch.bool if obs_spec.dtype == np.bool_ else torch.uint8
+    both = torch.stack(copies, dim=1).to(dtype)  # [B, 2k, *frame_shape]
+    obs, next_obs = both.chunk(2, dim=1) if obs_spec.stack > 1 else both.unbind(1)
+    return batch._replace(obs=obs, next_obs=next_obs)
 
 
-def _stacks(obs_spec: ObsSpec, frames: Tensor, slots: Tensor) -> Tensor:
-    """The observations [B, *obs_shape] whose frames lie in `slots` [B, k]."""
-    # A copy for each place of the stack: compiled, these copies stay apart from the network's
-    # scaling, and whole frames are copied. As one copy they become a part of it, which looks up
-    # the frame at each pixel and takes ten times as long.
-    planes = [_frames(obs_spec, frames.index_select(0, slots_j)) for slots_j in slots.unbind(1)]
-    return torch.stack(planes, dim=1) if obs_spec.stack > 1 else planes[0]
-
-
-def _frames(obs_spec: ObsSpec, found: Tensor) -> Tensor:
-    """The frames [B, *frame_shape] whose bytes are `found` [B, bytes of a frame]."""
+def _unpacked(obs_spec: ObsSpec, found: Tensor) -> Tensor:
+    """The frames [B, *frame_shape], of uint8, whose bytes are `found` [B, bytes of a frame]."""
     if obs_spec.dtype == np.bool_:
         places = torch.arange(7, -1, -1, dtype=torch.uint8, device=found.device)
         bits = (found.unsqueeze(2) >> places) & 1  # the first bit is the highest, as in NumPy
-        found = bits.flatten(1)[:, : math.prod(obs_spec.frame_shape)].bool()
+        found = bits.flatten(1)[:, : math.prod(obs_spec.frame_shape)]
     return found.reshape(len(found), *obs_spec.frame_shape)
 
 

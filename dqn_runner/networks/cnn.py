@@ -113,8 +113,9 @@ class PatchConv2d(nn.Conv2d):
         assert self.bias is not None
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         patches = x.unfold(2, kernel, stride).unfold(3, kernel, stride)  # [B, C, H, W, k, k]
-        patches = patches.movedim(1, 3)
-        outputs = patches.flatten(3) @ self.weight.flatten(1).t() + self.bias  # [B, H, W, C_out]
+        patches = patches.movedim(1, -1).flatten(3)  # planes last, as they are in memory
+        weight = self.weight.movedim(1, -1).flatten(1)
+        outputs = patches @ weight.t() + self.bias  # [B, H, W, C_out]
         return outputs.movedim(3, 1).contiguous()
 
 

@@ -179,10 +179,11 @@ def test_after_a_restart_the_stack_begins_anew():
     storage.forget(1)
     environments.obs[1] = environments.first()
     step = environments.step()
-    kept = storage.keep(step)
-    both = torch.from_numpy(np.concatenate([kept.obs, kept.next_obs]))
-    stacks = frames._stacks(spec, storage.tensors[0], both)
-    assert np.array_equal(stacks.numpy(), np.concatenate([step.obs, step.next_obs]))
+    for transition in assembler_of(1, 2).transitions(storage.keep(step)):
+        storage.add(transition)
+    batch = storage.gather(storage.tensors, torch.arange(2))
+    assert np.array_equal(batch.obs.numpy(), step.obs)
+    assert np.array_equal(batch.next_obs.numpy(), step.next_obs)
 
 
 def short_episodes(storage: FrameStorage, count: int) -> list[EnvStep]:
