@@ -104,6 +104,13 @@ def parser() -> argparse.ArgumentParser:
         "or print without a network; default: compare/report.html in the first DIR",
     )
     add(
+        "--archive",
+        metavar="FOLDER",
+        type=path,
+        help="also copy into FOLDER what the returns of the runs are made of, compressed; "
+        "dqn-compare FOLDER then tells the same, from some kilobytes a run",
+    )
+    add(
         "--follow",
         action="store_true",
         help="update the table, figures and report until no run is running",
@@ -143,8 +150,10 @@ def command_line(arguments: list[str]) -> int:
     folder = None if options.no_figures else options.figures or beside
     page = beside / "report.html" if options.report is True else options.report
     if options.follow:
-        if options.swanlab or (options.format != "table" and not options.output):
-            raise ConfigError("--follow: --format needs --output, and --swanlab cannot be used")
+        if options.swanlab or options.archive or (options.format != "table" and not options.output):
+            raise ConfigError(
+                "--follow: --format needs --output, and --swanlab and --archive cannot be used"
+            )
         follow(
             options.directories,
             wanted,
@@ -161,7 +170,8 @@ def command_line(arguments: list[str]) -> int:
         publish(comparison, options.format, options.output)
         status.update("drawing")
         pictures = draw(comparison, folder, page, options.style)
-    for name, place in (("figures", folder), ("report", page)):
+        keep(comparison, options.archive)
+    for name, place in (("figures", folder), ("report", page), ("archive", options.archive)):
         if place:
             console.print(f"{name:7} {place}", highlight=False, markup=False)
     if options.swanlab:
@@ -277,6 +287,16 @@ def writing(what: str, instead: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"{what}: {error.strerror or in_a_line(error)}{instead}") from error
+
+
+def keep(comparison: Comparison, folder: Path | None) -> None:
+    """Copy the runs of `comparison` into `folder`, if there is one."""
+    from dqn_runner.analysis.archive import archive
+    from dqn_runner.analysis.origins import common_folder, runs_of
+
+    if folder:
+        with writing(f"--archive={folder}"):
+            archive(runs_of(comparison), common_folder(comparison), folder)
 
 
 def draw(

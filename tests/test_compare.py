@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import time
@@ -100,6 +101,9 @@ def test_numbers_in_the_table(sweep, capsys):
         "6",
         "200.0",
     )
+    # From there on the evaluations are 200 - seed and 300 - seed.
+    assert (worse["held_threshold"], worse["median_env_steps_to_hold"]) == ("0", "inf")
+    assert (rows[0]["held_threshold"], rows[0]["median_env_steps_to_hold"]) == ("6", "200.0")
     assert float(worse["wall_time_seconds"]) == 2.0
     assert float(worse["env_steps_per_second"]) == 200.0
 
@@ -118,6 +122,46 @@ def test_table_and_markdown_and_json_tell_the_same(sweep, capsys):
     assert (improvement["above"], improvement["below"]) == ("agent.lr=0.01", "agent.lr=0.001")
     assert improvement["value"] == 1.0
     assert content["groups"][2]["median_env_steps_to_threshold"] is None
+
+
+def test_an_archive_tells_the_same(two_environments, capsys, tmp_path):
+    write_run(two_environments / "half", [10.0, 20.0], agent__lr=0.5)  # stopped
+    archived = tmp_path / "kept"
+    _, before, _ = run_compare(capsys, two_environments, "--no-figures", "--archive", archived)
+    files = {path.name for path in archived.rglob("*") if path.is_file()}
+    assert files == {"config.yaml", "result.json", "metrics.jsonl.gz"}
+    again = tmp_path / "again"
+    _, after, _ = run_compare(capsys, archived, "--no-figures", "--archive", again)
+    assert "agent.lr=0.5" in before
+    assert after == before.replace(str(two_environments), str(archived))
+    for path in archived.rglob("*.gz"):  # so that a version control system sees no change
+        assert path.read_bytes() == (again / path.relative_to(archived)).read_bytes()
+
+
+def test_an_archive_keeps_evaluations_alone(tmp_path, capsys):
+    run = write_run(tmp_path / "sweep" / "run", [1.0, 2.0], 2.0)
+    later = {"env_steps": 900, "train/td_loss": 0.5, "time/elapsed_seconds": 9.0}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps({"env_steps": n, "train/td_loss": 0.5}) + "\n" for n in (3, 4))
+        file.write(json.dumps(later) + "\n")
+    run_compare(capsys, tmp_path / "sweep", "--no-figures", "--archive", tmp_path / "kept")
+    (kept,) = (tmp_path / "kept").rglob("metrics.jsonl.gz")
+    rows = [json.loads(line) for line in gzip.decompress(kept.read_bytes()).splitlines()]
+    assert [row["env_steps"] for row in rows] == [100, 200, 900]
+    assert {name for row in rows for name in row if name.startswith("train")} == set()
+    assert load_runs([tmp_path / "kept"])[0].last_row() == rows[-1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "no gzip"])
+def test_a_damaged_archive_is_named(damage, two_environments, tmp_path, capsys):
+    run_compare(capsys, two_environments, "--no-figures", "--archive", tmp_path / "kept")
+    kept = next((tmp_path / "kept").rglob("metrics.jsonl.gz"))
+    content = bytearray(kept.read_bytes())
+    content[20:24] = b"\xff" * 4
+    kept.write_bytes({"cut": content[:15], "changed": content, "no gzip": b"{}\n"}[damage])
+    code, out, _ = run_compare(capsys, tmp_path / "kept", "--no-figures")
+    assert code == 0
+    assert str(kept.with_suffix("")) in out.replace("\n", "")
 
 
 def test_output_goes_to_a_file(sweep, capsys, tmp_path):

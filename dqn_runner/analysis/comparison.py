@@ -32,6 +32,7 @@ from dqn_runner.analysis.statistics import (
     interval_kind,
     probability_of_improvement,
     steps_to,
+    steps_to_hold,
     with_scores,
 )
 from dqn_runner.runs.metrics_file import is_number
@@ -74,6 +75,7 @@ class GroupStatistics:
     scores: dict[str, list[Floats]]  # by metric, an array [seeds] for each environment
     estimates: dict[str, dict[str, Estimate]]  # by metric and aggregate
     steps_to_threshold: Floats  # [runs], infinite if not reached, NaN without a threshold
+    steps_to_hold: Floats  # [runs], the same until no evaluation is below the threshold any more
     wall_time_seconds: float
     env_steps_per_second: float
 
@@ -84,15 +86,6 @@ class GroupStatistics:
     def interval_kind(self, metric: str | None = None) -> Kind:
         """Which interval the estimates of `metric` (default: the first metric) have."""
         return interval_kind(self._scores(metric))
-
-    def median_steps(self) -> float:
-        """Median env steps to the threshold; infinite if half of the runs did not reach it.
-
-        NaN if no run has evaluations and a threshold.
-        """
-        if np.isnan(self.steps_to_threshold).all():
-            return math.nan
-        return float(np.nanmedian(self.steps_to_threshold))
 
     def __repr__(self) -> str:
         return f"GroupStatistics({self.group!r}, {', '.join(self.scores)})"
@@ -252,8 +245,8 @@ def _statistics(
 ) -> GroupStatistics:
     own = [curves[run.path] for run in group.runs]
     scores = {metric: _scores(group.runs, metric, options, own) for metric in options.metrics}
-    steps = [
-        steps_to(points.env_steps, points.values, threshold_of(run, options))
+    evaluations = [
+        (points.env_steps, points.values, threshold_of(run, options))
         for run, points in zip(group.runs, own, strict=True)
     ]
     times = [_time(run, run.last_row()) for run in group.runs]
@@ -263,7 +256,8 @@ def _statistics(
         curves=own,
         scores=scores,
         estimates={metric: aggregate(tasks) for metric, tasks in scores.items()},
-        steps_to_threshold=np.array(steps),
+        steps_to_threshold=np.array([steps_to(*each) for each in evaluations]),
+        steps_to_hold=np.array([steps_to_hold(*each) for each in evaluations]),
         wall_time_seconds=_mean([seconds for seconds, _ in times]),
         env_steps_per_second=_mean([speed for _, speed in times]),
     )

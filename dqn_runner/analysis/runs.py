@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from dqn_runner.errors import ConfigError, in_a_line
 from dqn_runner.runs.directory import RunDirectory, read_yaml
-from dqn_runner.runs.metrics_file import LARGEST_NUMBER, MetricsReader, read_metrics
+from dqn_runner.runs.metrics_file import COMPRESSED, LARGEST_NUMBER, MetricsReader, read_metrics
 from dqn_runner.types import Row, flatten
 
 Status = Literal["finished", "running", "stopped", "unreadable"]
@@ -100,7 +100,8 @@ def find_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Path]:
 def _find(directory: Path, deepest: float = math.inf) -> Iterator[Path]:
     for folder, subfolders, files in os.walk(directory):
         hydra_began_it = ".hydra" in subfolders
-        if hydra_began_it or {"config.yaml", "metrics.jsonl"} <= set(files):
+        has_metrics = not {"metrics.jsonl", f"metrics.jsonl{COMPRESSED}"}.isdisjoint(files)
+        if hydra_began_it or (has_metrics and "config.yaml" in files):
             yield Path(folder)
             subfolders.clear()
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]

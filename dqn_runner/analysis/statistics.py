@@ -191,6 +191,23 @@ def steps_to(env_steps: Integers, values: Floats, threshold: float) -> float:
     return float(env_steps[reached[0]]) if len(reached) else float("inf")
 
 
+def steps_to_hold(env_steps: Integers, values: Floats, threshold: float) -> float:
+    """The env step from which on all values are at or above `threshold`; infinite without one.
+
+    NaN as `steps_to`.
+    """
+    if np.isnan(threshold) or len(values) == 0:
+        return float("nan")
+    below = np.flatnonzero(values < threshold)
+    first = below[-1] + 1 if len(below) else 0
+    return float(env_steps[first]) if first < len(values) else float("inf")
+
+
+def median_steps(steps: Floats) -> float:
+    """The median of env steps [runs]: infinite if half of them are, NaN if none is known."""
+    return float("nan") if np.isnan(steps).all() else float(np.nanmedian(steps))
+
+
 def with_interval(estimate: Estimate, kind: Kind, style: str) -> str:
     """`value [low, high]`, for few seeds `value (lowest to highest)`, for one seed `value`."""
     value, low, high = (f"{number:{style}}" for number in estimate)

@@ -16,10 +16,15 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dqn_runner.analysis.comparison import Comparison, GroupStatistics, Ranking
+from dqn_runner.analysis.comparison import Comparison, Ranking
 from dqn_runner.analysis.groups import RETURNS
-from dqn_runner.analysis.runs import load_runs
-from dqn_runner.analysis.statistics import AGGREGATES, ENOUGH_SEEDS, with_interval
+from dqn_runner.analysis.runs import Floats, load_runs
+from dqn_runner.analysis.statistics import (
+    AGGREGATES,
+    ENOUGH_SEEDS,
+    median_steps,
+    with_interval,
+)
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import is_number
 
@@ -125,7 +130,9 @@ def as_records(comparison: Comparison) -> list[dict[str, Any]]:
             },
             "interval": statistics.interval_kind(metric),
             "reached_threshold": int(np.isfinite(statistics.steps_to_threshold).sum()),
-            "median_env_steps_to_threshold": statistics.median_steps(),
+            "median_env_steps_to_threshold": median_steps(statistics.steps_to_threshold),
+            "held_threshold": int(np.isfinite(statistics.steps_to_hold).sum()),
+            "median_env_steps_to_hold": median_steps(statistics.steps_to_hold),
             "wall_time_seconds": statistics.wall_time_seconds,
             "env_steps_per_second": statistics.env_steps_per_second,
         }
@@ -225,16 +232,20 @@ def _scores(ranking: Ranking) -> Content:
 def _cost(ranking: Ranking) -> Content:
     """How many env steps and how much time each group needed."""
     reached = "median env steps to the threshold (seeds that reached it)"
+    held = "median env steps until no evaluation is below it any more (seeds)"
     rows = [
         [
             Cell(group.group.name),
-            Cell(steps_text(group), group.median_steps()),
+            *(
+                Cell(steps_text(steps), median_steps(steps))
+                for steps in (group.steps_to_threshold, group.steps_to_hold)
+            ),
             numeric(group.wall_time_seconds, unit=" s"),
             numeric(group.env_steps_per_second),
         ]
         for group in ranking.groups
     ]
-    return Content("Cost", ("group", reached, "wall time", "env steps/s"), rows)
+    return Content("Cost", ("group", reached, held, "wall time", "env steps/s"), rows)
 
 
 def _improvements(ranking: Ranking) -> Content:
@@ -270,13 +281,12 @@ def _names(header: str, ranking: Ranking) -> Column:
     return Column(header, overflow="fold", min_width=min(longest, NARROWEST_NAME))
 
 
-def steps_text(group: GroupStatistics) -> str:
-    """The median env steps to the threshold, and how many seeds reached it."""
-    steps = group.steps_to_threshold
+def steps_text(steps: Floats) -> str:
+    """The median of the env steps [runs] to something, and how many seeds got there."""
     tried = int((~np.isnan(steps)).sum())  # those with evaluations and a threshold
     if tried == 0:
         return "–"
-    median = group.median_steps()
+    median = median_steps(steps)
     amount = f"{median:,.0f}" if math.isfinite(median) else "never"
     return f"{amount} ({int(np.isfinite(steps).sum())} of {tried})"
 

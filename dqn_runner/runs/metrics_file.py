@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import itertools
 import json
 import logging
@@ -10,15 +11,18 @@ import math
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, TypeGuard
 
 from dqn_runner.errors import RunError, in_a_line
 from dqn_runner.types import Row
 
 logger = logging.getLogger(__name__)
 
+COMPRESSED = ".gz"  # the name's ending in a copy of a run that is kept; nothing appends to it
 EVALUATION = "eval/episode_return_mean"
 LARGEST_NUMBER = 2**53
 LONGEST_LINE = 2**20  # bytes; a row takes a few hundred
@@ -51,6 +55,8 @@ class MetricsFile:
 
 class MetricsReader:
     """Reads the rows of a metrics.jsonl, and later those that were added.
+
+    Where there is none, it reads a compressed copy, metrics.jsonl.gz.
 
     It holds about `CHUNK` bytes at a time, whatever the size of the file. With `mention`, rows may
     be left out if no name in them contains it.
@@ -87,8 +93,8 @@ class MetricsReader:
                 yield from self._one_by_one(chunk) if rows is None else rows
         except FileNotFoundError:
             return
-        except OSError as error:
-            self._why = self._why or str(error.strerror)
+        except (OSError, EOFError, zlib.error) as error:  # the last ones are of a compressed file
+            self._why = self._why or getattr(error, "strerror", None) or in_a_line(error)
 
     def is_rewritten(self) -> bool:
         """Whether a resumed run has removed rows that were already read."""
@@ -122,7 +128,7 @@ class MetricsReader:
                 elif len(whole) < len(chunk):
                     return
 
-    def _read_line_end(self, file: BinaryIO) -> None:
+    def _read_line_end(self, file: BufferedIOBase) -> None:
         """Read the line end of the last row, which was complete without it."""
         if file.read(1) == b"\n":
             self._last_line += b"\n"
@@ -197,14 +203,19 @@ def _keep_copy(path: Path, line: int) -> str:
     return f"; the file is left as it is, {kept}; mend or remove the line to go on"
 
 
-def _open(path: Path) -> BinaryIO:
-    """Open a file to read. Raises OSError also for a pipe, which could make us wait forever."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "no plain file", str(path))
-    return path.open("rb")
+def _open(path: Path) -> BufferedIOBase:
+    """Open a file to read, or its compressed copy if there is no such file.
+
+    Raises OSError also for a pipe, which could make us wait forever.
+    """
+    compressed = path.with_name(path.name + COMPRESSED)
+    found = path if path.exists() or not compressed.exists() else compressed
+    if found.exists() and not found.is_file():
+        raise OSError(errno.EINVAL, "no plain file", str(found))
+    return gzip.open(found) if found is compressed else found.open("rb")
 
 
-def _skip_line(file: BinaryIO) -> int:
+def _skip_line(file: BufferedIOBase) -> int:
     """Read to the end of a line; returns the number of bytes."""
     size = 0
     while piece := file.readline(LONGEST_LINE):

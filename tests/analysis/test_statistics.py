@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from interval_coverage import PAIRS, SCORES, SEEDS, SIMULATIONS, coverage, improvement_coverage
 from scipy import stats
 
@@ -19,6 +21,7 @@ from dqn_runner.analysis.statistics import (
     performance_profile,
     probability_of_improvement,
     steps_to,
+    steps_to_hold,
 )
 
 
@@ -254,3 +257,13 @@ def test_steps_to_the_first_value_at_the_threshold():
     assert steps_to(steps, values, 5.0) == 20
     assert steps_to(steps, values, 5.1) == float("inf")
     assert np.isnan(steps_to(steps, values, float("nan")))
+
+
+@given(st.lists(st.integers(0, 4), max_size=8))
+def test_the_step_from_which_on_a_threshold_is_held(returns):
+    steps = 10 * np.arange(len(returns))
+    held = [step for i, step in enumerate(steps) if all(value >= 2 for value in returns[i:])]
+    if returns:
+        expected = held[0] if held else float("inf")
+        assert steps_to_hold(steps, np.array(returns, float), 2.0) == expected
+    assert np.isnan(steps_to_hold(steps, np.array(returns, float), float("nan")))
