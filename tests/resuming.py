@@ -16,17 +16,16 @@ from dqn_runner.envs.vector import Environments
 KINDS = {
     "defaults": ["agent=hl_gauss"],  # the others are plain DQN's where they name no agent
     "four environments": ["num_envs=4", "train_frequency=2"],
-    "small buffer": ["buffer.capacity=64", "agent.optimizer.name=rmsprop"],
     "acrobot": ["env=acrobot", "+env.kwargs.max_episode_steps=50", "num_envs=4"],
-    "lunarlander": ["env=lunarlander", "total_timesteps=200"],
     "frozen lake": ["env.id=FrozenLake-v1", "target_update=hard", "target_update.unit=update"],
     "softmax": ["agent.behaviour=softmax", "num_envs=2", "eval.unit=episode", "eval.interval=2"],
     "sarsa in phases": [
         "agent.td_target=sarsa", "agent.double=false", "agent.n_step=1", "phase.episodes=3",
         "phase.epochs=2", "learning_starts=0",
     ],
-    "decaying learning rate": [
-        "agent.lr_schedule=cosine", "agent.clip_target=true", "network.norm=layer_norm",
+    "small buffer, decaying learning rate": [
+        "buffer.capacity=64", "agent.optimizer.name=rmsprop", "agent.lr_schedule=cosine",
+        "agent.clip_target=true", "network.norm=layer_norm",
     ],
     "prioritized": [
         "buffer=prioritized", "buffer.capacity=128", "num_envs=2", "train_frequency=7",
@@ -37,7 +36,6 @@ KINDS = {
         "agent.reward_clip=0.5", "agent.reward_scale=2", "target_update=hard",
         "target_update.interval=7",
     ],
-    "mountaincar": ["env=mountaincar", "num_envs=4", "target_update=hard"],
     "hands_on_rl": ["experiment=hands_on_rl"],
     "joyrl": ["experiment=joyrl"],
     "pytorch_tutorial": ["experiment=pytorch_tutorial"],

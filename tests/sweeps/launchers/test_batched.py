@@ -98,14 +98,8 @@ def started(sweep: Path, seeds: range) -> bool:
     return all((sweep / f"seed={seed}" / "checkpoints" / "last.pt").exists() for seed in seeds)
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        "Ctrl-C",
-        pytest.param("kill -9", marks=pytest.mark.slow),
-        pytest.param("kill -9 of a worker", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["Ctrl-C", "kill -9", "kill -9 of a worker"])
 def test_an_interrupted_grid_ends_bit_for_bit_as_undisturbed(
     process, command, quick, tmp_path, way
 ):
