@@ -22,7 +22,6 @@ from dqn_runner.buffers.rows import Gather, RowStorage
 from dqn_runner.buffers.sarsa import SarsaAssembler
 from dqn_runner.config.budget import (
     expected_env_steps,
-    expected_updates,
     is_worth_compiling,
     unreached,
     unused,
@@ -197,8 +196,9 @@ def compile_learner(config: Config, env: Env, learner: Learner, storage: RowStor
     `auto` looks at the budget alone, not at what is cached: a command computes the same the second
     time as the first.
     """
-    updates = [expected_updates(config, env)]
-    if config.compile == "never" or (config.compile == "auto" and not is_worth_compiling(updates)):
+    if config.compile == "never":
+        return False
+    if config.compile == "auto" and not is_worth_compiling([config], env):
         return False
     try:
         learner.compile(storage.tensors, config.batch_size)

@@ -17,7 +17,7 @@ from dqn_runner.composing.command import Command, Job
 from dqn_runner.composing.hydra_internals import JOB_FOLDER
 from dqn_runner.composing.overrides import assignment
 from dqn_runner.config import build, root
-from dqn_runner.config.budget import expected_updates, is_worth_compiling
+from dqn_runner.config.budget import is_worth_compiling
 from dqn_runner.config.build import resolve_device
 from dqn_runner.config.root import Config
 from dqn_runner.envs.episode import close
@@ -117,7 +117,7 @@ def repay_compiling(configs: Sequence[Config]) -> bool:
         return False
     env = make_env(auto[0].env)
     close(env)
-    return is_worth_compiling([expected_updates(config, env) for config in auto])
+    return is_worth_compiling(auto, env)
 
 
 def compiled(job: Job) -> Job:

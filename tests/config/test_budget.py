@@ -1,4 +1,4 @@
-"""A setting that a run's budget never reaches is a warning, and no other is."""
+"""What a budget never reaches is a warning, and nothing else is; what it repays is compiled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dqn_runner.config.budget import unreached
+from dqn_runner.config.budget import is_worth_compiling, unreached
+from dqn_runner.envs.make import make_env
 
 MUNCHAUSEN = ["agent.td_target=munchausen", "agent.double=false"]
 EPISODES = ["total_timesteps=null", "env.kwargs={max_episode_steps: 20}"]
@@ -89,3 +90,21 @@ def test_a_target_network_that_never_moves(train, compose, overrides, reached):
     assert lines == [] if reached else lines[0].startswith(overrides[2].partition("=")[0])
     agent = learned(train("run", *overrides))
     assert agent["copy_is_due"] == reached  # after its very last update
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_worth_it"),
+    [
+        (["env=cartpole", "total_timesteps=24999"], False),
+        (["env=cartpole", "total_timesteps=25000"], True),
+        (["env=minatar/breakout", "total_timesteps=24999"], False),  # 12,800 numbers a batch
+        (["env=minatar/breakout", "total_timesteps=12500", "batch_size=64"], True),  # 25,600
+        (["env=atari", "total_timesteps=675"], False),  # 903,168
+        (["env=atari", "total_timesteps=676"], True),  # each worth 37
+    ],
+)
+def test_updates_on_large_images_repay_compiling_sooner(compose, overrides, is_worth_it):
+    config = compose("batch_size=32", "train_frequency=1", *overrides)
+    env = make_env(config.env)
+    assert is_worth_compiling([config], env) == is_worth_it
+    env.close()
