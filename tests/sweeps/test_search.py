@@ -102,11 +102,26 @@ def test_a_trial_is_worth_the_iqm_over_its_seeds(command, searching):
     assert result["final"]["mean"] == score(best.number, 3)
 
 
+def options_in(group: str) -> set[str]:
+    """The options of a group of conf/, without those that others are made of."""
+    folder = Path(__file__).parents[2] / "conf" / group
+    paths = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+    return {str(path) for path in paths if path.name != "_all"}
+
+
+def test_each_environment_has_a_space():
+    assert options_in("hydra/sweeper/space") == {*options_in("env"), "none"}
+
+
+@pytest.mark.parametrize(
+    "env",
+    ["acrobot", "atari", "cartpole", "lunarlander", "minatar/breakout", "minigrid/empty-8x8",
+     "mountaincar"],
+)  # fmt: skip
 @pytest.mark.parametrize("agent", ["dqn", "c51", "hl_gauss"])
-@pytest.mark.parametrize("env", ["acrobot", "cartpole", "lunarlander", "mountaincar"])
-def test_each_space_goes_with_each_representation(quick, env, agent):
+def test_each_space_goes_with_each_representation(env, agent):
     """Each corner of it, and what it names is there with every agent."""
-    chosen = ["-m", "hydra/sweeper=optuna", *quick, f"env={env}", f"agent={agent}"]
+    chosen = ["-m", "hydra/sweeper=optuna", f"env={env}", f"agent={agent}"]
     search = Search(Command(chosen))
     assert set(search.space) >= {"agent.lr", "agent.gamma", "agent.n_step"}
     corners = zip_longest(*map(choices_or_ends, search.space.values()))
