@@ -28,7 +28,7 @@ from hydra._internal.hydra import Hydra as Hydra  # noqa: PLC0414  # others name
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
-from hydra.core.default_element import ResultDefault
+from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
@@ -244,22 +244,26 @@ class ConfigLoader(ConfigLoaderImpl):
         return config
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
-        """As Hydra's own; a preset of an environment sets only what the chosen options have.
+        """As Hydra's own; presets of environments and experiments set what chosen options have.
 
-        It may set epsilon.decay_steps, for the schedule that it chooses; where another one was
+        They may set epsilon.decay_steps, for the schedule that they choose; where another one was
         chosen, such as epsilon=fixed, that is left out. A key that no option has stays, and will be
         refused.
         """
         loaded = super()._load_single_config(default, repo)
-        if not str(default.config_path).startswith("env/") or default.package != "":
+        if not str(default.config_path).startswith(("env/", "experiment/")) or default.package:
             return loaded
         assert isinstance(loaded.config, DictConfig)
+        own = {
+            str(entry.group).lstrip("/"): entry.value
+            for entry in loaded.defaults_list or ()
+            if isinstance(entry, GroupDefault)
+        }
         for group, section in loaded.config.items_ex(resolve=False):
-            path = self._chosen.get(str(group))
-            chosen = path and group != "env" and repo.load_config(path)
+            name, path = str(group), self._chosen.get(str(group))
+            chosen = path and path != f"{name}/{own.get(name)}" and repo.load_config(path)
             if not chosen or not isinstance(section, DictConfig):
                 continue
-            name = str(group)
             options = [f"{name}/{option}" for option in self.get_group_options(name)]
             for key in [key for key in map(str, section) if key not in chosen.config]:
                 if any(key in found.config for o in options if (found := repo.load_config(o))):
