@@ -251,7 +251,8 @@ class ConfigLoader(ConfigLoaderImpl):
         refused.
         """
         loaded = super()._load_single_config(default, repo)
-        if not str(default.config_path).startswith(("env/", "experiment/")) or default.package:
+        kind, _, _ = str(default.config_path).partition("/")
+        if kind not in {"env", "experiment"} or default.package:
             return loaded
         assert isinstance(loaded.config, DictConfig)
         own = {
@@ -261,7 +262,8 @@ class ConfigLoader(ConfigLoaderImpl):
         }
         for group, section in loaded.config.items_ex(resolve=False):
             name, path = str(group), self._chosen.get(str(group))
-            chosen = path and path != f"{name}/{own.get(name)}" and repo.load_config(path)
+            is_another = path and name != kind and path != f"{name}/{own.get(name)}"
+            chosen = repo.load_config(str(path)) if is_another else None
             if not chosen or not isinstance(section, DictConfig):
                 continue
             options = [f"{name}/{option}" for option in self.get_group_options(name)]

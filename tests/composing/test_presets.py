@@ -60,6 +60,29 @@ def test_a_preset_wins_over_the_groups_and_loses_to_the_rest():
     assert experiment["learning_starts"] == 1000
 
 
+def test_beside_an_experiment_another_option_can_be_chosen():
+    """What the experiment sets of its own option, and the other does not have, is left out."""
+    own = composed("experiment=data_efficient_rainbow")
+    assert (own["epsilon"], own["buffer"]["alpha"]) == ({"name": "fixed", "value": 0.0}, 0.5)
+    other = composed("experiment=data_efficient_rainbow", "epsilon=linear", "buffer=uniform")
+    assert (other["epsilon"]["name"], other["buffer"]["name"]) == ("linear", "uniform")
+    assert other["buffer"]["capacity"] == own["buffer"]["capacity"]  # which both have
+    assert not {"value", "alpha"} & {*other["epsilon"], *other["buffer"]}
+    with pytest.raises(ConfigError, match=r"epsilon\.value=1: no such key"):
+        composed("experiment=data_efficient_rainbow", "epsilon=linear", "epsilon.value=1")
+
+
+def test_a_key_of_another_option_than_the_files_own_is_refused(tmp_path):
+    """It is no choice of the command's, but a mistake in the file."""
+    header = "# @package _global_\ndefaults:\n  - override /epsilon: linear\n"
+    write(tmp_path, "experiment/wrong", header, epsilon={"value": 0.1})
+    own = ["--config-dir", str(tmp_path), "experiment=wrong"]
+    with pytest.raises(ConfigError, match=r"epsilon\.value=0\.1: no such key"):
+        parse(composed(*own))
+    assert composed(*own, "epsilon=fixed")["epsilon"]["value"] == 0.1
+    assert "value" not in composed(*own, "epsilon=multiplicative")["epsilon"]
+
+
 def test_a_sweep_over_environments_gives_each_its_own():
     jobs = Command(["-m", "env=cartpole,minatar/breakout", "network=mlp"]).jobs
     assert [job.config["batch_size"] for job in jobs] == [64, 32]
