@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dqn_runner.agents.c51 import CategoricalSpec
@@ -88,6 +89,32 @@ class Agent:
             else:
                 action[i] = int(self._rng.choice(np.flatnonzero(action_mask[i])))
         return action
+
+    def compile_acting(self, obs: Array) -> None:
+        """Act by compiled values from now on, where observations have the shape of `obs`.
+
+        Networks that act without torch, and the user's own, stay as they are. Raises
+        CompilationError.
+        """
+        network, learner, rng = self._network, self.learner, self._noise_rng
+        params, buffers = learner.state.params, learner.buffers
+        if not network.is_ours or network.on_numpy(params, buffers) is not None:
+            return
+        eager, shape = network.on_arrays(params, buffers, rng), obs.shape
+
+        def on_device(obs: Array) -> Tensor:
+            return torch.from_numpy(obs).to(params.device)
+
+        example = network.draw_weight_noise(np.random.default_rng(0))
+        compiled = learner.compiled_values(on_device(obs.copy()), example)
+
+        def q_values(obs: Array) -> Array:
+            if obs.shape != shape:
+                return eager(obs)
+            values: Array = compiled(on_device(obs), network.draw_weight_noise(rng)).cpu().numpy()
+            return values
+
+        self._behavior = make_policy(q_values, self._temperature, self._rng)
 
     def final_actions(self, step: EnvStep, epsilon: float) -> dict[int, int]:
         """The action at the final observation of each environment that `step` truncated."""

@@ -108,10 +108,7 @@ def build(
     storage = build_storage(config, env, device, memory)
     learner = build_learner(config, network, num_actions(env), storage.gather, memory)
     compiled = config.compile == "always"
-    if compiles:
-        compiled = compile_learner(config, env, learner, storage)
     warn_of_settings(config, env)
-    close(env)
     temperature = config.agent.softmax_temperature
     resets = build_resets(config, env, streams.network, device)
     parts = Parts(
@@ -131,6 +128,9 @@ def build(
         checkpoints=Checkpoints(run_dir.checkpoints),
         frames_per_step=config.env.frames_per_step,
     )  # fmt: skip
+    if compiles:
+        compiled = compile_parts(config, env, parts)
+    close(env)
     return config.model_copy(update={"compile": "always" if compiled else "never"}), parts
 
 
@@ -190,8 +190,8 @@ def build_assembler(config: Config) -> Assembler:
     return NStepAssembler(config.agent.n_step, config.agent.gamma, config.num_envs)
 
 
-def compile_learner(config: Config, env: Env, learner: Learner, storage: RowStorage) -> bool:
-    """Compile the update if `config` wants it and this machine can; returns whether it did.
+def compile_parts(config: Config, env: Env, parts: Parts) -> bool:
+    """Compile update and acting if `config` wants it and this machine can; returns whether it did.
 
     `auto` looks at the budget alone, not at what is cached: a command computes the same the second
     time as the first.
@@ -201,7 +201,8 @@ def compile_learner(config: Config, env: Env, learner: Learner, storage: RowStor
     if config.compile == "auto" and not is_worth_compiling([config], env):
         return False
     try:
-        learner.compile(storage.tensors, config.batch_size)
+        parts.agent.learner.compile(parts.storage.tensors, config.batch_size)
+        parts.agent.compile_acting(parts.envs.obs)
     except CompilationError as reason:
         logger.warning("the update runs uncompiled, several times slower: %s", reason)
         return False

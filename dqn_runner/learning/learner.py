@@ -225,6 +225,19 @@ class Learner:
         constants = (*self.tensors, *storage)
         self._compiled = compiler(in_place(self.update_tensors), constants, inputs)
 
+    def compiled_values(self, obs: Tensor, noise: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Action values [N, A] of tensors like `obs` [N, *obs_shape] and weight noise like `noise`.
+
+        They are the online network's, as it changes. Raises CompilationError.
+        """
+        compiler = capture if self._hyper.is_cuda else compile_ahead
+        return compiler(self.values, (self.state.params, *self.buffers), (obs, noise))
+
+    def values(self, params: Tensor, *tensors: Tensor) -> Tensor:
+        """Action values [N, A]: a function of `params`, the buffers, observations and noise."""
+        *buffers, obs, noise = tensors
+        return self.rule.network(params, buffers, obs, noise).q_values
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The hyperparameters, the state and the buffers."""

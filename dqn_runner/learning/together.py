@@ -80,11 +80,8 @@ class LearnerGroup:
         return values
 
     def _values_of_all(self, *tensors: Tensor) -> Tensor:
-        def values(params: Tensor, *others: Tensor) -> Tensor:
-            *buffers, obs = others
-            return self._learner.rule.network(params, buffers, obs).q_values
-
-        return vmap(values)(*tensors)
+        no_noise = tensors[0].new_empty(self._stack.num_runs, 0)
+        return vmap(self._learner.values)(*tensors, no_noise)
 
     def _made(
         self, function: Callable[..., Tensor], constants: Sequence[Tensor], given: Sequence[Tensor]

@@ -29,6 +29,8 @@ class FlatNetwork:
         self._takes_noise = any(map(any, self._noise_sizes(1)))
         named = module.users_own if isinstance(module, QNetwork) else module
         self._failure = f"the network {type(named).__name__} failed"
+        # Whether it was made here, and computes the same in training and in evaluation mode.
+        self.is_ours = isinstance(module, QNetwork) and named is module
         parameters = dict(module.named_parameters())
         self._names = [*parameters, *(name for name, _ in module.named_buffers())]
         self._shapes = [parameter.shape for parameter in parameters.values()]
@@ -90,6 +92,11 @@ class FlatNetwork:
             rest = rest[sum(size) :]
         return torch.from_numpy(noise).to(self.initial_params.device)
 
+    def draw_weight_noise(self, rng: np.random.Generator) -> Tensor:
+        """The noise of acting once: normal numbers [Z], none for a network without noisy layers."""
+        normals = rng.standard_normal(self._num_normals, np.float32)
+        return torch.from_numpy(normals).to(self.initial_params.device)
+
     def split_noise(self, noise: Tensor, batch_size: int) -> Sequence[Tensor]:
         """The noise of the online, of the target and of the selecting network."""
         return torch.split(noise, [sum(size) for size in self._noise_sizes(batch_size)])
@@ -114,21 +121,16 @@ class FlatNetwork:
         It follows `params` and `buffers` as they change in place. With `noise_rng` a noisy network
         has noise on its weights, new at each call.
         """
-        own = [*self._module.parameters(), *self._module.buffers()]
-        tensors = dict(zip(own, [*self._split(params), *buffers], strict=True))
-        if params.device.type == "cpu" and isinstance(self._module, QNetwork):
-            arrays = {of_module: tensor.numpy() for of_module, tensor in tensors.items()}
-            on_numpy = self._module.on_numpy(arrays, noise_rng)
-            if on_numpy is not None:
-                return on_numpy
-        module = _Holding(self._module, tensors)
+        on_numpy = self.on_numpy(params, buffers, noise_rng)
+        if on_numpy is not None:
+            return on_numpy
+        module = _Holding(self._module, self._tensors_of(params, buffers))
 
         @torch.no_grad()
         def q_values(obs: Array) -> Array:
             arguments = [torch.from_numpy(obs).to(params.device)]
             if noise_rng is not None and self._num_normals:
-                normals = noise_rng.standard_normal(self._num_normals, np.float32)
-                arguments.append(torch.from_numpy(normals).to(params.device))
+                arguments.append(self.draw_weight_noise(noise_rng))
             with failing_as(RunFailedError, self._failure):
                 outputs = module(*arguments)
             values: Tensor = outputs.q_values if isinstance(outputs, Outputs) else outputs
@@ -136,6 +138,24 @@ class FlatNetwork:
             return result
 
         return q_values
+
+    def on_numpy(
+        self,
+        params: Tensor,
+        buffers: Sequence[Tensor],
+        noise_rng: np.random.Generator | None = None,
+    ) -> QFunction | None:
+        """The same without torch, which is faster for small networks; None if only torch can."""
+        if params.device.type != "cpu" or not isinstance(self._module, QNetwork):
+            return None
+        tensors = self._tensors_of(params, buffers)
+        arrays = {of_module: tensor.numpy() for of_module, tensor in tensors.items()}
+        return self._module.on_numpy(arrays, noise_rng)
+
+    def _tensors_of(self, params: Tensor, buffers: Sequence[Tensor]) -> dict[Tensor, Tensor]:
+        """The pieces of `params` and `buffers` that stand for the module's own tensors."""
+        own = [*self._module.parameters(), *self._module.buffers()]
+        return dict(zip(own, [*self._split(params), *buffers], strict=True))
 
 
 class _Holding:

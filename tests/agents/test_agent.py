@@ -12,10 +12,13 @@ from dqn_runner.agents.dqn import DQNSpec
 from dqn_runner.agents.policies import GreedyPolicy, SoftmaxPolicy
 from dqn_runner.learning.learner import Learner
 from dqn_runner.learning.optimizers import SGD
+from dqn_runner.networks import flat
+from dqn_runner.networks.cnn import MinAtarCNNSpec
 from dqn_runner.networks.flat import FlatNetwork
+from dqn_runner.networks.heads import make_network, make_scalar_head
 from dqn_runner.networks.init import initialize
 from dqn_runner.target_update import Hard, Soft
-from dqn_runner.types import Batch, Progress
+from dqn_runner.types import Batch, ObsSpec, Progress
 
 N, A = 8, 20
 
@@ -380,3 +383,41 @@ def test_the_numbers_that_move_are_the_learning_rate_and_the_bounds_of_clipped_t
     assert spec_of().moving_hyperparameters(progress, 2) == {"lr": 2.0}
     numbers = spec_of(clip_target=True, **decaying).moving_hyperparameters(progress, 2)
     assert numbers == {"lr": pytest.approx(1.01), "return_low": -2.0, "return_high": 6.0}
+
+
+def convolutional():
+    """A noisy network on images."""
+    spec = MinAtarCNNSpec(hidden_size=8, noisy=2.0)
+    return make_network(spec, ObsSpec((5, 5, 2), np.dtype(np.uint8)), A, make_scalar_head)
+
+
+def test_compiled_acting_is_the_same_acting(monkeypatch):
+    """With the same noise, and with parameters as they change."""
+    compiled, eager = make_agent(build=convolutional), make_agent(build=convolutional)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 2, 5, 5, 2), np.uint8)
+    compiled.compile_acting(images[0])
+    calls, of_torch = [], flat._Holding.__call__
+
+    def counted(self, *arguments):
+        calls.append(len(arguments))
+        return of_torch(self, *arguments)
+
+    monkeypatch.setattr(flat._Holding, "__call__", counted)
+    chosen = []
+    for obs in images:
+        chosen.append(eager.act(obs, 0.3))
+        calls.clear()
+        assert compiled.act(obs, 0.3) == chosen[-1]
+        assert not calls
+        for agent in (eager, compiled):
+            agent.learner.state.params.mul_(-1.5)
+    assert len({tuple(actions) for actions in chosen}) > 3
+    assert compiled.act(images[0, :1], 0.0) == eager.act(images[0, :1], 0.0)  # of another shape
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("build", [lambda: mlp((4,), A, [8]), lambda: Linear((4,), A)])
+def test_only_our_networks_that_need_torch_act_compiled(monkeypatch, build):
+    monkeypatch.setattr(Learner, "compiled_values", None)
+    make_agent(build=build).compile_acting(some_obs())

@@ -1,11 +1,14 @@
-"""The tests that the docs name are there."""
+"""The tests that the docs name are there, and results are what the kept runs give."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from dqn_runner.compare import command_line
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -39,3 +42,24 @@ def test_a_name_that_is_not_there_is_found():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_test_that_the_docs_name_exists(page):
     assert [test for line in page.read_text().splitlines() for test in missing(line)] == []
+
+
+RESULTS = REPOSITORY / "docs" / "results.md"
+# What `dqn-compare` printed of runs that are kept, below the command.
+PRINTED = re.compile(r"^```\n\$ dqn-compare (.*)\n((?s:.*?))^```$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [found[1] for found in PRINTED.finditer(RESULTS.read_text())])
+def test_results_are_what_the_kept_runs_give(arguments, monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    assert command_line([*shlex.split(arguments), "--no-figures"]) == 0
+    printed = {found[1]: found[2] for found in PRINTED.finditer(RESULTS.read_text())}
+    assert capsys.readouterr().out.strip() == printed[arguments].strip()
+
+
+def test_all_kept_runs_are_in_the_results():
+    kept = {path.parent for path in (REPOSITORY / "docs" / "results").rglob("config.yaml")}
+    compared = [found[1].split()[0] for found in PRINTED.finditer(RESULTS.read_text())]
+    assert compared
+    assert kept == {path for path in kept for folder in compared
+                    if path.is_relative_to(REPOSITORY / folder)}  # fmt: skip
