@@ -107,8 +107,8 @@ def parser() -> argparse.ArgumentParser:
         "--archive",
         metavar="FOLDER",
         type=path,
-        help="also copy into FOLDER what the returns of the runs are made of, compressed; "
-        "dqn-compare FOLDER then tells the same, from some kilobytes a run",
+        help="also copy config.yaml, result.json and the evaluations of each run into FOLDER, some "
+        "kilobytes a run; dqn-compare FOLDER then shows the same returns",
     )
     add(
         "--follow",
@@ -170,7 +170,7 @@ def command_line(arguments: list[str]) -> int:
         publish(comparison, options.format, options.output)
         status.update("drawing")
         pictures = draw(comparison, folder, page, options.style)
-        keep(comparison, options.archive)
+        keep(comparison, options.archive, options.directories)
     for name, place in (("figures", folder), ("report", page), ("archive", options.archive)):
         if place:
             console.print(f"{name:7} {place}", highlight=False, markup=False)
@@ -289,14 +289,21 @@ def writing(what: str, instead: str = "") -> Iterator[None]:
         raise ConfigError(f"{what}: {error.strerror or in_a_line(error)}{instead}") from error
 
 
-def keep(comparison: Comparison, folder: Path | None) -> None:
-    """Copy the runs of `comparison` into `folder`, if there is one."""
+def keep(comparison: Comparison, folder: Path | None, compared: list[Path]) -> None:
+    """Copy the runs of `comparison` into `folder`, if there is one, outside of those `compared`."""
     from dqn_runner.analysis.archive import archive
-    from dqn_runner.analysis.origins import common_folder, runs_of
+    from dqn_runner.analysis.origins import runs_of
 
-    if folder:
-        with writing(f"--archive={folder}"):
-            archive(runs_of(comparison), common_folder(comparison), folder)
+    if folder is None:
+        return
+    for directory in compared:
+        if folder.resolve().is_relative_to(directory.resolve()):
+            raise ConfigError(
+                f"--archive={folder}: lies in {directory}, where its copies would be compared as "
+                "runs; choose a folder outside"
+            )
+    with writing(f"--archive={folder}"):
+        archive(runs_of(comparison), folder)
 
 
 def draw(

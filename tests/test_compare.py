@@ -152,6 +152,40 @@ def test_an_archive_keeps_evaluations_alone(tmp_path, capsys):
     assert load_runs([tmp_path / "kept"])[0].last_row() == rows[-1]
 
 
+def test_runs_of_several_folders_are_archived_below_one(tmp_path, capsys, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for folder in (here / "a", there / "b"):
+        write_run(folder / "run", [1.0], 1.0)
+    for other in ("../there", there):
+        code, _, err = run_compare(capsys, "a", other, "--no-figures", "--archive", "kept")
+        assert code == 0, err
+        kept = {path.parent for path in Path("kept").rglob("config.yaml")}
+        assert kept == {Path("kept/here/a/run"), Path("kept/there/b/run")}
+
+
+def test_an_archive_follows_a_run_that_goes_on(tmp_path, capsys):
+    run, kept = write_run(tmp_path / "runs" / "run", [1.0], 1.0), tmp_path / "kept"
+    run_compare(capsys, tmp_path / "runs", "--no-figures", "--archive", kept)
+    assert load_runs([kept])[0].status == "finished"
+    (run / "result.json").unlink()
+    run_compare(capsys, tmp_path / "runs", "--no-figures", "--archive", kept)
+    assert load_runs([kept])[0].status == "stopped"
+
+
+@pytest.mark.parametrize("folder", ["runs", "runs/kept", "other"])
+def test_an_archive_among_runs_is_refused(folder, tmp_path, capsys):
+    for name in ("runs", "other"):
+        write_run(tmp_path / name / "run", [1.0], 1.0)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    arguments = [tmp_path / "runs", "--no-figures", "--archive", tmp_path / folder]
+    code, _, err = run_compare(capsys, *arguments)
+    assert code == 2
+    assert err.startswith(f"dqn-compare: error: --archive={tmp_path / folder}: ")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed", "no gzip"])
 def test_a_damaged_archive_is_named(damage, two_environments, tmp_path, capsys):
     run_compare(capsys, two_environments, "--no-figures", "--archive", tmp_path / "kept")
@@ -161,7 +195,7 @@ def test_a_damaged_archive_is_named(damage, two_environments, tmp_path, capsys):
     kept.write_bytes({"cut": content[:15], "changed": content, "no gzip": b"{}\n"}[damage])
     code, out, _ = run_compare(capsys, tmp_path / "kept", "--no-figures")
     assert code == 0
-    assert str(kept.with_suffix("")) in out.replace("\n", "")
+    assert str(kept) in out.replace("\n", "")
 
 
 def test_output_goes_to_a_file(sweep, capsys, tmp_path):

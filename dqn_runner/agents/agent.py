@@ -90,16 +90,24 @@ class Agent:
                 action[i] = int(self._rng.choice(np.flatnonzero(action_mask[i])))
         return action
 
-    def compile_acting(self, obs: Array) -> None:
-        """Act by compiled values from now on, where observations have the shape of `obs`.
+    def compile(self, storage: Sequence[Tensor], batch_size: int, obs: Array) -> None:
+        """Learn from batches of `storage`, and act on observations like `obs`, by compiled code.
 
-        Networks that act without torch, and the user's own, stay as they are. Raises
-        CompilationError.
+        If one of them cannot be compiled, neither is. Raises CompilationError.
+        """
+        behavior = self._compiled_behavior(obs)
+        self.learner.compile(storage, batch_size)
+        self._behavior = behavior
+
+    def _compiled_behavior(self, obs: Array) -> LearnedPolicy:
+        """The behavior by compiled values, where observations have the shape of `obs`.
+
+        That of networks that act without torch, and of the user's own, stays as it is.
         """
         network, learner, rng = self._network, self.learner, self._noise_rng
         params, buffers = learner.state.params, learner.buffers
         if not network.is_ours or network.on_numpy(params, buffers) is not None:
-            return
+            return self._behavior
         eager, shape = network.on_arrays(params, buffers, rng), obs.shape
 
         def on_device(obs: Array) -> Tensor:
@@ -114,7 +122,7 @@ class Agent:
             values: Array = compiled(on_device(obs), network.draw_weight_noise(rng)).cpu().numpy()
             return values
 
-        self._behavior = make_policy(q_values, self._temperature, self._rng)
+        return make_policy(q_values, self._temperature, self._rng)
 
     def final_actions(self, step: EnvStep, epsilon: float) -> dict[int, int]:
         """The action at the final observation of each environment that `step` truncated."""

@@ -1,14 +1,16 @@
-"""Runs as small copies to keep: what a comparison of returns is made of, and no more."""
+"""Small copies of runs: their settings, results and evaluations."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from dqn_runner.analysis.runs import Run
+from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import COMPRESSED, EVALUATION, MetricsReader
 from dqn_runner.types import Row
@@ -16,27 +18,40 @@ from dqn_runner.types import Row
 KEPT = ("env_steps", "episodes", "time/elapsed_seconds")  # of each row, beside its evaluation
 
 
-def archive(runs: Sequence[Run], common: Path, folder: Path) -> None:
-    """Copy `runs`, which lie below `common`, to the same places below `folder`.
+def archive(runs: Sequence[Run], folder: Path) -> None:
+    """Copy `runs` into `folder`, where they lie as below the folder that holds all of them.
 
     A copy holds config.yaml, result.json, and the evaluations of metrics.jsonl, compressed; the
-    same run gives the same bytes. Raises OSError.
+    same run gives the same bytes. Raises OSError, and ConfigError where a run itself would be
+    written over.
     """
-    for run in runs:
-        copy = folder / run.path.relative_to(common)
-        copy.mkdir(parents=True, exist_ok=True)
-        source, target = RunDirectory(run.path), RunDirectory(copy)
-        for file, kept in ((source.config, target.config), (source.result, target.result)):
-            if file.is_file():
-                shutil.copyfile(file, kept)
-        rows = list(MetricsReader(source.metrics).new_rows())
-        last = {**run.last_row()}
-        lines = [json.dumps(_without_training(row)) for row in rows if EVALUATION in row]
-        if last and (not rows or EVALUATION not in last):
-            lines.append(json.dumps(_without_training(last)))
-        text = "".join(line + "\n" for line in lines)
-        compressed = gzip.compress(text.encode(), mtime=0)
-        target.metrics.with_name(target.metrics.name + COMPRESSED).write_bytes(compressed)
+    paths = [run.path.resolve() for run in runs]
+    common = os.path.commonpath([path.parent for path in paths])
+    copies = [folder / path.relative_to(common) for path in paths]
+    for copy in copies:
+        if RunDirectory(copy).metrics.exists():
+            raise ConfigError(f"--archive={folder}: {copy} is a run itself; choose another folder")
+    for run, copy in zip(runs, copies, strict=True):
+        _copy(run, copy)
+
+
+def _copy(run: Run, copy: Path) -> None:
+    copy.mkdir(parents=True, exist_ok=True)
+    source, target = RunDirectory(run.path), RunDirectory(copy)
+    for file, kept in ((source.config, target.config), (source.result, target.result)):
+        if file.is_file():
+            shutil.copyfile(file, kept)
+        else:  # of an earlier archive, before the run went on
+            kept.unlink(missing_ok=True)
+    rows = [row for row in MetricsReader(source.metrics).new_rows() if EVALUATION in row]
+    last = run.last_row()  # says how long the run took
+    if last and EVALUATION not in last:
+        rows.append(last)
+    text = "".join(json.dumps(_without_training(row)) + "\n" for row in rows)
+    metrics = target.metrics.with_name(target.metrics.name + COMPRESSED)
+    partial = metrics.with_name(metrics.name + ".partial")
+    partial.write_bytes(gzip.compress(text.encode(), mtime=0))
+    os.replace(partial, metrics)
 
 
 def _without_training(row: Row) -> Row:

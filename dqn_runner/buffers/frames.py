@@ -86,10 +86,12 @@ def gather_frames(
     # A copy for each place of the stacks: compiled, these stay apart from the network's first
     # layer. As a part of it they look up the frame at each pixel, and take ten times as long.
     copies = [_unpacked(obs_spec, frames.index_select(0, column)) for column in slots.unbind(1)]
-    dtype = torch.bool if obs_spec.dtype == np.bool_ else torch.uint8
-    both = torch.stack(copies, dim=1).to(dtype)  # [B, 2k, *frame_shape]
-    obs, next_obs = both.chunk(2, dim=1) if obs_spec.stack > 1 else both.unbind(1)
-    return batch._replace(obs=obs, next_obs=next_obs)
+    stack, dtype = obs_spec.stack, torch.bool if obs_spec.dtype == np.bool_ else torch.uint8
+    if stack == 1:
+        obs, next_obs = torch.stack(copies).unbind()
+    else:
+        obs, next_obs = torch.stack(copies[:stack], 1), torch.stack(copies[stack:], 1)
+    return batch._replace(obs=obs.to(dtype), next_obs=next_obs.to(dtype))
 
 
 def _unpacked(obs_spec: ObsSpec, found: Tensor) -> Tensor:

@@ -238,39 +238,56 @@ class ConfigLoader(ConfigLoaderImpl):
     def _compose_config_from_defaults_list(
         self, defaults: list[ResultDefault], repo: IConfigRepository
     ) -> DictConfig:
-        self._chosen = {entry.override_key: entry.config_path for entry in defaults}
+        self._chosen: dict[str, list[str]] = {}  # files of each group; an option may include others
+        for entry in defaults:
+            path = str(entry.config_path)
+            self._chosen.setdefault(path.partition("/")[0], []).append(path)
         config = super()._compose_config_from_defaults_list(defaults, repo)
         _open_free_sections(config)
         return config
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
-        """As Hydra's own; presets of environments and experiments set what chosen options have.
+        """As Hydra's own, but what presets and experiments set and chosen options lack is left out.
 
-        They may set epsilon.decay_steps, for the schedule that they choose; where another one was
-        chosen, such as epsilon=fixed, that is left out. A key that no option has stays, and will be
-        refused.
+        A preset may set epsilon.decay_steps, for the schedule that it chooses; where another one
+        was chosen, such as epsilon=fixed, that is left out. A key that no option has stays, and
+        will be refused; so does one that the file's own choice lacks.
         """
         loaded = super()._load_single_config(default, repo)
         kind, _, _ = str(default.config_path).partition("/")
         if kind not in {"env", "experiment"} or default.package:
             return loaded
         assert isinstance(loaded.config, DictConfig)
-        own = {
-            str(entry.group).lstrip("/"): entry.value
-            for entry in loaded.defaults_list or ()
-            if isinstance(entry, GroupDefault)
-        }
+        own = _choices(loaded)
+        if kind == "experiment":  # of groups that it does not name it has the default options
+            own = _choices(repo.load_config("config")) | own
         for group, section in loaded.config.items_ex(resolve=False):
-            name, path = str(group), self._chosen.get(str(group))
-            is_another = path and name != kind and path != f"{name}/{own.get(name)}"
-            chosen = repo.load_config(str(path)) if is_another else None
-            if not chosen or not isinstance(section, DictConfig):
+            name, chosen = str(group), self._chosen.get(str(group), [])
+            is_own = name == kind or f"{name}/{own.get(name)}" in chosen
+            if is_own or not chosen or not isinstance(section, DictConfig):
                 continue
+            known = set[str]().union(*(_keys(repo.load_config(path), name) for path in chosen))
             options = [f"{name}/{option}" for option in self.get_group_options(name)]
-            for key in [key for key in map(str, section) if key not in chosen.config]:
-                if any(key in found.config for o in options if (found := repo.load_config(o))):
+            for key in [key for key in map(str, section) if key not in known]:
+                if any(key in _keys(repo.load_config(option), name) for option in options):
                     del section[key]
         return loaded
+
+
+def _choices(loaded: ConfigResult | None) -> dict[str, Any]:
+    """The options that a file of settings chooses in its defaults, by their groups."""
+    entries = loaded.defaults_list if loaded else None
+    groups = [entry for entry in entries or () if isinstance(entry, GroupDefault)]
+    return {str(entry.group).lstrip("/"): entry.value for entry in groups}
+
+
+def _keys(option: ConfigResult | None, group: str) -> set[str]:
+    """The keys that a file has as an option of `group`; it may set other groups too."""
+    if option is None or not isinstance(option.config, DictConfig):
+        return set()
+    is_global = option.header.get("package") == "_global_"
+    section = option.config.get(group, {}) if is_global else option.config
+    return set(map(str, section))
 
 
 def _open_free_sections(config: DictConfig) -> None:

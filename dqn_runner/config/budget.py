@@ -12,8 +12,8 @@ from dqn_runner.envs.make import obs_spec_of
 from dqn_runner.target_update import Hard
 
 # The updates that repay compiling (half a minute, the first time), and those that repay loading
-# what another run of the sweep has compiled (a second). An update on images gains more: as much as
-# another one for each so many numbers in its batch, up to 37 of them with Atari's.
+# what another run of the sweep has compiled (a second). An update on images gains more: every
+# 25,000 numbers in its batch of observations count as one more update. Atari's counts as 37.
 WORTH_COMPILING = 25_000
 WORTH_LOADING = 1_000
 NUMBERS_OF_AN_UPDATE = 25_000

@@ -201,8 +201,7 @@ def compile_parts(config: Config, env: Env, parts: Parts) -> bool:
     if config.compile == "auto" and not is_worth_compiling([config], env):
         return False
     try:
-        parts.agent.learner.compile(parts.storage.tensors, config.batch_size)
-        parts.agent.compile_acting(parts.envs.obs)
+        parts.agent.compile(parts.storage.tensors, config.batch_size, parts.envs.obs)
     except CompilationError as reason:
         logger.warning("the update runs uncompiled, several times slower: %s", reason)
         return False

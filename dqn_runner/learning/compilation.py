@@ -74,7 +74,7 @@ def capture(
     A call is one launch, without waiting. It always works on `constants`; what it is called with
     is copied over `inputs`. Raises CompilationError.
     """
-    logger.info("compiling, which takes half a minute at first")
+    logger.info("compiling the network, which takes half a minute at first")
     example = (*constants, *inputs)
     try:
         step = torch.compile(_trace(function, example), fullgraph=True, dynamic=False)
@@ -146,7 +146,7 @@ def _load_or_compile(
     with _alone(library.with_suffix(".lock")):
         with contextlib.suppress(OSError, RuntimeError):  # unless another has made it meanwhile
             return _load(library)
-        logger.info("compiling, which takes half a minute once")
+        logger.info("compiling the network, which takes half a minute once")
         return _load(_compile(graph, example, library))
 
 
@@ -157,7 +157,7 @@ def _alone(path: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        logger.info("waiting for another run, which compiles the same")
+        logger.info("waiting for another run, which compiles the same network")
         lock.acquire()
     try:
         yield

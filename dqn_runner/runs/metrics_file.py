@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
@@ -27,6 +28,10 @@ EVALUATION = "eval/episode_return_mean"
 LARGEST_NUMBER = 2**53
 LONGEST_LINE = 2**20  # bytes; a row takes a few hundred
 CHUNK = 2**18  # bytes to read at a time
+SHORTEST_ROW = len('{"env_steps":1}\n')
+LARGEST_COMPRESSED = 2**26  # bytes, after decompressing
+
+UNREADABLE = (OSError, EOFError, zlib.error)  # the last two are of damaged compressed files
 
 # Lines that look like rows: braces around quoted names, each with a value, and only bytes that a
 # row can have. Such lines can be parsed together, which is twice as fast. And those that lack a
@@ -76,7 +81,8 @@ class MetricsReader:
         """The first damaged line and what is wrong with it; empty if none is damaged."""
         line = f"line {self.damaged_line} is damaged ({self._why})"
         further = f", and {self._num_further} more" if self._num_further else ""
-        return self._why and f"{self._path}: {line if self.damaged_line else self._why}{further}"
+        path = _existing(self._path)
+        return self._why and f"{path}: {line if self.damaged_line else self._why}{further}"
 
     def note(self, line: int, why: str) -> None:
         """Remember that the line with this number is damaged, and why."""
@@ -93,7 +99,7 @@ class MetricsReader:
                 yield from self._one_by_one(chunk) if rows is None else rows
         except FileNotFoundError:
             return
-        except (OSError, EOFError, zlib.error) as error:  # the last ones are of a compressed file
+        except UNREADABLE as error:
             self._why = self._why or getattr(error, "strerror", None) or in_a_line(error)
 
     def is_rewritten(self) -> bool:
@@ -103,7 +109,7 @@ class MetricsReader:
             with _open(self._path) as file:
                 file.seek(self.offset - size)
                 return file.read(size) != self._last_line
-        except OSError:  # the file is gone, but the rows that were read stay valid
+        except UNREADABLE:  # the file is gone, but the rows that were read stay valid
             return False
 
     def _new_chunks(self) -> Iterator[bytes]:
@@ -121,6 +127,8 @@ class MetricsReader:
                 yield whole
                 self._num_lines += whole.count(b"\n") + (not whole.endswith(b"\n"))
                 self.offset += len(whole)
+                if isinstance(file, gzip.GzipFile) and self.offset > LARGEST_COMPRESSED:
+                    raise OSError(errno.EFBIG, f"larger than {LARGEST_COMPRESSED:,} bytes")
                 self._last_line = whole[whole.rfind(b"\n", 0, -1) + 1 :]
                 if is_too_long:
                     self.offset += _skip_line(file)
@@ -153,7 +161,8 @@ def read_metrics(path: Path, tail: int | None = None) -> list[Row]:
         offset = 0 if tail is None else max(0, path.stat().st_size - tail)
     except OSError:
         offset = 0
-    return list(MetricsReader(path, offset=offset).new_rows())
+    rows = MetricsReader(path, offset=offset).new_rows()
+    return list(rows if tail is None else deque(rows, tail // SHORTEST_ROW))
 
 
 def cut(path: Path, env_steps: int, episodes: int) -> None:
@@ -162,6 +171,7 @@ def cut(path: Path, env_steps: int, episodes: int) -> None:
     `episodes` had ended by then; if rows of them are missing, a warning says so. Raises RunError
     for any other damage; then the file is not changed, and a copy is made beside it.
     """
+    path.touch()  # so that no compressed copy is read in its place
     reader, latest = MetricsReader(path), 0.0
     num_kept, last_episode = 0, 0.0
     for line, row in enumerate(reader.new_rows(), 1):
@@ -208,11 +218,16 @@ def _open(path: Path) -> BufferedIOBase:
 
     Raises OSError also for a pipe, which could make us wait forever.
     """
-    compressed = path.with_name(path.name + COMPRESSED)
-    found = path if path.exists() or not compressed.exists() else compressed
+    found = _existing(path)
     if found.exists() and not found.is_file():
         raise OSError(errno.EINVAL, "no plain file", str(found))
-    return gzip.open(found) if found is compressed else found.open("rb")
+    return found.open("rb") if found == path else gzip.open(found)
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or its compressed copy where only that is there."""
+    compressed = path.with_name(path.name + COMPRESSED)
+    return compressed if compressed.exists() and not path.exists() else path
 
 
 def _skip_line(file: BufferedIOBase) -> int:

@@ -10,13 +10,15 @@ from torch import nn
 from dqn_runner.agents.agent import Agent
 from dqn_runner.agents.dqn import DQNSpec
 from dqn_runner.agents.policies import GreedyPolicy, SoftmaxPolicy
+from dqn_runner.learning.compilation import CompilationError
 from dqn_runner.learning.learner import Learner
 from dqn_runner.learning.optimizers import SGD
 from dqn_runner.networks import flat
 from dqn_runner.networks.cnn import MinAtarCNNSpec
 from dqn_runner.networks.flat import FlatNetwork
-from dqn_runner.networks.heads import make_network, make_scalar_head
+from dqn_runner.networks.heads import QNetwork, ScalarHead, make_network, make_scalar_head
 from dqn_runner.networks.init import initialize
+from dqn_runner.networks.streams import CustomStreams
 from dqn_runner.target_update import Hard, Soft
 from dqn_runner.types import Batch, ObsSpec, Progress
 
@@ -396,7 +398,8 @@ def test_compiled_acting_is_the_same_acting(monkeypatch):
     compiled, eager = make_agent(build=convolutional), make_agent(build=convolutional)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 2, 5, 5, 2), np.uint8)
-    compiled.compile_acting(images[0])
+    monkeypatch.setattr(compiled.learner, "compile", lambda *_: None)
+    compiled.compile((), 0, images[0])
     calls, of_torch = [], flat._Holding.__call__
 
     def counted(self, *arguments):
@@ -417,7 +420,32 @@ def test_compiled_acting_is_the_same_acting(monkeypatch):
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("build", [lambda: mlp((4,), A, [8]), lambda: Linear((4,), A)])
+def of_own_layers():
+    """A network of the user's own below a head of ours."""
+    return QNetwork(nn.Identity(), ScalarHead(CustomStreams(Linear((4,), A), A, 1)))
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: mlp((4,), A, [8]), lambda: Linear((4,), A), of_own_layers]
+)
 def test_only_our_networks_that_need_torch_act_compiled(monkeypatch, build):
+    agent = make_agent(build=build)
+    before = agent._behavior
     monkeypatch.setattr(Learner, "compiled_values", None)
-    make_agent(build=build).compile_acting(some_obs())
+    monkeypatch.setattr(Learner, "compile", lambda *_: None)
+    agent.compile((), 0, some_obs())
+    assert agent._behavior is before
+
+
+def test_what_cannot_be_compiled_leaves_all_as_it_was(monkeypatch):
+    agent = make_agent(build=convolutional)
+    before = agent._behavior
+
+    def refuse(*_):
+        raise CompilationError
+
+    monkeypatch.setattr(Learner, "compiled_values", lambda *_: None)
+    monkeypatch.setattr(Learner, "compile", refuse)
+    with pytest.raises(CompilationError):
+        agent.compile((), 0, np.zeros((1, 5, 5, 2), np.uint8))
+    assert agent._behavior is before

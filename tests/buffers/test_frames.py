@@ -331,3 +331,15 @@ def test_a_checkpoint_names_no_frames_that_there_are_not():
             frame_ring.set_state({**state, "stacks": stacks})
     with pytest.raises(RunError, match="has another"):
         other.rings["frames"].set_state(state)
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+@pytest.mark.parametrize("dtype", [BYTES, BITS])
+def test_observations_lie_in_one_piece(stack, dtype):
+    """A network of the user's own may look at them by `view`."""
+    spec = spec_of(dtype, stack)
+    storage = FrameStorage(9, spec, CPU, num_envs=1, n_step=1)
+    fill(storage, RandomEnvironments(spec, 1, 0, 0.1), 9, assembler_of(1, 1), assembler_of(1, 1))
+    batch = storage.gather(storage.tensors, torch.arange(5))
+    assert batch.obs.is_contiguous()
+    assert batch.next_obs.is_contiguous()

@@ -81,6 +81,24 @@ def test_a_key_of_another_option_than_the_files_own_is_refused(tmp_path):
         parse(composed(*own))
     assert composed(*own, "epsilon=fixed")["epsilon"]["value"] == 0.1
     assert "value" not in composed(*own, "epsilon=multiplicative")["epsilon"]
+    write(tmp_path, "experiment/names_none", "# @package _global_\n", epsilon={"value": 0.1})
+    with pytest.raises(ConfigError, match=r"epsilon\.value=0\.1: no such key"):
+        parse(composed(*own[:2], "experiment=names_none"))
+
+
+def test_an_experiment_keeps_what_another_option_has(tmp_path):
+    """Be it that option's own, or of one that it includes, or of an environment's preset."""
+    header = "# @package _global_\ndefaults:\n  - override /env: cartpole\n"
+    write(tmp_path, "experiment/mine", header, env={"frame_stack": 4})
+    write(tmp_path, "agent/slow", "defaults:\n  - dqn\n  - _self_\n", lr=0.3)
+    own = ["--config-dir", str(tmp_path)]
+    assert composed(*own, "experiment=mine", "env=lunarlander")["env"]["frame_stack"] == 4
+    agent = composed(*own, "experiment=rainbow", "agent=slow")["agent"]
+    assert (agent["name"], agent["n_step"]) == ("dqn", 3)
+    assert "v_min" not in agent
+    other = composed("experiment=data_efficient_rainbow", "env=minatar/breakout")
+    assert (other["env"]["id"], other["agent"]["n_step"]) == ("MinAtar/Breakout-v1", 20)
+    assert "preset" not in other["env"]
 
 
 def test_a_sweep_over_environments_gives_each_its_own():

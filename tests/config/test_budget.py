@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from dqn_runner.config.budget import is_worth_compiling, unreached
+from dqn_runner.config.build import build
 from dqn_runner.envs.make import make_env
+from dqn_runner.runs.directory import RunDirectory
 
 MUNCHAUSEN = ["agent.td_target=munchausen", "agent.double=false"]
 EPISODES = ["total_timesteps=null", "env.kwargs={max_episode_steps: 20}"]
@@ -108,3 +110,19 @@ def test_updates_on_large_images_repay_compiling_sooner(compose, overrides, is_w
     env = make_env(config.env)
     assert is_worth_compiling([config], env) == is_worth_it
     env.close()
+
+
+@pytest.mark.parametrize(("env", "count"), [("cartpole", 1), ("minatar/breakout", 2)])
+def test_acting_is_compiled_too_where_it_needs_torch(compose, tmp_path, monkeypatch, env, count):
+    compiled = []
+
+    def note(function, constants, inputs):
+        compiled.append(function)
+        return lambda *given: function(*constants, *given)
+
+    monkeypatch.setattr("dqn_runner.learning.learner.compile_ahead", note)
+    config, parts = build(compose(f"env={env}", "compile=always"), RunDirectory(tmp_path))
+    assert len(compiled) == count
+    actions = parts.agent.act(parts.envs.obs, 0.0)
+    assert actions == parts.agent.policy(parts.envs.obs).tolist()
+    assert config.compile == "always"

@@ -83,7 +83,7 @@ def test_of_two_that_need_the_same_one_compiles_and_the_other_says_that_it_waits
 
     monkeypatch.setattr(compilation, "_load", load)
     monkeypatch.setattr(compilation, "_compile", compile_once)
-    waits = "waiting for another run, which compiles the same"
+    waits = "waiting for another run, which compiles the same network"
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(compile_ahead, torch.sin, (), (torch.ones(3),))
         assert compiling.wait(60)
@@ -93,7 +93,7 @@ def test_of_two_that_need_the_same_one_compiles_and_the_other_says_that_it_waits
         may_end.set()
         first.result(), second.result()
     assert len(compiled) == 1
-    assert caplog.messages == ["compiling, which takes half a minute once", waits]
+    assert caplog.messages == ["compiling the network, which takes half a minute once", waits]
 
 
 def test_what_a_compilation_waits_for_is_shown(compose, tmp_path, monkeypatch):

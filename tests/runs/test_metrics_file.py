@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
@@ -14,6 +15,7 @@ import pytest
 from dqn_runner.analysis import draw_curve
 from dqn_runner.analysis.runs import load_run
 from dqn_runner.errors import RunError
+from dqn_runner.runs import metrics_file
 from dqn_runner.runs.metrics_file import (
     CHUNK,
     EVALUATION,
@@ -278,3 +280,53 @@ def test_cutting_a_large_file_moves_nothing(metrics):
     assert metrics.stat().st_ino == before.st_ino
     assert metrics.read_bytes() == b"".join(lines[:4_000])
     assert np.array_equal([row["env_steps"] for row in read_metrics(metrics, 500)][-1], 40_000)
+
+
+def compress(metrics: Path, content: bytes) -> Path:
+    copy = metrics.with_name("metrics.jsonl.gz")
+    copy.write_bytes(gzip.compress(content))
+    return copy
+
+
+def test_a_compressed_copy_is_read_where_only_that_is_there(metrics):
+    rows = make_rows(2000)
+    lines = write(metrics, rows)
+    compress(metrics, b"".join(lines[:30]))
+    assert read_metrics(metrics) == rows
+    metrics.unlink()
+    reader = MetricsReader(metrics)
+    assert list(reader.new_rows()) == rows[:30]
+    assert not reader.is_rewritten()
+    compress(metrics, b"".join(lines))
+    assert not reader.is_rewritten()
+    assert list(reader.new_rows()) == rows[30:]
+    assert read_metrics(metrics, tail=400) == rows[-(400 // len('{"env_steps":1}\n')) :]
+
+
+def test_a_run_that_goes_on_does_not_cut_a_compressed_copy(metrics):
+    copy = compress(metrics, b"".join(write(metrics, make_rows(9))))
+    metrics.unlink()
+    before = copy.read_bytes()
+    cut(metrics, 0, 0)
+    assert (metrics.read_bytes(), copy.read_bytes()) == (b"", before)
+
+
+def test_a_compressed_copy_that_is_replaced_by_a_damaged_one(metrics):
+    copy = compress(metrics, b"".join(write(metrics, make_rows(2000))))
+    metrics.unlink()
+    reader = MetricsReader(metrics)
+    list(reader.new_rows())
+    copy.write_bytes(copy.read_bytes()[:100])
+    assert not reader.is_rewritten()  # what was read stays valid
+    assert list(MetricsReader(metrics).new_rows()) == []
+
+
+def test_a_small_file_of_endless_rows_is_not_read_to_its_end(metrics, monkeypatch):
+    monkeypatch.setattr(metrics_file, "LARGEST_COMPRESSED", 4 * CHUNK)
+    copy = compress(metrics, b'{"env_steps": 1}\n' * (40 * CHUNK // 17))
+    assert copy.stat().st_size < CHUNK
+    reader = MetricsReader(metrics)
+    count = sum(1 for _ in reader.new_rows())
+    assert 4 * CHUNK // 17 <= count <= 6 * CHUNK // 17
+    assert reader.problem == f"{copy}: larger than {4 * CHUNK:,} bytes"
+    assert len(read_metrics(metrics, tail=1700)) <= 1700 // 15
