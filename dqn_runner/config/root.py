@@ -108,7 +108,7 @@ class Config(TrainingSpec):
     torch_threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | Literal["auto"]
     """CPU threads of torch; auto is 1 for networks under a million parameters."""
     compile: Literal["auto", "always", "never"]
-    """Whether the update is compiled; auto compiles if the run or its sweep repays it."""
+    """Whether update and CNN are compiled; auto compiles if the run or its sweep repays it."""
     env: EnvSpecs
     """The environment; env.id=ID takes any discrete-action Gymnasium environment."""
     agent: AgentSpecs

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from resuming import COMMON, KINDS, assert_same_runs
 
-# Those that have a state which no other has.
+# In these most of what a run keeps occurs.
 KILLED = (
     *("defaults", "sarsa in phases", "resets and munchausen", "masks and sarsa"),
     *("rainbow: c51, prioritized, noisy, dueling", "frames, prioritized, cut short"),
