@@ -216,12 +216,14 @@ def with_defaults(run: Run) -> Run:
 
     Without them, old and new runs would never be in the same group.
     """
+    from dqn_runner.composing.hydra_internals import default_settings
     from dqn_runner.config.root import parse
     from dqn_runner.runs.directory import RunDirectory, read_yaml
     from dqn_runner.types import flatten
 
+    archived = {"tracker": default_settings()["tracker"]}  # which an archive lacks
     try:
-        known = flatten(parse(read_yaml(RunDirectory(run.path).config)).plain())
+        known = flatten(parse(archived | read_yaml(RunDirectory(run.path).config)).plain())
     except ConfigError:  # unreadable, or of a newer version
         return run
     return replace(run, config=known | run.config)

@@ -19,6 +19,7 @@ from run_dirs import write_run, write_sweep, write_two_environments
 
 from dqn_runner.analysis import Options, as_records, compare, curve, figures, group_runs, load_runs
 from dqn_runner.analysis import comparison as comparison_module
+from dqn_runner.analysis.archive import archive
 from dqn_runner.analysis.statistics import probability_of_improvement
 from dqn_runner.compare import command_line, read
 from dqn_runner.program import guarded
@@ -163,6 +164,21 @@ def test_runs_of_several_folders_are_archived_below_one(tmp_path, capsys, monkey
         assert code == 0, err
         kept = {path.parent for path in Path("kept").rglob("config.yaml")}
         assert kept == {Path("kept/here/a/run"), Path("kept/there/b/run")}
+
+
+def test_an_archive_says_nothing_of_who_ran_it(tmp_path, capsys):
+    run = write_run(tmp_path / "runs" / "run", [1.0], 1.0, tracker__workspace="secret")
+    result = json.loads((run / "result.json").read_text())
+    result |= {"command": "dqn-train tracker.notify=[secret]", "versions": {"torch": "2"}}
+    (run / "result.json").write_text(json.dumps(result))
+    (run / "started.jsonl").write_text('{"host": "secret"}\n')
+    run_compare(capsys, tmp_path / "runs", "--no-figures", "--archive", tmp_path / "kept")
+    kept = [path.read_text() for path in (tmp_path / "kept" / "run").glob("*.[jy]*[nl]")]
+    assert len(kept) == 2
+    assert not any("secret" in text for text in kept)
+    (copy,) = load_runs([tmp_path / "kept"])
+    assert copy.result is not None
+    assert copy.result["versions"] == {"torch": "2"}
 
 
 def test_an_archive_follows_a_run_that_goes_on(tmp_path, capsys):
@@ -355,8 +371,10 @@ def test_an_older_run_has_the_defaults_of_what_it_did_not_know(tmp_path, compose
             del config["agent"]["behaviour"]
         path = write_run(tmp_path / name, [1.0], 1.0)
         (path / "config.yaml").write_text(yaml.safe_dump(config))
-    names = {group.name: len(group.runs) for group in group_runs(read([tmp_path]))}
-    assert names == {"agent.behaviour=greedy": 2, "agent.behaviour=softmax": 1}
+    archive(load_runs([tmp_path]), tmp_path / "kept")
+    for folder, copies in ((tmp_path / "kept", 1), (tmp_path, 2)):
+        names = {group.name: len(group.runs) for group in group_runs(read([folder]))}
+        assert names == {"agent.behaviour=greedy": 2 * copies, "agent.behaviour=softmax": copies}
 
 
 def test_a_group_without_scores_is_not_ranked(tmp_path, capsys):

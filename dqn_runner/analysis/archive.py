@@ -5,13 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from dqn_runner.analysis.runs import Run
 from dqn_runner.errors import ConfigError
-from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.runs.directory import RunDirectory, read_yaml
 from dqn_runner.runs.metrics_file import COMPRESSED, EVALUATION, MetricsReader
 from dqn_runner.types import Row
 
@@ -22,8 +21,9 @@ def archive(runs: Sequence[Run], folder: Path) -> None:
     """Copy `runs` into `folder`, where they lie as below the folder that holds all of them.
 
     A copy holds config.yaml, result.json, and the evaluations of metrics.jsonl, compressed; the
-    same run gives the same bytes. Raises OSError, and ConfigError where a run itself would be
-    written over.
+    same run gives the same bytes. Settings of the tracker and the command line are left out: they
+    may hold names of people, machines and channels. Raises OSError, and ConfigError where a run
+    itself would be written over.
     """
     paths = [run.path.resolve() for run in runs]
     common = os.path.commonpath([path.parent for path in paths])
@@ -38,11 +38,11 @@ def archive(runs: Sequence[Run], folder: Path) -> None:
 def _copy(run: Run, copy: Path) -> None:
     copy.mkdir(parents=True, exist_ok=True)
     source, target = RunDirectory(run.path), RunDirectory(copy)
-    for file, kept in ((source.config, target.config), (source.result, target.result)):
-        if file.is_file():
-            shutil.copyfile(file, kept)
-        else:  # of an earlier archive, before the run went on
-            kept.unlink(missing_ok=True)
+    target.start({k: v for k, v in read_yaml(source.config).items() if k != "tracker"})
+    if run.result is None:
+        target.result.unlink(missing_ok=True)  # of an earlier archive, before the run went on
+    else:
+        target.finish({k: v for k, v in run.result.items() if k != "command"})
     rows = [row for row in MetricsReader(source.metrics).new_rows() if EVALUATION in row]
     last = run.last_row()  # says how long the run took
     if last and EVALUATION not in last:

@@ -232,7 +232,7 @@ def _scores(ranking: Ranking) -> Content:
 def _cost(ranking: Ranking) -> Content:
     """How many env steps and how much time each group needed."""
     reached = "median env steps to the threshold (seeds that reached it)"
-    held = "median env steps from which the threshold is held (seeds that hold it)"
+    held = "median env steps until the threshold is held (seeds)"
     rows = [
         [
             Cell(group.group.name),
