@@ -10,8 +10,8 @@ from pathlib import Path
 
 from dqn_runner.analysis.runs import Run
 from dqn_runner.errors import ConfigError
-from dqn_runner.runs.directory import RunDirectory, read_yaml
-from dqn_runner.runs.metrics_file import COMPRESSED, EVALUATION, MetricsReader
+from dqn_runner.runs.directory import RunDirectory, read_yaml, write_whole
+from dqn_runner.runs.metrics_file import EVALUATION, MetricsReader, compressed
 from dqn_runner.types import Row
 
 KEPT = ("env_steps", "episodes", "time/elapsed_seconds")  # of each row, beside its evaluation
@@ -48,10 +48,7 @@ def _copy(run: Run, copy: Path) -> None:
     if last and EVALUATION not in last:
         rows.append(last)
     text = "".join(json.dumps(_without_training(row)) + "\n" for row in rows)
-    metrics = target.metrics.with_name(target.metrics.name + COMPRESSED)
-    partial = metrics.with_name(metrics.name + ".partial")
-    partial.write_bytes(gzip.compress(text.encode(), mtime=0))
-    os.replace(partial, metrics)
+    write_whole(compressed(target.metrics), gzip.compress(text.encode(), mtime=0))
 
 
 def _without_training(row: Row) -> Row:

@@ -261,10 +261,10 @@ def _yaml(config: dict[str, Any]) -> str:
     return text
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` to `path`: the whole file is replaced, or nothing changes."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path`: the whole file is replaced, or nothing changes."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(partial, path)
 
 

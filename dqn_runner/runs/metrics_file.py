@@ -226,8 +226,13 @@ def _open(path: Path) -> BufferedIOBase:
 
 def _existing(path: Path) -> Path:
     """`path`, or its compressed copy where only that is there."""
-    compressed = path.with_name(path.name + COMPRESSED)
-    return compressed if compressed.exists() and not path.exists() else path
+    copy = compressed(path)
+    return copy if copy.exists() and not path.exists() else path
+
+
+def compressed(path: Path) -> Path:
+    """Where the compressed copy of a metrics.jsonl lies."""
+    return path.with_name(path.name + COMPRESSED)
 
 
 def _skip_line(file: BufferedIOBase) -> int:
