@@ -137,7 +137,6 @@ class StepInputs(NamedTuple):
     indices: Tensor  # [B] int64, rows of the storage
     weights: Tensor  # [B] importance weights; all 1 without priorities
     noise: Tensor  # [Z] for networks that draw noise; empty for others
-    copy_target: Tensor  # [] bool: begin by setting the target network to the online one
 
 
 @dataclass

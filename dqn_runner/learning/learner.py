@@ -7,7 +7,7 @@ compiled, captured in a CUDA graph, and under `torch.func.vmap` over a leading a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from torch.func import grad_and_value
 
 from dqn_runner.allocation import Allocate, own_memory
 from dqn_runner.learning.compilation import capture, compile_ahead
-from dqn_runner.learning.optimizers import SGD, Adam, AdamW, Hyper, RMSprop
+from dqn_runner.learning.optimizers import SGD, Adam, AdamW, Hyper, RMSprop, Slots
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.target_update import soft_update
 from dqn_runner.types import Batch, Outputs, StepInputs
@@ -73,11 +73,23 @@ class LearnerState(NamedTuple):
 
     params: Tensor  # [P]
     target_params: Tensor  # [P]
-    slots: Tensor  # [S, P], the optimizer's state vectors
     num_updates: Tensor  # [] or [P], the optimizer's counter
     metric_sums: Tensor  # [len(METRICS)], over the updates since they were last read
     q_extremes: Tensor  # [2], the largest of -Q and of Q in the batches of those updates
     target_extremes: Tensor  # [2], the same of the expected returns that were the targets
+    slots: Slots  # the optimizer's
+
+    @classmethod
+    def of(cls, tensors: Iterator[Tensor], num_slots: int) -> LearnerState:
+        """The state of the next `tensors`, which are in the order of `tensors`."""
+        others = dict(zip(cls._fields[:-1], tensors, strict=False))
+        return cls(**others, slots=tuple(islice(tensors, num_slots)))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of its tensors."""
+        *others, slots = self
+        return (*others, *slots)
 
 
 class UpdateRule(NamedTuple):
@@ -113,11 +125,11 @@ def update(  # noqa: PLR0917
         return lambda obs: rule.network(params, buffers, obs, noise)
 
     online_noise, target_noise, selection_noise = noise
-    target_params = state.target_params
-    if not rule.soft_target:
-        target_params = torch.where(inputs.copy_target, state.params, target_params)
     next_state = rule.next_state(
-        batch, network(target_params, target_noise), network(state.params, selection_noise), hyper
+        batch,
+        network(state.target_params, target_noise),
+        network(state.params, selection_noise),
+        hyper,
     )
     target = rule.representation.target(next_state, hyper)
 
@@ -130,17 +142,18 @@ def update(  # noqa: PLR0917
     grad, grad_norm = clipped(rule, grad, hyper)
     count = state.num_updates + 1
     params, slots = rule.optimizer.step(state.params, grad, state.slots, count, hyper)
+    target_params = state.target_params
     if rule.soft_target:
         target_params = soft_update(target_params, params, hyper["tau"])
     metrics = torch.stack([loss, q_value.mean(), grad_norm])
     new_state = LearnerState(
         params,
         target_params,
-        slots,
         count,
         state.metric_sums + metrics,
         state.q_extremes.maximum(extremes(q_value)),
         state.target_extremes.maximum(extremes(next_state.expected_return)),
+        slots,
     )
     return new_state, priority
 
@@ -169,8 +182,9 @@ def in_place(update: Callable[..., tuple[LearnerState, Tensor]]) -> Callable[...
 
     def updated_in_place(*tensors: Tensor) -> Tensor:
         new_state, priorities = update(*tensors)
-        for old, new in zip(tensors[1:], new_state, strict=False):
-            old.copy_(new)
+        for old, new in zip(tensors[1:], new_state.tensors, strict=False):
+            if new is not old:  # a target network may stay as it is
+                old.copy_(new)
         return priorities
 
     return updated_in_place
@@ -200,17 +214,15 @@ class Learner:
         initial_state = LearnerState(
             params=initial_params,
             target_params=initial_params,
-            slots=initial_params.new_zeros(rule.optimizer.num_slots, len(initial_params)),
             num_updates=initial_params.new_zeros(len(initial_params) if counts else ()),
             metric_sums=initial_params.new_zeros(len(METRICS)),
             q_extremes=initial_params.new_full((2,), -math.inf),
             target_extremes=initial_params.new_full((2,), -math.inf),
+            slots=(torch.zeros_like(initial_params),) * rule.optimizer.num_slots,
         )
-        self.state = LearnerState(*map(kept, initial_state))
+        self.state = LearnerState.of(map(kept, initial_state.tensors), rule.optimizer.num_slots)
         self.buffers = tuple(map(kept, buffers))
         self._no_noise = initial_params.new_empty(0)
-        self._no_yes = torch.tensor([False, True], device=initial_params.device).unbind()
-        self._copy_is_due = False
         self._compiled: Callable[..., Tensor] | None = None
         self.updates = 0
         self._updates_at_reading = 0
@@ -220,7 +232,7 @@ class Learner:
         indices = torch.zeros(batch_size, dtype=torch.int64, device=self._hyper.device)
         weights = torch.ones(batch_size, device=self._hyper.device)
         noise = self.rule.network.draw_noise(np.random.default_rng(0), batch_size)
-        inputs = StepInputs(indices, weights, noise, self._no_yes[False].clone())
+        inputs = StepInputs(indices, weights, noise)
         compiler = capture if self._hyper.is_cuda else compile_ahead
         constants = (*self.tensors, *storage)
         self._compiled = compiler(in_place(self.update_tensors), constants, inputs)
@@ -241,15 +253,15 @@ class Learner:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The hyperparameters, the state and the buffers."""
-        return (self._hyper, *self.state, *self.buffers)
+        return (self._hyper, *self.state.tensors, *self.buffers)
 
     def update_tensors(self, hyper: Tensor, *tensors: Tensor) -> tuple[LearnerState, Tensor]:
         """`update` as a function of tensors alone: `self.tensors`, the storage and the inputs."""
         others = iter(tensors)
-        state = LearnerState(*islice(others, len(LearnerState._fields)))
+        state = LearnerState.of(others, self.rule.optimizer.num_slots)
         buffers = tuple(islice(others, len(self.buffers)))
-        *storage, indices, weights, noise, copy_target = others
-        inputs = StepInputs(indices, weights, noise, copy_target)
+        *storage, indices, weights, noise = others
+        inputs = StepInputs(indices, weights, noise)
         numbers = dict(zip(self._numbers, hyper.unbind(), strict=True))
         return update(self.rule, state, storage, inputs, numbers, buffers)
 
@@ -282,18 +294,18 @@ class Learner:
     ) -> StepInputs:
         """What the next update begins with; it must follow."""
         self.updates += 1
-        copy_target, self._copy_is_due = self._no_yes[self._copy_is_due], False
-        return StepInputs(indices, weights, self._no_noise if noise is None else noise, copy_target)
+        return StepInputs(indices, weights, self._no_noise if noise is None else noise)
 
     def copy_target(self) -> None:
-        """Have the next update begin by setting the target network to the online one."""
-        self._copy_is_due = True
+        """Set the target network to the online one."""
+        self.state.target_params.copy_(self.state.params)
 
     def reset(self, part: slice, params: Tensor) -> None:
         """Begin anew with that part of `params` [P], in both networks and in the optimizer."""
         self.state.params[part] = params[part]
         self.state.target_params[part] = params[part]
-        self.state.slots[:, part] = 0.0
+        for slot in self.state.slots:
+            slot[part] = 0.0
         self.state.num_updates[part] = 0.0
 
     def get_state(self) -> dict[str, Any]:
@@ -301,18 +313,20 @@ class Learner:
         return {
             "updates": self.updates,
             "updates_at_reading": self._updates_at_reading,
-            "copy_is_due": self._copy_is_due,
             "buffers": list(self.buffers),
             **self.state._asdict(),
+            "slots": torch.stack(self.state.slots),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on learning from `state`; raises ValueError for a state of other shapes."""
         self.updates, self._updates_at_reading = state["updates"], state["updates_at_reading"]
-        self._copy_is_due = state.get("copy_is_due", False)  # older runs have copied at once
         # Older runs did not look at their targets.
         state = {"target_extremes": self.state.target_extremes, **state}
-        pairs = [(name, tensor, state[name]) for name, tensor in self.state._asdict().items()]
+        tensors = self.state._asdict()
+        slots = tensors.pop("slots")
+        pairs = [(name, tensor, state[name]) for name, tensor in tensors.items()]
+        pairs += [("slots", *pair) for pair in zip(slots, state["slots"], strict=True)]
         # Older runs kept no buffers; their seed has made the same ones.
         kept = state.get("buffers", self.buffers)
         pairs += [("buffers", *pair) for pair in zip(self.buffers, kept, strict=True)]
@@ -320,6 +334,8 @@ class Learner:
             if saved.shape != tensor.shape:
                 raise ValueError(f"{name} has shape {tuple(saved.shape)}")
             tensor.copy_(saved)
+        if state.get("copy_is_due"):  # older runs copied at the next update
+            self.copy_target()
 
     def read_target_extremes(self) -> tuple[float, float]:
         """The lowest and the highest expected return that was a target since the last reading."""

@@ -2,7 +2,7 @@
 
 Each Spec says how many state vectors it keeps (`num_slots`), which of its settings enter the
 update as numbers (`hyperparameters`, so that one compiled update serves every value of them), and
-how one step goes: `step(params, grad, slots [S, P], count, hyper)`, where count is 1 at the first
+how one step goes: `step(params, grad, slots, count, hyper)`, where count is 1 at the first
 step, returns the new parameters and slots.
 """
 
@@ -20,6 +20,7 @@ from dqn_runner.spec import NonNegativeFloat, PositiveFloat, Spec, drop_nulls
 Decay = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Hyper = Mapping[str, Tensor]  # the number of each hyperparameter, []
+Slots = tuple[Tensor, ...]  # state vectors, each [P]
 
 
 class _AdamFamily(Spec):
@@ -45,9 +46,9 @@ class _AdamFamily(Spec):
         return {"beta1": beta1, "beta2": beta2, "eps": self.eps, "weight_decay": self.weight_decay}
 
     def step(
-        self, params: Tensor, grad: Tensor, slots: Tensor, count: Tensor, hyper: Hyper
-    ) -> tuple[Tensor, Tensor]:
-        """The parameters [P] and slots [S, P] after one step."""
+        self, params: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper
+    ) -> tuple[Tensor, Slots]:
+        """The parameters [P] and slots after one step."""
         lr, beta1, beta2 = hyper["lr"], hyper["beta1"], hyper["beta2"]
         if self.decoupled:
             params = params * (1 - lr * hyper["weight_decay"])
@@ -60,7 +61,7 @@ class _AdamFamily(Spec):
         bias1 = -torch.expm1(count * beta1.log())
         bias2 = -torch.expm1(count * beta2.log())
         params = params - lr / bias1 * first / (largest.sqrt() / bias2.sqrt() + hyper["eps"])
-        return params, torch.stack([first, second, largest][: self.num_slots])
+        return params, (first, second, largest)[: self.num_slots]
 
 
 class Adam(_AdamFamily):
@@ -116,15 +117,15 @@ class RMSprop(Spec):
         }
 
     def step(
-        self, params: Tensor, grad: Tensor, slots: Tensor, count: Tensor, hyper: Hyper
-    ) -> tuple[Tensor, Tensor]:
-        """The parameters [P] and slots [S, P] after one step."""
+        self, params: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper
+    ) -> tuple[Tensor, Slots]:
+        """The parameters [P] and slots after one step."""
         grad = grad + hyper["weight_decay"] * params
         square = slots[0].lerp(grad.square(), 1 - hyper["alpha"])
         mean = slots[1].lerp(grad, 1 - hyper["alpha"])
         spread = square - mean.square() if self.centered else square
         velocity = hyper["momentum"] * slots[2] + grad / (spread.sqrt() + hyper["eps"])
-        return params - hyper["lr"] * velocity, torch.stack([square, mean, velocity])
+        return params - hyper["lr"] * velocity, (square, mean, velocity)
 
 
 class SGD(Spec):
@@ -155,13 +156,13 @@ class SGD(Spec):
         return {"weight_decay": self.weight_decay, "momentum": self.momentum}
 
     def step(
-        self, params: Tensor, grad: Tensor, slots: Tensor, count: Tensor, hyper: Hyper
-    ) -> tuple[Tensor, Tensor]:
-        """The parameters [P] and slots [S, P] after one step."""
+        self, params: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper
+    ) -> tuple[Tensor, Slots]:
+        """The parameters [P] and slots after one step."""
         grad = grad + hyper["weight_decay"] * params
         velocity = hyper["momentum"] * slots[0] + grad
         direction = grad + hyper["momentum"] * velocity if self.nesterov else velocity
-        return params - hyper["lr"] * direction, velocity.unsqueeze(0)
+        return params - hyper["lr"] * direction, (velocity,)
 
 
 _KINDS: dict[str, type[Spec]] = {"adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "sgd": SGD}

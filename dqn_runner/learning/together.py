@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from dqn_runner.allocation import Stack
 from dqn_runner.learning.compilation import CompilationError, capture, compile_ahead
-from dqn_runner.learning.learner import Learner, LearnerState, in_place
+from dqn_runner.learning.learner import Learner, in_place
 from dqn_runner.types import Array, StepInputs
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class LearnerGroup:
 
     def __init__(self, learner: Learner, stack: Stack, *, compiles: bool) -> None:
         self._learner, self._stack, self._compiles = learner, stack, compiles
-        self._state = LearnerState(*map(stack.whole, learner.state))
+        self._state = [stack.whole(tensor) for tensor in learner.state.tensors]
         self._network = [stack.whole(t) for t in (learner.state.params, *learner.buffers)]
         self._is_cuda = learner.state.params.is_cuda
         self._inputs: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}  # of the last update
@@ -63,7 +63,7 @@ class LearnerGroup:
     def _stacked(self, name: str, rows: tuple[Tensor, ...]) -> Tensor:
         """The rows as one tensor; the one of the last update if they are the same again.
 
-        As are weights that are all 1, noise that there is not, and targets that are not copied.
+        As are weights that are all 1, and noise that there is not.
         """
         former, tensor = self._inputs.get(name, ((), None))
         if tensor is None or any(map(operator.is_not, rows, former)):

@@ -75,17 +75,18 @@ def test_the_last_layers_are_drawn_anew_and_the_others_go_on(optimizer):
         assert torch.equal(params[:CUT], before[:CUT])
         assert torch.equal(params[CUT:], drawn[CUT:])
         assert not torch.isclose(params[CUT:], before[CUT:]).all()
-    assert torch.equal(state.slots[:, :CUT], without.slots[:, :CUT])
-    assert state.slots[:, :CUT].any()
-    assert not state.slots[:, CUT:].any()
-    assert without.slots[:, CUT:].any()
+    slots, slots_without = torch.stack(state.slots), torch.stack(without.slots)
+    assert torch.equal(slots[:, :CUT], slots_without[:, :CUT])
+    assert slots[:, :CUT].any()
+    assert not slots[:, CUT:].any()
+    assert slots_without[:, CUT:].any()
 
 
 def test_resets_come_every_so_many_updates_and_each_draws_other_weights():
     agent, last, at = make_agent(Adam()), [], []
     for update in range(1, 3 * INTERVAL + 1):
         learn(agent, 1)
-        if not agent.learner.state.slots[:, CUT:].any():
+        if not torch.stack(agent.learner.state.slots)[:, CUT:].any():
             at.append(update)
             last.append(agent.learner.state.params[CUT:].clone())
     assert at == [INTERVAL, 2 * INTERVAL, 3 * INTERVAL]

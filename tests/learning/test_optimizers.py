@@ -30,13 +30,13 @@ def start(dtype=torch.float64):
 def ours(spec, lr, grads):
     """The parameters [steps, P] after each step."""
     params = start(grads.dtype)
-    slots = params.new_zeros(spec.num_slots, SIZE)
+    slots = tuple(params.new_zeros(spec.num_slots, SIZE))
     hyper = {"lr": lr, **spec.hyperparameters()}
     hyper = {name: params.new_tensor(value) for name, value in hyper.items()}
     path = []
     for count, grad in enumerate(grads, start=1):
         params, slots = spec.step(params, grad, slots, params.new_tensor(count), hyper)
-        assert slots.shape == (spec.num_slots, SIZE)
+        assert [row.shape for row in slots] == spec.num_slots * [(SIZE,)]
         path.append(params)
     return torch.stack(path)
 

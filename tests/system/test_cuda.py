@@ -36,7 +36,8 @@ def test_the_captured_update_agrees_with_the_eager_one(compose, tmp_path):
         fill(parts, rng)
         for _ in range(50):
             parts.agent.learn(parts.storage.tensors, *parts.sampler.draw(32, rng))
-    for one, other in zip(eager.agent.learner.state, captured.agent.learner.state, strict=True):
+    states = [built.agent.learner.state.tensors for built in (eager, captured)]
+    for one, other in zip(*states, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
