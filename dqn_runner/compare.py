@@ -33,9 +33,10 @@ EPILOG = """examples:
   dqn-compare outputs/sweeps/2026-01-31_12-00-00 --report
 
 A group holds the runs of one environment that differ only in their seed, or that have equal
---group-by settings. compile, torch_threads, device, buffer.storage, log, checkpoint, eval and
-tracker make no groups unless --group-by names them. Each environment is compared separately;
---normalize puts the returns of several on one scale and also compares them together.
+--group-by settings. compile, torch_threads, device, buffer.storage, env.vectorization, log,
+checkpoint, eval and tracker make no groups unless --group-by names them. Each environment is
+compared separately; --normalize puts the returns of several on one scale and also compares them
+together.
 
 Numbers in brackets are 95 % intervals over seeds. With fewer than 5 seeds the lowest and the
 highest seed are shown in parentheses instead. IQM is the mean of the middle half. The final return

@@ -18,8 +18,8 @@ from dqn_runner.runs.metrics_file import EVALUATION, is_number
 _NAMES = ("seed", "tracker")
 # These say how and where a run computes, and how often it is evaluated and saved.
 _ASIDE = (
-    *("compile", "torch_threads", "device", "buffer.storage", "log", "checkpoint", "eval"),
-    "resume",
+    *("compile", "torch_threads", "device", "buffer.storage", "env.vectorization"),
+    *("log", "checkpoint", "eval", "resume"),
 )
 
 # These say what is learned, and how long: they make groups, and are no hyperparameters.

@@ -33,6 +33,7 @@ from dqn_runner.custom import Custom
 from dqn_runner.envs.encoding import Env, num_actions
 from dqn_runner.envs.episode import close
 from dqn_runner.envs.make import make_env, make_player, obs_spec_of
+from dqn_runner.envs.processes import PlayerProcess
 from dqn_runner.envs.vector import Environments
 from dqn_runner.epsilon import is_random
 from dqn_runner.errors import ConfigError, RunFailedError, failing_as
@@ -152,7 +153,9 @@ def warn_of_settings(config: Config, env: Env) -> None:
 
 def build_environments(config: Config, rng: np.random.Generator) -> Environments:
     """The environments to train in; `rng` seeds their episodes."""
-    make = functools.partial(make_player, config.env, training=True)
+    make: Callable[[str], Any] = functools.partial(make_player, config.env, training=True)
+    if config.env.vectorization == "processes":
+        make = functools.partial(PlayerProcess, make)
     return Environments(make, config.num_envs, rng)
 
 

@@ -136,14 +136,18 @@ class EpisodePlayer:
 
     def failure(self, what: str) -> EnvironmentFailedError:
         """The error that says `what` went wrong at the current step."""
-        return EnvironmentFailedError(
-            f"{self._name} failed at step {self.steps} of the episode with seed {self.seed}, "
-            f"in {what}"
-        )
+        return failure(self._name, self.seed, self.steps, what)
 
     def close(self) -> None:
         """Close the environment; a failure is only a warning."""
         close(self._env)
+
+
+def failure(name: str, seed: int, steps: int, what: str) -> EnvironmentFailedError:
+    """The error that says `what` went wrong after so many steps of the episode with that seed."""
+    return EnvironmentFailedError(
+        f"{name} failed at step {steps} of the episode with seed {seed}, in {what}"
+    )
 
 
 def close(env: Env) -> None:

@@ -49,6 +49,8 @@ class EnvSpec(Spec):
     """Each package.module:Class, or a mapping with that as its name and its arguments."""
     max_step_seconds: Seconds | None = None
     """Seconds after which a step ends the run; null for no limit."""
+    vectorization: Literal["sync", "processes"] = "sync"
+    """How environments are stepped: one after the other, or each in a process of its own."""
     frame_stack: PositiveInt = 1
     """Observations that the network sees at once: the last ones of the episode."""
     observation_keys: Annotated[list[str], Field(min_length=1)] | None = None

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dqn_runner.envs.episode import EpisodePlayer
+from dqn_runner.envs.processes import PlayerProcess
 from dqn_runner.errors import EnvironmentFailedError
 from dqn_runner.seeding import draw_seed
 from dqn_runner.types import Array, EnvStep, Episode
@@ -17,7 +18,7 @@ NEXT_LIFE = -1  # among the actions of a game: here a life was lost, and the nex
 
 
 class Environments:
-    """N copies of an environment, stepped one after the other and restarted as episodes end.
+    """N copies of an environment, stepped together and restarted as episodes end.
 
     Each episode starts from its own seed, drawn from `rng`, and can be replayed from that seed and
     its actions. Where each life of a game is an episode, they share the game's seed, and it is the
@@ -27,7 +28,7 @@ class Environments:
 
     def __init__(
         self,
-        make_player: Callable[[str], EpisodePlayer],
+        make_player: Callable[[str], EpisodePlayer | PlayerProcess],
         num_envs: int,
         rng: np.random.Generator,
     ) -> None:
@@ -55,12 +56,20 @@ class Environments:
         self._returns[i] = 0.0
         self._players[i].reset(self._players[i].seed, obs[i], next_life=True)
 
+    def begin(self, action: list[int]) -> None:
+        """Set environments in processes of their own to work, on the step that must follow."""
+        for player, its_action in zip(self._players, action, strict=True):
+            if not isinstance(player, PlayerProcess):
+                return
+            player.begin(its_action)
+
     def step(self, action: list[int]) -> EnvStep:
         """Take `action` [N], one in each environment; `obs` then holds what to act on next."""
         rewards: list[float] = []
         terminated: list[bool] = []
         truncated: list[bool] = []
         ended: list[int] = []
+        self.begin(action)
         obs, next_obs = self.obs, np.empty_like(self.obs)
         for i in range(len(self._players)):
             reward, is_terminated, is_truncated = self._step_one(i, action[i], next_obs[i])
@@ -139,7 +148,7 @@ class Environments:
             player.close()
 
 
-def stacked_masks(players: Sequence[EpisodePlayer]) -> Array | None:
+def stacked_masks(players: Sequence[EpisodePlayer | PlayerProcess]) -> Array | None:
     """The actions [N, A] that are allowed in each of N environments; None if all always are."""
     masks = [player.action_mask for player in players if player.action_mask is not None]
     return np.stack(masks) if masks else None

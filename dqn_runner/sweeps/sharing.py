@@ -14,7 +14,7 @@ T = TypeVar("T")
 _NUMBERS = {
     *("seed", "resume", "compile", "total_timesteps", "total_episodes", "num_envs"),
     *("learning_starts", "train_frequency", "gradient_steps", "phase", "eval", "log"),
-    *("checkpoint", "tracker", "epsilon", "env.max_step_seconds"),
+    *("checkpoint", "tracker", "epsilon", "env.max_step_seconds", "env.vectorization"),
     *("agent.lr", "agent.lr_schedule", "agent.lr_decay_steps", "agent.gamma", "agent.n_step"),
     *("agent.behaviour", "agent.temperature", "agent.reward_clip", "agent.reward_scale"),
     *("agent.v_min", "agent.v_max", "env.return_range"),

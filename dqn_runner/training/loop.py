@@ -69,9 +69,7 @@ class Training:
             steps_before, episodes_before = progress.env_steps, progress.episodes
 
             progress.epsilon = parts.epsilon(progress.env_steps, progress.episodes)
-            action = yield Act(
-                agent, envs.obs, progress.epsilon, envs.action_mask, progress.env_steps
-            )
+            action = yield Act(agent, envs, progress.epsilon, progress.env_steps)
             step = parts.agent_spec.learned_from(envs.step(action))
             progress.see(step.reward)
             final_action = (

@@ -13,23 +13,22 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from dqn_runner.agents.agent import Agent
-from dqn_runner.types import Array
+from dqn_runner.envs.vector import Environments
 
 T = TypeVar("T")
 
 
 class Act(NamedTuple):
-    """Asks for actions [N] at `obs` [N, *obs_shape]; see `Agent.act`."""
+    """Asks for actions [N] in `envs`; see `Agent.act`."""
 
     agent: Agent
-    obs: Array
+    envs: Environments
     epsilon: float
-    action_mask: Array | None
     env_steps: int  # so far
 
     def serve(self) -> list[int]:
         """The actions."""
-        return self.agent.act(self.obs, self.epsilon, self.action_mask)
+        return self.agent.act(self.envs.obs, self.epsilon, self.envs.action_mask)
 
 
 class Learn(NamedTuple):

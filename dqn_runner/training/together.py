@@ -75,15 +75,18 @@ class Lockstep:
             for run in due:
                 self._go_on(run, None, error)
             return
-        for run, (agent, obs, epsilon, action_mask, _) in due.items():
+        answers: dict[int, tuple[list[int] | None, Exception | None]] = {}
+        for run, (agent, envs, epsilon, _) in due.items():
+            values = None if q_values is None else q_values[run]
             try:
-                action = agent.act(
-                    obs, epsilon, action_mask, None if q_values is None else q_values[run]
-                )
+                action = agent.act(envs.obs, epsilon, envs.action_mask, values)
             except Exception as error:
-                self._go_on(run, None, error)
+                answers[run] = None, error
             else:
-                self._go_on(run, action)
+                envs.begin(action)
+                answers[run] = action, None
+        for run, answer in answers.items():
+            self._go_on(run, *answer)
 
     def _q_values(self, due: Mapping[int, Act]) -> Array | None:
         """Action values [R, N, A] for those that are due; None if each computes its own."""
@@ -91,9 +94,10 @@ class Lockstep:
         if not self._compiles or first.agent.acts_with_noise:
             return None
         if self._obs is None:
-            self._obs = np.zeros((self._stack.num_runs, *first.obs.shape), first.obs.dtype)
+            obs = first.envs.obs
+            self._obs = np.zeros((self._stack.num_runs, *obs.shape), obs.dtype)
         for run, request in due.items():
-            self._obs[run] = request.obs
+            self._obs[run] = request.envs.obs
         return self._group_of(first).q_values(self._obs)
 
     def _learn(self, learning: Mapping[int, Learn]) -> None:

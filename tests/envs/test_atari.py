@@ -125,7 +125,7 @@ def test_a_lost_life_ends_an_episode_of_training_and_not_the_game():
     seed = player.seed
     lose_a_life(envs)
     assert player.seed == seed  # the same game
-    lives = player._env.unwrapped.ale.lives()  # type: ignore[attr-defined]
+    lives = player._env.unwrapped.ale.lives()  # type: ignore[union-attr]
     assert lives == 4
     assert (envs.obs[0] == envs.obs[0, -1]).all()  # the first frame fills the stack
     # The game is what is replayed.

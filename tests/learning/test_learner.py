@@ -257,6 +257,14 @@ def test_target_stays_until_it_is_copied():
     assert torch.equal(learner.state.target_params, copied)
 
 
+def test_a_copy_that_was_due_in_an_older_run_is_made():
+    learner, other = (learner_for(FlatNetwork(initialize(Net, seed))) for seed in (0, 1))
+    learn(learner, random_storage(0), torch.arange(10))
+    other.set_state({**learner.get_state(), "copy_is_due": True})
+    assert torch.equal(other.state.target_params, learner.state.params)
+    assert not torch.equal(learner.state.target_params, learner.state.params)
+
+
 def test_the_network_it_was_built_from_is_left_alone():
     network = FlatNetwork(initialize(Net, 0))
     initial = network.initial_params.clone()

@@ -15,6 +15,7 @@ from rich.console import Console
 from watching import rows_without_clock
 
 from dqn_runner.agents.agent import Agent
+from dqn_runner.envs.processes import PlayerProcess
 from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import EnvironmentFailedError, Stopped
 from dqn_runner.runs.directory import RunDirectory
@@ -111,6 +112,29 @@ def test_a_group_killed_twice_ends_bit_for_bit_as_undisturbed(group, tmp_path, m
                 group("killed", *settings)
     for path, other in zip(group("killed", *settings), undisturbed, strict=True):
         assert_same_runs(path, other)
+
+
+def test_environments_in_processes_of_all_runs_step_at_the_same_time(group, monkeypatch):
+    """And the runs are those with environments in their own process."""
+    settings = [["seed=1", "train_frequency=2"], ["seed=2"]]
+    expected = group("sync", *settings)
+    calls: list[str] = []
+    for name in ("begin", "step"):
+        method = getattr(PlayerProcess, name)
+
+        def noting(self, *arguments, name=name, method=method):
+            if name == "step" or not self._has_begun:  # step itself begins what has not
+                calls.append(name)
+            return method(self, *arguments)
+
+        monkeypatch.setattr(PlayerProcess, name, noting)
+    processes = [[*line, "env.vectorization=processes"] for line in settings]
+    for path, other in zip(group("processes", *processes), expected, strict=True):
+        assert_same_runs(path, other)
+    assert len(calls) > 500
+    assert calls[:4] == ["begin", "begin", "step", "step"]
+    assert calls.count("begin") == calls.count("step")
+    assert "begin begin begin" not in " ".join(calls)
 
 
 def test_runs_that_are_behind_catch_up(group, tmp_path, monkeypatch):

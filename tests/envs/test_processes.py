@@ -1,0 +1,155 @@
+"""Environments in processes of their own do what they do in the process that trains."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import psutil
+import pytest
+from watching import rows_without_clock
+
+from dqn_runner.envs.atari import AtariSpec
+from dqn_runner.envs.make import EnvSpec, make_player
+from dqn_runner.envs.processes import PlayerProcess
+from dqn_runner.envs.vector import Environments
+from dqn_runner.errors import EnvironmentFailedError
+
+STEP_SECONDS = 0.3
+BREAKOUT = {"game": "breakout", "preset": "dqn_2015", "frame_stack": 4}
+
+
+class Odd(gym.Wrapper):
+    """CartPole that is slow, or that does something bad at its third step."""
+
+    def __init__(self, env, how):
+        super().__init__(env)
+        self.how, self.steps = how, 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.how == "is slow":
+            time.sleep(STEP_SECONDS)
+        if self.steps == 3 and self.how == "raises":
+            raise ZeroDivisionError("of its own")
+        if self.steps == 3 and self.how == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.env.step(action)
+
+
+def environments(spec, num_envs, seed=0, *, processes=True):
+    make: Any = functools.partial(make_player, spec, training=True)
+    if processes:
+        make = functools.partial(PlayerProcess, make)
+    return Environments(make, num_envs, np.random.default_rng(seed))
+
+
+def odd(how):
+    return EnvSpec(id="CartPole-v1", wrappers=[{"name": f"{__name__}:Odd", "how": how}])
+
+
+def assert_same(step, other):
+    """That all that two steps hold is equal."""
+    for one, two in zip(step, other, strict=True):
+        if isinstance(one, np.ndarray):
+            np.testing.assert_array_equal(one, two)
+        else:
+            assert one == two
+
+
+@pytest.mark.parametrize(
+    ("spec", "num_envs", "num_steps"),
+    [
+        (EnvSpec(id="CartPole-v1", frame_stack=3), 2, 100),
+        (EnvSpec(id="Taxi-v4", action_masks=True, kwargs={"max_episode_steps": 30}), 1, 70),
+        (AtariSpec.model_validate(BREAKOUT), 1, 150),
+    ],
+    ids=["stacks", "masks", "lives"],
+)
+def test_they_see_and_replay_the_same(spec, num_envs, num_steps):
+    ours = environments(spec, num_envs)
+    theirs = environments(spec, num_envs, processes=False)
+    rng, ended = np.random.default_rng(1), 0
+    for _ in range(num_steps):
+        np.testing.assert_array_equal(ours.obs, theirs.obs)
+        action = rng.integers(4 if spec.id != "CartPole-v1" else 2, size=num_envs).tolist()
+        step = theirs.step(action)
+        assert_same(ours.step(action), step)
+        ended += len(step.episodes)
+    assert ended
+    other = environments(spec, num_envs, seed=1)
+    assert other.set_state(theirs.get_state()) == []
+    assert_same(other.step(action), theirs.step(action))
+    for each in (ours, theirs, other):
+        each.close()
+
+
+def test_they_are_stepped_at_the_same_time():
+    slow = environments(odd("is slow"), 4)
+    before = time.perf_counter()
+    slow.step([0, 1, 0, 1])
+    taken = time.perf_counter() - before
+    slow.close()
+    assert STEP_SECONDS <= taken < 2.5 * STEP_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("how", "saying"),
+    [
+        ("raises", "step: ZeroDivisionError: of its own"),
+        ("is killed", "step: its process has ended, with exit code -9"),
+    ],
+)
+def test_a_failure_is_told_as_in_the_process_that_trains(how, saying):
+    failing = environments(odd(how), 1)
+    failing.step([0])
+    failing.step([1])
+    seed = failing.get_state()["seeds"][0]
+    with pytest.raises(EnvironmentFailedError) as caught:
+        failing.step([0])
+    failing.close()
+    assert str(caught.value) == (
+        f"environment 0 failed at step 2 of the episode with seed {seed}, in {saying}"
+    )
+
+
+def test_a_run_with_processes_is_the_run_without(train):
+    paths = [
+        train(name, f"env.vectorization={name}", "num_envs=2", "total_timesteps=200")
+        for name in ("sync", "processes")
+    ]
+    rows, others = map(rows_without_clock, paths)
+    assert rows == others
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
+def test_they_end_with_the_run(tmp_path, quick, signal_number):
+    """After Ctrl-C, which the terminal sends to all of them, the run saves what it has."""
+    settings = [*quick, "env.vectorization=processes", "num_envs=2", "total_timesteps=10000000"]
+    run = subprocess.Popen(
+        [sys.executable, "-c", "from dqn_runner.train import main; main()", *settings,
+         "eval.interval=null", f"hydra.run.dir={tmp_path}/run"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run/checkpoints/last.pt").exists():
+        assert time.monotonic() < deadline
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.1)
+    children = psutil.Process(run.pid).children(recursive=True)
+    assert len([child for child in children if "spawn_main" in " ".join(child.cmdline())]) == 2
+    os.killpg(run.pid, signal_number) if signal_number == signal.SIGINT else run.kill()
+    _, err = run.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    if signal_number == signal.SIGINT:
+        assert run.returncode == 130
+        assert "Traceback" not in err
+        assert "failed" not in err
