@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from dqn_runner.types import flatten
@@ -56,14 +58,21 @@ def lockstep(settings: dict[str, Any], *, keeps_frames: bool = False) -> str:
 
 
 def evenly(members: Sequence[T], most: int, multiple_of: int) -> list[list[T]]:
-    """`members` in groups of about the same size, at most `most`.
+    """`members`, in their order, in groups of about the same size, at most `most`.
 
     Their number is a multiple of `multiple_of` if there are members enough, so that as many
     processes end at about the same time.
     """
     count = -(-len(members) // most)
     count = min(-(-count // multiple_of) * multiple_of, len(members))
-    return [list(members[i::count]) for i in range(count)]
+    rest, sizes = iter(members), [len(members[i::count]) for i in range(count)]
+    return [list(islice(rest, size)) for size in sizes]
+
+
+def budget(settings: Mapping[str, Any]) -> tuple[float, float]:
+    """How long a run takes, in env steps and in episodes; to sort runs by."""
+    steps, episodes = (settings[key] for key in ("total_timesteps", "total_episodes"))
+    return steps or math.inf, episodes or math.inf
 
 
 def sorted_by(key: Mapping[T, Hashable]) -> list[list[T]]:

@@ -31,7 +31,7 @@ from dqn_runner.runs.directory import RunDirectory, write_whole
 from dqn_runner.spec import PositiveInt, Spec
 from dqn_runner.sweeps.launchers.joblib import Processes, Task
 from dqn_runner.sweeps.launchers.worker import Numbered, Shared
-from dqn_runner.sweeps.sharing import evenly, lockstep, sorted_by
+from dqn_runner.sweeps.sharing import budget, evenly, lockstep, sorted_by
 
 GROUPS = ".groups.json"
 
@@ -105,7 +105,9 @@ class BatchedLauncher:
         for names in sorted_by(keys):
             cost = _costs(parse(settings[names[0]]))
             costs |= dict.fromkeys(names, cost)
-            new = [name for name in names if name not in known]
+            # Those that end together go together: a row whose run is over is still computed.
+            by_budget = sorted(names, key=lambda name: budget(settings[name]))
+            new = [name for name in by_budget if name not in known]
             self._groups += self._grouped(new, cost)
         self._processes = min(map(self._most_processes, costs.values()))
         self._announce(costs)

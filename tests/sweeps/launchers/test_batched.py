@@ -77,6 +77,13 @@ def test_what_differs_in_shape_is_trained_apart(tmp_path, monkeypatch, capsys):
     assert [len({str(name).split(",seed")[0] for name in group}) for group in found] == [1, 1]
 
 
+def test_runs_that_end_together_are_trained_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = planned("seed=range(0,4)", "total_timesteps=2000,300,1000", group_size=4)
+    budgets = [{str(name).split("total_timesteps=")[1] for name in group} for group in found]
+    assert budgets == [{"300"}, {"1000"}, {"2000"}]
+
+
 @pytest.mark.parametrize(
     ("settings", "sizes"),
     [
