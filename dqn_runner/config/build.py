@@ -153,9 +153,9 @@ def warn_of_settings(config: Config, env: Env) -> None:
 
 def build_environments(config: Config, rng: np.random.Generator) -> Environments:
     """The environments to train in; `rng` seeds their episodes."""
-    make: Callable[[str], Any] = functools.partial(make_player, config.env, training=True)
+    make = functools.partial(make_player, config.env, training=True)
     if config.env.vectorization == "processes":
-        make = functools.partial(PlayerProcess, make)
+        return Environments(functools.partial(PlayerProcess, make), config.num_envs, rng)
     return Environments(make, config.num_envs, rng)
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
-from multiprocessing.util import Finalize
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dqn_runner.envs.episode import EpisodePlayer, failure
-from dqn_runner.errors import DQNRunnerError, EnvironmentFailedError, named
+from dqn_runner.errors import ConfigError, DQNRunnerError, EnvironmentFailedError, named
 from dqn_runner.types import Array, ObsSpec
 
 SECONDS_TO_END = 5.0  # that a process has to close its environment
+SECONDS_BETWEEN_LOOKS = 1.0  # of a process at the one that started it
+_COMMAND = "from dqn_runner.envs.processes import serve; serve()"
 
 
 class _Seen(NamedTuple):
@@ -33,52 +38,63 @@ class _Seen(NamedTuple):
 class PlayerProcess:
     """An EpisodePlayer in another process, with the same face; raises what that raises.
 
-    After `begin` the environment is at work, and `step` waits for what comes out. Signals are for
-    the process that trains: this one ends when that closes it, or has ended.
+    After `begin` the environment is at work, and `step` waits for what comes out. The process is in
+    a session of its own, so that Ctrl-C is for the one that trains; it ends with that one, however
+    that ends.
     """
 
     def __init__(self, make_player: Callable[[str], EpisodePlayer], name: str) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would copy torch's locks
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, make_player, name), name=name, daemon=True
-        )
-        with _signals_blocked():
-            self._process.start()
-        theirs.close()
-        # At the end of the program, before the process is waited for.
-        Finalize(self, self._connection.close, exitpriority=1)
-        self._name, self._has_begun = name, False
+        """Raises ConfigError on Windows, where a process is not given a connection like this."""
+        if os.name == "nt":
+            raise ConfigError("env.vectorization=processes: not on Windows; use sync")
+        self._connection, theirs = Pipe()
+        with theirs:
+            # -P: the working directory may be a run that somebody sent.
+            command = [sys.executable, "-P", "-c", _COMMAND, str(theirs.fileno())]
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._end = weakref.finalize(self, _end, self._connection, self._process)
+        self._name, self._begun = name, 0  # the action that it is at work on, counted from 1
         self._obs_spec: ObsSpec | None = None
         self.action_mask: Array | None = None
         self.seed = self.steps = 0
         self.goes_on = False
+        self._send(sys.path)
+        self._send((make_player, name))
 
     @property
     def obs_spec(self) -> ObsSpec:
         """Shape and type of the observations."""
         if self._obs_spec is None:
-            self._obs_spec = self._received("make")
+            self._obs_spec = self._received(lambda ended: EnvironmentFailedError(
+                f"{self._name} could not be made: {ended}"
+            ))  # fmt: skip
         return self._obs_spec
 
     def reset(self, seed: int, row: Array, *, next_life: bool = False) -> None:
         """Start an episode, as `EpisodePlayer.reset` does."""
-        assert row.shape == self.obs_spec.shape  # which is the first that it tells
+        spec = self.obs_spec  # which is the first that it tells
+        assert row.shape == spec.shape
         self.seed, self.steps = seed, 0
-        self._send("reset", seed, next_life)
-        self._see(self._received("reset"), row)
+        self._send(("reset", seed, next_life))
+        self._see(self._received(lambda ended: self.failure(f"reset: {ended}")), row)
 
     def begin(self, action: int) -> None:
         """Begin the step that takes `action`, unless it has begun; `step` must follow."""
-        if not self._has_begun:
-            self._send("step", action)
-            self._has_begun = True
+        assert self._begun in {0, action + 1}
+        if not self._begun:
+            self._send(("step", action))
+            self._begun = action + 1
 
     def step(self, action: int, row: Array) -> tuple[float, bool, bool]:
         """Take `action`, as `EpisodePlayer.step` does; if the step has begun, wait for its end."""
         self.begin(action)
-        self._has_begun = False
-        seen: _Seen = self._received("step")
+        self._begun = 0
+        seen: _Seen = self._received(lambda ended: self.failure(f"step: {ended}"))
         self._see(seen, row)
         assert seen.outcome is not None
         return seen.outcome
@@ -87,59 +103,68 @@ class PlayerProcess:
         """The error that says `what` went wrong at the current step."""
         return failure(self._name, self.seed, self.steps, what)
 
-    def close(self) -> None:
-        """Close the environment and end its process."""
+    def let_go(self) -> None:
+        """Let the process close its environment and end; `close` waits until it has."""
         self._connection.close()
-        self._process.join(SECONDS_TO_END)
-        if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join()
+
+    def close(self) -> None:
+        """Close the environment and end its process, which is killed if that takes long."""
+        self._end()
 
     def _see(self, seen: _Seen, row: Array) -> None:
         row[:] = seen.row
         self.steps, self.goes_on, self.action_mask = seen.steps, seen.goes_on, seen.action_mask
 
-    def _send(self, *request: Any) -> None:
+    def _send(self, message: Any) -> None:
         try:
-            self._connection.send(request)
+            self._connection.send(message)
         except OSError:  # it has ended; what it wrote before, or that it ended, is read next
             return
 
-    def _received(self, what: str) -> Any:
+    def _received(self, failed: Callable[[str], EnvironmentFailedError]) -> Any:
+        """What it answers; raises what it failed with, or `failed` with how the process ended."""
         try:
             answer = self._connection.recv()
         except (EOFError, OSError):
-            self._process.join(SECONDS_TO_END)
-            ended = f"its process has ended, with exit code {self._process.exitcode}"
-            raise self.failure(f"{what}: {ended}") from None
+            self.close()
+            code = self._process.returncode
+            raise failed(f"its process has ended, with exit code {code}") from None
         if isinstance(answer, DQNRunnerError):
             raise answer
         return answer
 
 
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A process that is started here never sees Ctrl-C, or another signal to stop."""
-    resource_tracker.ensure_running()  # which would unblock them when it is started
-    former = signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    )
+def _end(connection: Connection, process: subprocess.Popen[bytes]) -> None:
+    """Let a process end, which it does when nobody listens; kill it if that takes long."""
+    connection.close()
     try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
-def _serve(connection: Connection, make_player: Callable[[str], EpisodePlayer], name: str) -> None:
-    """Make a player and do what is asked for, until the other end is closed."""
-    try:
-        player = make_player(name)
-    except BaseException as error:
-        connection.send(_failed(error))
-        return
+def serve() -> None:
+    """What the process does: make a player, and reset and step it until nobody listens."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        # They are for the process that trains. A program that is started here has them again.
+        signal.signal(getattr(signal, name), lambda *_: None)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    with Connection(int(sys.argv[1])) as connection:
+        sys.path[:] = connection.recv()
+        try:
+            make_player, name = connection.recv()
+            player = make_player(name)
+        except BaseException as error:
+            connection.send(_failed(error))
+            return
+        _play(player, connection)
+
+
+def _play(player: EpisodePlayer, connection: Connection) -> None:
     row: Array = np.zeros(player.obs_spec.shape, player.obs_spec.dtype)
 
-    def answer(method: str, *arguments: Any) -> _Seen:
+    def seen(method: str, *arguments: Any) -> _Seen:
         outcome = None
         if method == "reset":
             seed, next_life = arguments
@@ -154,13 +179,24 @@ def _serve(connection: Connection, make_player: Callable[[str], EpisodePlayer], 
         while True:
             request = connection.recv()
             try:
-                seen: Any = answer(*request)
+                answer: Any = seen(*request)
             except BaseException as error:
-                seen = _failed(error)
-            connection.send(seen)
-    except (EOFError, OSError):  # the other end is closed
+                answer = _failed(error)
+            connection.send(answer)
+    except (EOFError, OSError):  # nobody listens any more
         player.close()
 
 
 def _failed(error: BaseException) -> DQNRunnerError:
-    return error if isinstance(error, DQNRunnerError) else EnvironmentFailedError(named(error))
+    """`error` as one that can be sent, with its traceback for the log."""
+    sent = error if isinstance(error, DQNRunnerError) else EnvironmentFailedError(named(error))
+    sent.add_note("".join(traceback.format_exception(error)))
+    return sent
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone, even in the middle of a step."""
+    while os.getppid() == parent:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    time.sleep(SECONDS_TO_END)  # in which it may end by itself
+    os._exit(1)

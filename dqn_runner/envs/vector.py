@@ -57,7 +57,7 @@ class Environments:
         self._players[i].reset(self._players[i].seed, obs[i], next_life=True)
 
     def begin(self, action: list[int]) -> None:
-        """Set environments in processes of their own to work, on the step that must follow."""
+        """Begin the next step in environments that have processes; `step` must follow."""
         for player, its_action in zip(self._players, action, strict=True):
             if not isinstance(player, PlayerProcess):
                 return
@@ -144,6 +144,9 @@ class Environments:
 
     def close(self) -> None:
         """Close all environments."""
+        for player in self._players:
+            if isinstance(player, PlayerProcess):
+                player.let_go()
         for player in self._players:
             player.close()
 

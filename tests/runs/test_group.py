@@ -123,7 +123,7 @@ def test_environments_in_processes_of_all_runs_step_at_the_same_time(group, monk
         method = getattr(PlayerProcess, name)
 
         def noting(self, *arguments, name=name, method=method):
-            if name == "step" or not self._has_begun:  # step itself begins what has not
+            if name == "step" or not self._begun:  # step itself begins what has not
                 calls.append(name)
             return method(self, *arguments)
 

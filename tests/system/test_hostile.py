@@ -189,6 +189,21 @@ def test_a_run_directory_full_of_modules_is_read_and_none_of_them_imported(sent,
     assert done.stdout.endswith("310 env steps\n")
 
 
+def test_processes_of_environments_import_nothing_from_the_run_directory(sent, tmp_path):
+    trace = tmp_path / "trace"
+    for name in ("multiprocessing", "pickle", "gymnasium", "signal"):
+        (sent / f"{name}.py").write_text(f"open({str(trace)!r}, 'a').write({name!r} + ' ')\n")
+    env = yaml.safe_load((sent / "config.yaml").read_text())["env"]
+    change_config(sent, env={**env, "vectorization": "processes"})
+    command = "from dqn_runner.train import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", command, "resume=.", "total_timesteps=310"],
+        cwd=sent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not trace.exists(), trace.read_text()
+
+
 def read_with(program: str, run: Path, command: Callable[..., Any], capsys: Any) -> tuple[int, str]:
     """Read a trusted run with a command or from Python: its exit code, and what was wrong."""
     if program == "resume":
