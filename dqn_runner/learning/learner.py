@@ -81,7 +81,7 @@ class LearnerState(NamedTuple):
 
     @classmethod
     def of(cls, tensors: Iterator[Tensor], num_slots: int) -> LearnerState:
-        """The state of the next `tensors`, which are in the order of `tensors`."""
+        """The state of the next `tensors`, which come in the order of the property."""
         others = dict(zip(cls._fields[:-1], tensors, strict=False))
         return cls(**others, slots=tuple(islice(tensors, num_slots)))
 
@@ -326,6 +326,8 @@ class Learner:
         tensors = self.state._asdict()
         slots = tensors.pop("slots")
         pairs = [(name, tensor, state[name]) for name, tensor in tensors.items()]
+        if len(state["slots"]) != len(slots):
+            raise ValueError(f"slots has shape {tuple(state['slots'].shape)}")
         pairs += [("slots", *pair) for pair in zip(slots, state["slots"], strict=True)]
         # Older runs kept no buffers; their seed has made the same ones.
         kept = state.get("buffers", self.buffers)

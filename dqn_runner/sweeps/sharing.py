@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 # Sections and settings that are numbers to an update, or no part of it.
 _NUMBERS = {
-    *("seed", "resume", "compile", "total_timesteps", "total_episodes", "num_envs"),
+    *("experiment", "seed", "resume", "compile", "total_timesteps", "total_episodes", "num_envs"),
     *("learning_starts", "train_frequency", "gradient_steps", "phase", "eval", "log"),
     *("checkpoint", "tracker", "epsilon", "env.max_step_seconds", "env.vectorization"),
     *("agent.lr", "agent.lr_schedule", "agent.lr_decay_steps", "agent.gamma", "agent.n_step"),
@@ -61,7 +61,7 @@ def evenly(members: Sequence[T], most: int, multiple_of: int) -> list[list[T]]:
     """`members`, in their order, in groups of about the same size, at most `most`.
 
     Their number is a multiple of `multiple_of` if there are members enough, so that as many
-    processes end at about the same time.
+    processes have as much to do.
     """
     count = -(-len(members) // most)
     count = min(-(-count // multiple_of) * multiple_of, len(members))

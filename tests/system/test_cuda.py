@@ -34,7 +34,9 @@ def test_the_captured_update_agrees_with_the_eager_one(compose, tmp_path):
     for parts in (eager, captured):
         rng = np.random.default_rng(0)
         fill(parts, rng)
-        for _ in range(50):
+        for update in range(50):
+            if update == 25:
+                parts.agent.learner.copy_target()
             parts.agent.learn(parts.storage.tensors, *parts.sampler.draw(32, rng))
     states = [built.agent.learner.state.tensors for built in (eager, captured)]
     for one, other in zip(*states, strict=True):

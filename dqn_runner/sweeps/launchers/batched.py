@@ -105,8 +105,9 @@ class BatchedLauncher:
         for names in sorted_by(keys):
             cost = _costs(parse(settings[names[0]]))
             costs |= dict.fromkeys(names, cost)
-            # Those that end together go together: a row whose run is over is still computed.
-            by_budget = sorted(names, key=lambda name: budget(settings[name]))
+            # Those that end together go together, for a row whose run is over is still computed;
+            # and the longest first, for groups wait for each other.
+            by_budget = sorted(names, key=lambda name: budget(settings[name]), reverse=True)
             new = [name for name in by_budget if name not in known]
             self._groups += self._grouped(new, cost)
         self._processes = min(map(self._most_processes, costs.values()))

@@ -79,9 +79,12 @@ def test_what_differs_in_shape_is_trained_apart(tmp_path, monkeypatch, capsys):
 
 def test_runs_that_end_together_are_trained_together(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = planned("seed=range(0,4)", "total_timesteps=2000,300,1000", group_size=4)
-    budgets = [{str(name).split("total_timesteps=")[1] for name in group} for group in found]
-    assert budgets == [{"300"}, {"1000"}, {"2000"}]
+    found = planned("seed=range(0,4)", "total_timesteps=1000,300,2000", group_size=5)
+    budgets = [[str(name).split("total_timesteps=")[-1] for name in group] for group in found]
+    assert budgets == [["2000"] * 4, ["1000"] * 4, ["300"] * 4]  # the longest first
+    found = planned("seed=range(0,3)", "total_timesteps=300,2000", "batch_size=8", group_size=4)
+    budgets = [[str(name).split("total_timesteps=")[-1] for name in group] for group in found[3:]]
+    assert budgets == [["2000"] * 3, ["300"] * 3]
 
 
 @pytest.mark.parametrize(
