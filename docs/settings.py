@@ -158,7 +158,7 @@ def default(row: Row) -> str:
     parts = row.key.split(".")
     size = 2 if parts[0] == "hydra" else 1  # of the group's name
     group = "/".join(parts[:size])
-    if (CONF / group).is_dir():
+    if (CONF / group).is_dir() and len(parts) > size:  # experiment is a group and a setting
         files = [
             CONF / group / f"{name}.yaml" for name in (*row.kinds, chosen.get(group), "optuna")
         ]

@@ -15,7 +15,7 @@ from dqn_runner.analysis.runs import Floats, Integers, Run
 from dqn_runner.runs.metrics_file import EVALUATION, is_number
 
 # These say nothing about what a run computes.
-_NAMES = ("seed", "tracker")
+_NAMES = ("experiment", "seed", "tracker")
 # These say how and where a run computes, and how often it is evaluated and saved.
 _ASIDE = (
     *("compile", "torch_threads", "device", "buffer.storage", "env.vectorization"),

@@ -98,6 +98,8 @@ class Config(TrainingSpec):
 
     resume: None = None  # read by the command line alone
     """A run directory to continue; beside it only larger budgets and tracker.notify may stand."""
+    experiment: str = "none"
+    """The experiment that was chosen, by which dqn-compare can group runs."""
     seed: Annotated[int, Field(ge=0)]
     """Seed of all that is random in the run."""
     device: Annotated[

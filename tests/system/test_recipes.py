@@ -140,6 +140,12 @@ TABLE: dict[str, dict[str, object]] = {
     },
 }
 
+CONF = Path(hydra_internals.conf_dir()) / "experiment"
+EXPERIMENTS = [
+    str(path.relative_to(CONF).with_suffix(""))
+    for path in sorted(CONF.rglob("*.yaml"))
+    if not path.name.startswith("_")
+]
 KEPT = json.loads(Path(__file__).with_name("recipes.json").read_text(encoding="utf-8"))
 OTHER_DEFAULTS = {
     "config.yaml": {
@@ -170,7 +176,7 @@ def resolved(name):
 @pytest.mark.parametrize("name", KEPT)
 def test_a_recipe_stays_what_it_was(name):
     """A setting that is newer than the list has its old behavior there."""
-    assert resolved(name) == parse(KEPT[name])
+    assert resolved(name) == parse({**KEPT[name], "experiment": name})
 
 
 @pytest.mark.parametrize("name", [*KEPT, "rainbow", "swanlab_cartpole_hl_gauss"])
@@ -214,7 +220,34 @@ def test_rainbow_is_nothing_but_settings():
         "network.hidden_sizes=[128,128]", "network.norm=none", "batch_size=64",
     ]  # fmt: skip
     (job,) = Command([*paper, *ours]).jobs
-    assert resolved("rainbow") == parse(job.config)
+    assert resolved("rainbow") == parse({**job.config, "experiment": "rainbow"})
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_known_by_its_name(name):
+    assert resolved(name).experiment == name
+
+
+def test_an_ablation_changes_one_thing_of_plain_dqn():
+    """Beside its name; rainbow changes six, and noise on the weights takes the place of ε."""
+
+    def changed(name):
+        flat, plain = (flatten(resolved(f"ablation/{n}").plain()) for n in (name, "plain"))
+        sections = {key: key.split(".")[0] if key.endswith(".name") else key for key in plain}
+        return {sections[key] for key in plain if flat.get(key) != plain[key]} - {"experiment"}
+
+    assert {name: changed(name) for name in ("double", "dueling", "n_step", "layer_norm")} == {
+        "double": {"agent.double"}, "dueling": {"network.dueling"},
+        "n_step": {"agent.n_step"}, "layer_norm": {"network.norm"},
+    }  # fmt: skip
+    assert changed("munchausen") == {"agent.td_target"}
+    assert changed("prioritized") == {"buffer"}
+    assert changed("noisy") >= {"network.noisy", "epsilon"}
+    agents = [changed(name) for name in ("c51", "qr_dqn", "iqn", "hl_gauss")]
+    others = {"agent.loss", "agent.clip_target", "agent.optimizer.eps"}
+    assert all({"agent"} <= keys <= {"agent", *others} for keys in agents)
+    assert {"agent", "agent.double", "agent.n_step", "buffer", "network.dueling",
+            "network.noisy"} <= changed("rainbow")  # fmt: skip
 
 
 def test_the_tracker_is_told_what_swanlab_cartpole_is():
