@@ -14,6 +14,7 @@ from dqn_runner.config.root import Config
 from dqn_runner.runs.job import guarded, log_file, running_or_resuming
 from dqn_runner.runs.lifecycle import Host, flushed_denormals
 from dqn_runner.runs.stop_signals import StopSignals
+from dqn_runner.tracking.tracker import EndState
 from dqn_runner.training.requests import Asking
 from dqn_runner.training.together import Lockstep
 
@@ -27,9 +28,16 @@ def train_together(runs: Mapping[int, tuple[Config, Path]], num_rows: int) -> No
     stack, signals = Stack(num_rows), StopSignals()
     console, later = Console(quiet=True), list[Callable[[], None]]()
 
+    def close(end: EndState, action: Callable[[], None]) -> None:
+        """After a signal all runs are saved before SwanLab is told of any."""
+        if end == "aborted":
+            later.append(action)
+        else:
+            action()
+
     def asking(row: int) -> Asking[float | None]:
         config, path = runs[row]
-        host = Host(console, signals, stack.memory_of(row), num_rows, later.append)
+        host = Host(console, signals, stack.memory_of(row), num_rows, close)
         return guarded(path, lambda: running_or_resuming(config, path, host), quiet=True)
 
     compiles = any(config.compile == "always" for config, _ in runs.values())

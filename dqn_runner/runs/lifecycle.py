@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from dqn_runner.config.root import Config, find_modules, read
 from dqn_runner.errors import ConfigError, RunError, Stopped
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.films import Films
-from dqn_runner.runs.metrics_file import MetricsFile, MetricsReader, cut
+from dqn_runner.runs.metrics_file import MetricsFile, cut
 from dqn_runner.runs.progress_bar import ProgressDisplay
 from dqn_runner.runs.report import (
     EvaluationLog,
@@ -31,12 +30,12 @@ from dqn_runner.runs.report import (
     report,
     report_stop,
     result,
-    say,
     start_of,
 )
 from dqn_runner.runs.stop_signals import StopSignals
+from dqn_runner.runs.tracked import close_tracker, open_tracker
 from dqn_runner.seeding import draw_seed
-from dqn_runner.tracking.tracker import EndState, LateTracker, SwanLabTracker, result_metrics
+from dqn_runner.tracking.tracker import EndState, SwanLabTracker, result_metrics
 from dqn_runner.training.evaluation import Evaluation
 from dqn_runner.training.loop import Logger, Training
 from dqn_runner.training.requests import Asking, serve
@@ -44,8 +43,6 @@ from dqn_runner.training.state import Parts, restore, save, save_best
 from dqn_runner.types import Best, Progress
 
 logger = logging.getLogger(__name__)
-
-SECONDS_PER_LOCAL_SCALAR = 0.0018  # measured with swanlab 0.10.3
 
 T = TypeVar("T")
 
@@ -60,8 +57,8 @@ class Host(NamedTuple):
     signals: StopSignals
     memory: Allocate = own_memory
     num_runs: int = 1
-    # What may wait until all runs have saved, after a signal; alone nothing waits.
-    later: Callable[[Callable[[], None]], None] = lambda action: action()
+    # Closes SwanLab's side of a run by an action that takes long; after a signal it may wait.
+    close: Callable[[EndState, Callable[[], None]], None] = lambda _, action: action()
 
 
 def run(config: Config, path: Path, console: Console) -> Scores:
@@ -242,16 +239,9 @@ def train_and_score(  # noqa: PLR0917
         stack.callback(parts.evaluator.close)
         metrics_file = MetricsFile(run_dir.metrics)
         stack.callback(metrics_file.close)
-        tracker = open_tracker(config, run_dir, host)
+        tracker = open_tracker(config, run_dir, late=host.num_runs > 1)
         if tracker:
-            closing = functools.partial(close_tracker, tracker)
-            stack.callback(
-                lambda: (
-                    host.later(functools.partial(closing, end, console))
-                    if end == "aborted"
-                    else closing(end, console)
-                )
-            )
+            stack.callback(lambda: host.close(end, lambda: close_tracker(tracker, end, console)))
         display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
         films = Films(config, run_dir.videos, progress, tracker, signals.check)
         films.log_former()
@@ -279,14 +269,6 @@ def train_and_score(  # noqa: PLR0917
             tracker.log_media("curve", run_dir.curve, progress.env_steps)
         end = "success"
     return scores, ended
-
-
-def close_tracker(tracker: SwanLabTracker | LateTracker, end: EndState, console: Console) -> None:
-    """End SwanLab's side of the run, and say where it can be seen."""
-    with console.status("closing SwanLab's side of the run"):
-        tracker.close(end)
-    if tracker.url:
-        say(f"cloud  {tracker.url}", console)
 
 
 def train_and_save(training: Training, parts: Parts, progress: Progress) -> Asking[None]:
@@ -351,36 +333,3 @@ def score(
     if is_final:
         return Scores(final, final, best.env_steps)
     return Scores(final, fresh_episodes(parts.agent.policy_of(best.params)), best.env_steps)
-
-
-def open_tracker(
-    config: Config, run_dir: RunDirectory, host: Host
-) -> SwanLabTracker | LateTracker | None:
-    """SwanLab's side of the run; None if its mode is disabled."""
-    if config.tracker.mode == "disabled":
-        return None
-    if host.num_runs > 1:
-        return LateTracker(lambda: make_tracker(config, run_dir))
-    return make_tracker(config, run_dir)
-
-
-def make_tracker(config: Config, run_dir: RunDirectory) -> SwanLabTracker:
-    """SwanLab's side of the run.
-
-    A run that goes on is logged again from the beginning, under the id it had.
-    """
-    if config.tracker.mode == "local":
-        logger.warning(
-            "tracker.mode=local: SwanLab takes about %.0f ms a scalar when the run ends; "
-            "offline takes none",
-            1000 * SECONDS_PER_LOCAL_SCALAR,
-        )
-    run_dir.swanlab.mkdir(exist_ok=True)
-    tracker = SwanLabTracker(
-        config.tracker, run_dir.swanlab, config.plain(), run_dir.forget_swanlab_run()
-    )
-    if tracker.run_id:
-        run_dir.swanlab_id.write_text(tracker.run_id + "\n")
-    for row in MetricsReader(run_dir.metrics).new_rows():
-        tracker.log(row)
-    return tracker

@@ -113,6 +113,7 @@ def test_they_are_stepped_at_the_same_time(tmp_path):
     together = environments(odd("waits for the others", where=str(tmp_path), num_envs=3), 3)
     together.step([0, 1, 0])
     together.close()
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize(
