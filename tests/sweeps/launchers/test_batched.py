@@ -82,9 +82,9 @@ def test_runs_that_end_together_are_trained_together(tmp_path, monkeypatch):
     found = planned("seed=range(0,4)", "total_timesteps=1000,300,2000", group_size=5)
     budgets = [[str(name).split("total_timesteps=")[-1] for name in group] for group in found]
     assert budgets == [["2000"] * 4, ["1000"] * 4, ["300"] * 4]  # the longest first
-    found = planned("seed=range(0,3)", "total_timesteps=300,2000", "batch_size=8", group_size=4)
-    budgets = [[str(name).split("total_timesteps=")[-1] for name in group] for group in found[3:]]
-    assert budgets == [["2000"] * 3, ["300"] * 3]
+    found = planned("seed=range(0,3)", "total_timesteps=300,2000", group_size=2)
+    budgets = [[str(name).split("total_timesteps=")[-1] for name in group] for group in found]
+    assert budgets == [["2000", "2000"], ["2000", "300"], ["300", "300"]]
 
 
 @pytest.mark.parametrize(
