@@ -86,6 +86,8 @@ class Run:
             )
             for _ in range(UPDATES)
         ]
+        # Before which updates a hard target is copied: each run at moments of its own.
+        self.copies = [not rule.soft_target and step % (seed + 2) == 1 for step in range(UPDATES)]
         own = {"lr": LR[seed], "tau": TAU[seed], "max_grad_norm": 0.5 + seed,
                "return_low": -0.5 - seed, "return_high": 1.0 + seed,
                "munchausen_temperature": 0.1 + seed}  # fmt: skip
@@ -100,7 +102,9 @@ def stacked(tensors: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 def alone(rule: UpdateRule, run: Run) -> tuple[LearnerState, list[Tensor]]:
     state, priorities = run.state, []
-    for inputs in run.inputs:
+    for inputs, copies in zip(run.inputs, run.copies, strict=True):
+        if copies:
+            state = state._replace(target_params=state.params)
         state, priority = update(rule, state, run.storage, inputs, run.hyper, run.buffers)
         priorities.append(priority)
     return state, priorities
@@ -117,8 +121,11 @@ def together(rule: UpdateRule, runs: list[Run]) -> tuple[LearnerState, list[Tens
     buffers = stacked([run.buffers for run in runs]) if runs[0].buffers else ()
     hyper = {name: torch.stack([run.hyper[name] for run in runs]) for name in runs[0].hyper}
     priorities = []
-    for inputs in zip(*(run.inputs for run in runs), strict=True):
+    copies = torch.tensor([run.copies for run in runs]).unbind(1)
+    for inputs, copied in zip(zip(*(run.inputs for run in runs), strict=True), copies, strict=True):
         together = StepInputs(*stacked(list(inputs)))
+        targets = torch.where(copied.unsqueeze(1), state.params, state.target_params)
+        state = state._replace(target_params=targets)
         state, priority = vmap(step)(state, storage, together, hyper, buffers)
         priorities.append(priority)
     return state, priorities
@@ -195,8 +202,8 @@ def parts_of(
 @pytest.mark.parametrize("target", ["hard", "soft"])
 @pytest.mark.parametrize("case", CASES)
 def test_runs_trained_together_equal_each_run_alone(case, target, dtype, tolerance):
-    """Runs that differ in lr, tau, gamma, clips, temperature, range of returns, parameters, replay
-    and noise."""
+    """Runs that differ in lr, tau, gamma, clips, temperature, range of returns, parameters, replay,
+    noise and copies of the target."""
     rule, runs = parts_of(case, target, dtype, R)
     if case == "bfloat16" and dtype == torch.float32:
         tolerance = 2e-2  # eight bits; numbers of double precision are not rounded
@@ -213,14 +220,17 @@ def test_runs_trained_together_equal_each_run_alone(case, target, dtype, toleran
 
 
 def assert_compiled_equals_eager(case: str, target: str) -> None:
-    """Updates by what `Learner.compile` makes."""
+    """Updates by what `Learner.compile` makes, with copies of the target network."""
     rule, (run,) = parts_of(case, target, torch.float32, 1)
     numbers = {name: value.item() for name, value in run.hyper.items()}
     learner = Learner(rule, numbers, run.state.params, run.buffers)
     learner.state.target_params.copy_(run.state.target_params)
     learner.compile(run.storage, B)
     expected_state, expected_priorities = alone(rule, run)
-    for inputs, expected in zip(run.inputs, expected_priorities, strict=True):
+    steps = zip(run.inputs, run.copies, expected_priorities, strict=True)
+    for inputs, copies, expected in steps:
+        if copies:
+            learner.copy_target()
         priorities = learner.update(run.storage, inputs.indices, inputs.weights, inputs.noise)
         torch.testing.assert_close(priorities, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(learner.state.tensors, expected_state.tensors, rtol=1e-4, atol=1e-5)
