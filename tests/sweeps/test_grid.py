@@ -578,6 +578,7 @@ def test_many_jobs_leave_nothing_behind(command, quick, monkeypatch, capsys):
         for number in (100, 399):
             size, files = seen[number]
             print(f"after {number} jobs: {size / 1e6:.0f} MB, {files} open files")
-    half = seen[200:]
-    assert max(size for size, _ in half) - half[0][0] < 1.5e6
-    assert len({files for _, files in half}) == 1
+    sizes, files = zip(*seen, strict=True)
+    # The least of fifty jobs: what the allocator holds for a moment goes up and down by a MB.
+    assert min(sizes[350:]) - min(sizes[200:250]) < 1e6
+    assert len(set(files[200:])) == 1
