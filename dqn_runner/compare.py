@@ -29,6 +29,7 @@ EPILOG = """examples:
   dqn-compare outputs/sweeps/2026-01-31_12-00-00
   dqn-compare outputs --group-by agent.lr --threshold 475
   dqn-compare outputs --metric best --format markdown --output results.md
+  dqn-compare outputs --group-by network.dueling --baseline network.dueling=false
   dqn-compare outputs/sweeps/2026-01-31_12-00-00 --follow
   dqn-compare outputs/sweeps/2026-01-31_12-00-00 --report
 
@@ -64,8 +65,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--metric",
         action="append",
-        help="final, best, or a metric of metrics.jsonl (its last value); may be repeated; "
-        "default: final and best",
+        help="final, best, area (under the curve of evaluations: their mean return over env steps)"
+        ", or a metric of metrics.jsonl (its last value); may be repeated; default: final and best",
     )
     add(
         "--threshold",
@@ -77,6 +78,12 @@ def parser() -> argparse.ArgumentParser:
         "--group-by",
         metavar="KEY,...",
         help="settings that make groups; default: all that differ, except those named below",
+    )
+    add(
+        "--baseline",
+        metavar="GROUP",
+        help="compare each other group with this one, named as in the table; default: with the "
+        "best, and all pairs where there are few",
     )
     add(
         "--normalize",
@@ -146,6 +153,7 @@ def command_line(arguments: list[str]) -> int:
         threshold=options.threshold,
         group_by=tuple(options.group_by.split(",")) if options.group_by else None,
         bounds=parse_bounds(options.normalize),
+        baseline=options.baseline,
     )
     beside = options.directories[0] / "compare"
     folder = None if options.no_figures else options.figures or beside
@@ -236,7 +244,7 @@ def look(runs: list[Run], options: Options) -> Comparison:
     Raises RunError if none can be read, and ConfigError if an option names what no run has.
     """
     from dqn_runner.analysis.comparison import compare
-    from dqn_runner.analysis.groups import RETURNS
+    from dqn_runner.analysis.groups import SCORES
 
     if not any(run.config for run in runs):
         problems = "; ".join(f"{run.path}: {run.problem}" for run in runs)
@@ -254,11 +262,16 @@ def look(runs: list[Run], options: Options) -> Comparison:
         raise ConfigError(
             f"--group-by={error.args[0]}: no run has this setting; there are {', '.join(keys)}"
         ) from error
-    for metric in set(options.metrics) - set(RETURNS):
+    names = sorted({group.group.name for group in comparison.groups})
+    if options.baseline not in (None, *names):
+        raise ConfigError(
+            f"--baseline={options.baseline}: no group has this name; there are {'; '.join(names)}"
+        )
+    for metric in set(options.metrics) - set(SCORES):
         if not any(group.num_scores(metric) for group in comparison.groups):
             known = sorted({name for run in runs for name in run.last_row() if "/" in name})
             raise ConfigError(
-                f"--metric={metric}: no run has it; there are {', '.join([*RETURNS, *known])}"
+                f"--metric={metric}: no run has it; there are {', '.join([*SCORES, *known])}"
             )
     return comparison
 

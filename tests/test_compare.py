@@ -286,6 +286,41 @@ def test_environments_are_never_ranked_together(two_environments, capsys):
     assert pairs == [("Acrobot-v1", "agent.lr=0.01", 1.0), ("CartPole-v1", "agent.lr=0.001", 1.0)]
 
 
+def test_the_area_under_a_curve_is_its_mean_over_env_steps(tmp_path, capsys):
+    run = write_run(tmp_path / "bent", [], 5.0)
+    points = ((0, 0), (100, 8), (400, 2))
+    rows = [{"env_steps": n, "eval/episode_return_mean": value} for n, value in points]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_run(tmp_path / "point", [7.0], 5.0, agent__lr=0.5)
+    write_run(tmp_path / "none", [], 5.0, agent__lr=0.6)
+    given = ("--no-figures", "--metric=area", "--group-by=agent.lr")
+    _, text, _ = run_compare(capsys, tmp_path, *given, "--format=json")
+    areas = {row["group"]: row["IQM"] for row in json.loads(text)["groups"]}
+    bent = (100 * (0 + 8) / 2 + 300 * (8 + 2) / 2) / 400  # two trapezoids
+    assert areas == {"agent.lr=0.001": bent, "agent.lr=0.5": 7.0, "agent.lr=0.6": None}
+    _, table, _ = run_compare(capsys, tmp_path, *given)
+    assert "higher mean return over the curve" in table
+    _, scaled, _ = run_compare(capsys, tmp_path, *given, "--normalize=0:10", "--format=json")
+    assert json.loads(scaled)["groups"][1]["IQM"] == bent / 10
+
+
+def test_each_group_can_be_compared_with_a_baseline(two_environments, capsys):
+    for i in range(12):
+        write_run(two_environments / f"x{i}", [1.0], 1.0 * i, seed=i % 2, agent__lr=2 + i // 2)
+    given = ("--no-figures", "--format=json", "--baseline", "agent.lr=4", "--normalize=0:500")
+    _, text, _ = run_compare(capsys, two_environments, *given)
+    (environment,) = {pair["environment"] for pair in json.loads(text)["improvements"]}
+    pairs = {p["above"]: (p["below"], p["value"]) for p in json.loads(text)["improvements"]}
+    assert environment == "CartPole-v1"  # Acrobot's runs have no such group
+    assert pairs == {
+        **{f"agent.lr={lr}": ("agent.lr=4", 1.0) for lr in (0.001, 0.01, 5, 6, 7)},
+        **{f"agent.lr={lr}": ("agent.lr=4", 0.0) for lr in (2, 3)},
+    }
+    code, _, err = run_compare(capsys, two_environments, "--baseline", "agent.lr=9")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--baseline=agent.lr=9: no group has this name; there are agent.lr=0.001; " in err
+
+
 def test_normalized_environments_are_also_compared_together(two_environments, capsys):
     bounds = ("--normalize=CartPole-v1=0:500", "--normalize=Acrobot-v1=-500:0")
     _, text, _ = run_compare(capsys, two_environments, "--no-figures", "--format=csv", *bounds)

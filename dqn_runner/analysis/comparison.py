@@ -14,6 +14,7 @@ import numpy as np
 
 from dqn_runner.analysis.groups import (
     RETURNS,
+    SCORES,
     Curve,
     Group,
     curve,
@@ -49,15 +50,17 @@ Improvement = tuple[str, str, Estimate]  # P(a run of the first scores above one
 class Options:
     """What is compared.
 
-    `metrics` are `final`, `best` or names in metrics.jsonl. `threshold` is a return; if None, each
-    environment's own threshold is used, if Gymnasium knows one. `bounds` has [low, high] for an
-    environment (`*`: for every other one); returns are scaled from there to [0, 1].
+    `metrics` are `final`, `best`, `area` or names in metrics.jsonl. `threshold` is a return; if
+    None, each environment's own threshold is used, if Gymnasium knows one. `bounds` has [low, high]
+    for an environment (`*`: for every other one); returns are scaled from there to [0, 1].
+    `baseline` is the name of a group: each other one is compared with it, in place of the best.
     """
 
     metrics: tuple[str, ...] = RETURNS
     threshold: float | None = None
     group_by: tuple[str, ...] | None = None
     bounds: Bounds | None = None
+    baseline: str | None = None
 
     def bounds_of(self, environment: str) -> tuple[float, float] | None:
         """The bounds of an environment's returns; None if it has none."""
@@ -118,7 +121,8 @@ class Ranking:
 
     def score_name(self, metric: str) -> str:
         """The name of the scores of `metric`."""
-        name = f"{metric} return" if metric in RETURNS else metric
+        names = {"area": "mean return over the curve"}
+        name = names.get(metric) or (f"{metric} return" if metric in RETURNS else metric)
         return f"normalized {name}" if self._is_normalized(metric) else name
 
     def score_format(self, metric: str) -> str:
@@ -231,13 +235,26 @@ def _ranking(
     known = [group for group in groups if group.num_scores()]
     known.sort(key=lambda group: -group.estimates[metric]["IQM"].value)
     unknown = [group for group in groups if not group.num_scores()]
-    pairs = itertools.combinations(known, 2)
     improvements = [
         (a.group.name, b.group.name, probability_of_improvement(a.scores[metric], b.scores[metric]))
-        for a, b in pairs
-        if len(known) <= MOST_GROUPS_PAIRWISE or a is known[0]
+        for a, b in _pairs(known, options.baseline)
     ]
     return Ranking(environments, options, known + unknown, improvements)
+
+
+def _pairs(
+    groups: Sequence[GroupStatistics], baseline: str | None
+) -> list[tuple[GroupStatistics, GroupStatistics]]:
+    """Which of `groups`, the best first, are compared: of each pair the better one comes first.
+
+    With a `baseline`, each other group is compared with it, and it comes second.
+    """
+    if baseline is not None:
+        bases = [group for group in groups if group.group.name == baseline]
+        return [(group, base) for base in bases for group in groups if group is not base]
+    pairs = itertools.combinations(groups, 2)
+    few = len(groups) <= MOST_GROUPS_PAIRWISE
+    return [(better, other) for better, other in pairs if few or better is groups[0]]
 
 
 def _statistics(
@@ -300,4 +317,4 @@ def threshold_of(run: Run, options: Options) -> float:
 
 
 def _is_return(metric: str) -> bool:
-    return metric in RETURNS or "return" in metric
+    return metric in SCORES or "return" in metric

@@ -31,6 +31,7 @@ _RANGE = ("env.return_range", "agent.v_min", "agent.v_max")
 
 SUMMARY = "summary/episode_return"  # how the names of a group's statistics begin
 RETURNS = ("final", "best")  # the scores in result.json
+SCORES = (*RETURNS, "area")  # what a run gets from its evaluations
 
 # Colors that color-blind people can tell apart (Okabe and Ito 2008).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -66,6 +67,16 @@ class Curve(NamedTuple):
         inside = (env_steps >= self.env_steps[0]) & (env_steps <= self.env_steps[-1])
         values: Floats = np.interp(env_steps, self.env_steps, self.values)
         return np.where(inside, values, np.nan)
+
+    def area(self) -> float:
+        """The area under the curve, divided by its length: the mean value over env steps.
+
+        Of one point its value, and NaN of none.
+        """
+        if len(self.values) < 2:
+            return float(self.values.sum()) if len(self.values) else float("nan")
+        length = self.env_steps[-1] - self.env_steps[0]
+        return float(np.trapezoid(self.values, self.env_steps) / length)
 
 
 def group_runs(runs: Sequence[Run], keys: Sequence[str] | None = None) -> list[Group]:
@@ -272,11 +283,12 @@ def curve(run: Run, metric: str = EVALUATION) -> Curve:
 
 
 def score(run: Run, metric: str, points: Curve) -> float:
-    """One number for `run`: its `final` or `best` return, or the last value of another metric.
+    """One number for `run`: `final`, `best` or `area`, or the last value of another metric.
 
-    The returns are those of result.json, over fresh episodes. Without a result.json, `final` is the
-    last of the run's evaluations `points`, and `best` is missing: the best of many evaluations is
-    too high until it is scored again. NaN if there is no number.
+    `area` is that of `points`, the run's evaluations, as `Curve.area` has it. The other returns are
+    those of result.json, over fresh episodes. Without a result.json, `final` is the last of these
+    evaluations, and `best` is missing: the best of many evaluations is too high until it is scored
+    again. NaN if there is no number.
     """
     if metric in RETURNS:
         if run.result is not None:
@@ -284,6 +296,8 @@ def score(run: Run, metric: str, points: Curve) -> float:
         if metric == "final" and len(points.values):
             return float(points.values[-1])
         return float("nan")
+    if metric == "area":
+        return points.area()
     _, values = run.series(metric)
     return float(values[-1]) if len(values) else float("nan")
 

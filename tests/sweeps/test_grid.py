@@ -576,8 +576,8 @@ def test_many_jobs_leave_nothing_behind(command, quick, monkeypatch, capsys):
     with capsys.disabled():
         print(f"\na job takes {wall / 400:.2f} s, {cpu / 400:.2f} s of them CPU time")
         for number in (100, 399):
-            size, files = seen[number]
-            print(f"after {number} jobs: {size / 1e6:.0f} MB, {files} open files")
+            size, num_files = seen[number]
+            print(f"after {number} jobs: {size / 1e6:.0f} MB, {num_files} open files")
     sizes, files = zip(*seen, strict=True)
     # The least of fifty jobs: what the allocator holds for a moment goes up and down by a MB.
     assert min(sizes[350:]) - min(sizes[200:250]) < 1e6
