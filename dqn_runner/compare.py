@@ -60,8 +60,17 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("directories", metavar="DIR", type=path, nargs="+", help="folder with runs, at any depth")
+    directories = "folder with runs, at any depth"
+    parser.add_argument("directories", metavar="DIR", type=path, nargs="+", help=directories)
+    parser.add_argument("--version", action="version", version=f"dqn-compare {__version__}")
+    add_questions(parser.add_argument_group("what is compared"))
+    add_places(parser.add_argument_group("where the answer goes"))
+    return parser
+
+
+def add_questions(group: argparse._ArgumentGroup) -> None:
+    """The options that say what is compared, and how."""
+    add = group.add_argument
     add(
         "--metric",
         action="append",
@@ -92,6 +101,11 @@ def parser() -> argparse.ArgumentParser:
         help="scale returns from LOW:HIGH to 0:1, for one environment or all; may be repeated; "
         "normalized environments are also compared together",
     )
+
+
+def add_places(group: argparse._ArgumentGroup) -> None:
+    """The options that say where tables, figures, report and copies go."""
+    add = group.add_argument
     add("--format", choices=["table", "markdown", "csv", "json"], default="table")
     add("--output", type=path, metavar="FILE", help="write to FILE instead of printing")
     add("--figures", type=path, metavar="FOLDER", help="default: compare/ in the first DIR")
@@ -128,8 +142,6 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="log mean and IQM of each group as SwanLab runs of job type `summary`",
     )
-    add("--version", action="version", version=f"dqn-compare {__version__}")
-    return parser
 
 
 def page_path(text: str) -> Path:
