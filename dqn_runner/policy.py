@@ -50,7 +50,8 @@ class LoadedPolicy:
             raise RunError(f"{checkpoint_path}: does not fit the network of its config.yaml")
         self.config = config
         temperature, rng = config.agent.softmax_temperature, np.random.default_rng(0)
-        self.on_rows = make_policy(network.on_arrays(params, buffers), temperature, rng)
+        q_function = network.on_arrays(network.by_columns(params), buffers)
+        self.on_rows = make_policy(q_function, temperature, rng)
 
     def __call__(self, obs: Any, action_mask: Any = None) -> Any:
         """The environment's action for one of its observations, among those it allows."""

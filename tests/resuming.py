@@ -66,7 +66,8 @@ KINDS = {
 }  # fmt: skip
 # Games themselves, with images that are kept once; they take longer.
 GAMES = {
-    "breakout": ["env=minatar/breakout", "network.hidden_size=8", "buffer.capacity=120"],
+    # Its hidden layer is large enough to lie by columns.
+    "breakout": ["env=minatar/breakout", "network.hidden_size=80", "buffer.capacity=120"],
     "pong": [
         "env=atari", "env.game=pong", "network=data_efficient_cnn", "network.hidden_size=8",
         "buffer.capacity=120", "total_timesteps=240", "env.max_frames=400", "agent.n_step=3",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,24 @@ def test_a_network_with_buffers_trains_resumes_and_is_loaded(command, quick, com
     policy = load_policy("whole", trust=True)
     assert policy.on_rows(obs).tolist() == q_values.argmax(dim=1).tolist()
     assert len(set(policy.on_rows(obs).tolist())) == 2
+
+
+def test_a_policy_of_large_weights_is_that_of_its_checkpoint(command, quick):
+    """Whose numbers lie as those of the layers in turn, each layer's by rows."""
+    sizes = [(300, 4), (300,), (300, 300), (300,), (2, 300), (2,)]
+    settings = ("agent=dqn", "agent.lr=1e-6", "network.norm=none", "network.hidden_sizes=[300,300]")
+    outcome = command(*quick, *settings, "hydra.run.dir=run")
+    assert outcome.code == 0, outcome.err
+    policy = load_policy("run")
+    state = torch.load("run/checkpoints/last.pt", weights_only=True)
+    best = torch.load("run/checkpoints/best.pt", weights_only=True)
+    assert torch.equal(best["agent"]["params"], state["best"]["params"])
+    pieces = state["agent"]["params"].split([math.prod(size) for size in sizes])
+    w1, b1, w2, b2, w3, b3 = (p.view(s) for p, s in zip(pieces, sizes, strict=True))
+    obs = 3 * torch.randn(300, 4)
+    values = torch.relu(torch.relu(obs @ w1.T + b1) @ w2.T + b2) @ w3.T + b3
+    assert [policy(row.numpy()) for row in obs] == values.argmax(dim=1).tolist()
+    assert len(values.argmax(dim=1).unique()) == 2
 
 
 def test_runs_of_two_seeds_differ_in_their_buffers_and_share_a_compilation(

@@ -24,6 +24,8 @@ from dqn_runner.target_update import soft_update
 from dqn_runner.types import Batch, Outputs, StepInputs
 
 METRICS = ("train/td_loss", "train/q_mean", "train/grad_norm")
+# What of the state has a number for each parameter; the counter only where some can be reset.
+PER_PARAMETER = ("params", "target_params", "num_updates", "slots")
 
 
 Network = Callable[[Tensor], Outputs]  # observations [B, *obs_shape] -> what it says of them
@@ -309,13 +311,16 @@ class Learner:
         self.state.num_updates[part] = 0.0
 
     def get_state(self) -> dict[str, Any]:
-        """All that learning depends on, as tensors and numbers."""
+        """All that learning depends on, as tensors and numbers; all weights by rows."""
+        state = {**self.state._asdict(), "slots": torch.stack(self.state.slots)}
+        for name in PER_PARAMETER:
+            if state[name].ndim:
+                state[name] = self.rule.network.by_rows(state[name])
         return {
             "updates": self.updates,
             "updates_at_reading": self._updates_at_reading,
             "buffers": list(self.buffers),
-            **self.state._asdict(),
-            "slots": torch.stack(self.state.slots),
+            **state,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -323,6 +328,9 @@ class Learner:
         self.updates, self._updates_at_reading = state["updates"], state["updates_at_reading"]
         # Older runs did not look at their targets.
         state = {"target_extremes": self.state.target_extremes, **state}
+        for name in PER_PARAMETER:
+            if state[name].shape[-1:] == self.state.params.shape:
+                state[name] = self.rule.network.by_columns(state[name])
         tensors = self.state._asdict()
         slots = tensors.pop("slots")
         pairs = [(name, tensor, state[name]) for name, tensor in tensors.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -91,6 +92,7 @@ def save(parts: Parts, progress: Progress) -> None:
     """
     if not bool(torch.isfinite(parts.agent.learner.state.params).all()):
         raise diverged(progress)
+    best, network = progress.best, parts.agent.learner.rule.network
     state = {
         "env_steps": progress.env_steps,
         "trained_together": parts.num_together,
@@ -99,7 +101,7 @@ def save(parts: Parts, progress: Progress) -> None:
         "envs": parts.envs.get_state(),
         "assembler": parts.assembler.get_state(),
         "sampler": parts.sampler.get_state(),
-        "best": progress.best and vars(progress.best),
+        "best": best and vars(replace(best, params=network.by_rows(best.params))),
         "streams": {
             "env": get_state(parts.envs.rng),
             "replay": get_state(parts.replay_rng),
@@ -123,7 +125,8 @@ def restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[int
 
 def _restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[int]:
     progress.set_state(state["progress"])
-    progress.best = state["best"] and Best(**state["best"])
+    best, network = state["best"], parts.agent.learner.rule.network
+    progress.best = best and Best(**{**best, "params": network.by_columns(best["params"])})
     parts.agent.set_state(state["agent"])
     parts.assembler.set_state(state["assembler"])
     parts.checkpoints.load_replay(state, parts.storage.rings)

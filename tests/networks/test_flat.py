@@ -40,31 +40,52 @@ def some_obs(shape, count=32, seed=0):
     return np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)
 
 
+@pytest.fixture(params=[2**16, 40], ids=["by rows", "by columns"])
+def most_by_rows(request, monkeypatch):
+    """How many numbers weights may have that lie by rows: all of them here, or only small ones."""
+    monkeypatch.setattr(flat, "MOST_BY_ROWS", request.param)
+
+
 @pytest.mark.parametrize("obs_shape", [(4,), (2, 3, 5)])
-def test_flat_network_equals_the_module(obs_shape):
+def test_flat_network_equals_the_module(obs_shape, most_by_rows):
     module, obs = net(obs_shape=obs_shape), torch.from_numpy(some_obs(obs_shape))
     network = FlatNetwork(module)
-    assert network.initial_params.shape == (sum(p.numel() for p in module.parameters()),)
-    assert torch.equal(q_values(network, network.initial_params, obs), module(obs).q_values)
+    by_rows = torch.cat([p.flatten() for p in module.parameters()])
+    assert torch.equal(network.by_rows(network.initial_params), by_rows)
+    torch.testing.assert_close(
+        q_values(network, network.initial_params, obs), module(obs).q_values, rtol=1e-5, atol=1e-6
+    )
 
 
-def test_flat_network_of_other_parameters_equals_a_module_that_holds_them():
+def test_flat_network_of_other_parameters_equals_a_module_that_holds_them(most_by_rows):
     network = FlatNetwork(Convolutional((3, 5, 6), 4))
     other = Convolutional((3, 5, 6), 4)
-    flat = torch.cat([p.detach().flatten() for p in other.parameters()])
+    params = network.by_columns(torch.cat([p.detach().flatten() for p in other.parameters()]))
     pixels = torch.randint(256, (7, 3, 5, 6), dtype=torch.uint8)
-    assert torch.equal(q_values(network, flat, pixels), other(pixels))
+    torch.testing.assert_close(q_values(network, params, pixels), other(pixels))
     assert not torch.equal(q_values(network, network.initial_params, pixels), other(pixels))
 
 
-def test_gradient_of_the_flat_network_is_that_of_the_module():
+def test_all_vectors_of_an_optimizer_are_put_by_rows_and_back(most_by_rows):
+    network = FlatNetwork(net(hidden_sizes=(16, 8)))
+    numbers = torch.arange(2.0 * len(network.initial_params)).view(2, -1)
+    rows = network.by_rows(numbers)
+    assert torch.equal(network.by_columns(rows), numbers)
+    first = 16 * 4  # weights [out, in]
+    expected = numbers[:, :first]
+    if first > flat.MOST_BY_ROWS:
+        expected = expected.view(2, 4, 16).transpose(1, 2).reshape(2, first)
+    assert torch.equal(rows[:, :first], expected)
+
+
+def test_gradient_of_the_flat_network_is_that_of_the_module(most_by_rows):
     network, obs = FlatNetwork(net("tanh")), torch.from_numpy(some_obs((4,)))
     params = network.initial_params.clone().requires_grad_()
     (grad,) = torch.autograd.grad(q_values(network, params, obs).square().sum(), params)
     module = net("tanh")
     module(obs).q_values.square().sum().backward()
     expected = torch.cat([p.grad.flatten() for p in module.parameters()])
-    assert torch.allclose(grad, expected, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(network.by_rows(grad), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture
