@@ -31,8 +31,9 @@ from dqn_runner.analysis.statistics import (
 LINES = ("-", "--", ":", "-.")
 SHADE: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
 
-# More curves cannot be told apart, so only the best groups are drawn.
-MOST_GROUPS = 12
+# More curves cannot be told apart, so only the best groups are drawn; rows have room for more.
+MOST_LINES = 12
+MOST_ROWS = 30
 NAMES = 0.3  # of a figure's width is for the names of groups
 PANELS = 3  # side by side
 SHARES = np.linspace(0.0, 1.0, 101)  # of the budget
@@ -45,7 +46,7 @@ def learning_curves(ranking: Ranking) -> Picture | None:
     """
     picture, axes = _one_panel()
     counts, kinds = [], set()
-    for i, group in enumerate(ranking.groups[:MOST_GROUPS]):
+    for i, group in enumerate(ranking.groups[:MOST_LINES]):
         steps, tasks = _shares(group, ranking) if ranking.is_across else _steps(group)
         if not tasks or (ranking.is_across and len(tasks) < len(ranking.environments)):
             continue
@@ -102,7 +103,7 @@ def sample_efficiency(ranking: Ranking) -> Picture | None:
         return None
     picture, axes = _one_panel()
     counts, kinds, stopped = [], set(), False
-    for i, group in enumerate(ranking.groups[:MOST_GROUPS]):
+    for i, group in enumerate(ranking.groups[:MOST_LINES]):
         steps, lasts = _crossings(group.steps_to_threshold, group.curves)
         if not len(steps):
             continue
@@ -133,14 +134,14 @@ def _crossings(steps: Floats, curves: Sequence[Curve]) -> tuple[Floats, Floats]:
 
 def aggregates(ranking: Ranking) -> Picture:
     """IQM, mean and median of the first metric's scores, as points with intervals."""
-    metric, shown = ranking.options.metrics[0], scored(ranking)[:MOST_GROUPS]
+    metric, shown = ranking.options.metrics[0], scored(ranking)[:MOST_ROWS]
     estimates = {name: [group.estimates[metric][name] for group in shown] for name in AGGREGATES}
     return _points(ranking, estimates, [[group.interval_kind() for group in shown]] * PANELS)
 
 
 def environments(ranking: Ranking) -> Picture:
     """IQM of the normalized scores in each of several environments, as points with intervals."""
-    metric, shown = ranking.options.metrics[0], scored(ranking)[:MOST_GROUPS]
+    metric, shown = ranking.options.metrics[0], scored(ranking)[:MOST_ROWS]
     tasks = [with_scores(group.scores[metric]) for group in shown]
     estimates = {
         f"IQM in {name}": [aggregate([of_group[i]])["IQM"] for of_group in tasks]
@@ -157,7 +158,7 @@ def _points(
     ranking: Ranking, panels: Mapping[str, Sequence[Estimate]], kinds: Sequence[Sequence[Kind]]
 ) -> Picture:
     """A panel for each title of `panels`, with a row for each group."""
-    shown = scored(ranking)[:MOST_GROUPS]
+    shown = scored(ranking)[:MOST_ROWS]
     columns = min(PANELS, len(panels))
     picture = Picture(2 * column()[0])
     every = picture.subplots(-(-len(panels) // columns), columns, sharey=True, squeeze=False)
@@ -178,13 +179,14 @@ def _points(
         axes.tick_params(labelbottom=True)
     every[0, 0].set_yticks(range(len(shown)), names)
     every[0, 0].set_ylim(len(shown) - 0.4, -0.6)  # the best group is at the top
-    _entitle(picture, ranking, _seeds(shown), _meaning({kind for own in kinds for kind in own}))
+    meaning = _meaning({kind for own in kinds for kind in own})
+    _entitle(picture, ranking, MOST_ROWS, _seeds(shown), meaning)
     return picture.fit(max(0.5 * column()[1], len(shown) * (max(map(height_of, names)) + em())))
 
 
 def performance_profiles(ranking: Ranking) -> Picture:
     """The share of runs that score above each level, with its interval."""
-    metric, shown = ranking.options.metrics[0], scored(ranking)[:MOST_GROUPS]
+    metric, shown = ranking.options.metrics[0], scored(ranking)[:MOST_LINES]
     known = np.concatenate([task for g in shown for task in with_scores(g.scores[metric])])
     margin = 0.02 * (np.ptp(known) or 1.0)
     levels = np.linspace(known.min() - margin, known.max() + margin, 101)
@@ -258,14 +260,17 @@ def _finished(
     picture: Picture, axes: Axes, ranking: Ranking, counts: Iterable[int], *lines: str
 ) -> Picture:
     """The figure with its title and legend, as high as it needs to be."""
-    _entitle(picture, ranking, counts, *lines)
+    _entitle(picture, ranking, MOST_LINES, counts, *lines)
     picture.explain(axes)
     return picture.fit(column()[1])
 
 
-def _entitle(picture: Picture, ranking: Ranking, counts: Iterable[int], *lines: str) -> None:
-    left_out = len(ranking.groups) - MOST_GROUPS
-    best = f"the best {MOST_GROUPS} of {len(ranking.groups)} groups" if left_out > 0 else ""
+def _entitle(
+    picture: Picture, ranking: Ranking, most: int, counts: Iterable[int], *lines: str
+) -> None:
+    """The figure's title: `most` groups are drawn, if there are so many."""
+    number = len(ranking.groups)
+    best = f"the best {most} of {number} groups" if number > most else ""
     picture.entitle(title_of(ranking, counts), *lines, best)
 
 

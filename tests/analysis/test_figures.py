@@ -153,6 +153,22 @@ def test_names_are_whole_and_cover_nothing(tmp_path, style):
     assert [re.sub(r"\s", "", tick.get_text()) for tick in sizes] == ["1", "2", "3"]
 
 
+def test_lines_are_drawn_of_the_best_groups_and_rows_of_more(tmp_path):
+    for i in range(14):
+        write_run(tmp_path / str(i), [1.0, i], 1.0 * i, agent__n_step=i + 1)
+    drawn = figures(compare(load_runs([tmp_path])))
+    (legend,) = drawn["learning_curves"].legends
+    best = [f"agent.n_step={n} (n=1)" for n in range(14, 0, -1)]
+    assert [text.get_text() for text in legend.get_texts()] == best[:12]
+    rows = drawn["aggregates"].axes[0].get_yticklabels()
+    assert [tick.get_text() for tick in rows] == best
+    told = {
+        name: any("the best 12 of 14 groups" in text.get_text() for text, _ in texts(figure))
+        for name, figure in drawn.items()
+    }
+    assert (told["learning_curves"], told["aggregates"]) == (True, False)
+
+
 def test_a_word_is_broken_only_if_a_line_cannot_hold_it():
     text = "agent.lr=0.001 network.hidden_sizes=[64,64,64] (n=10)"
     assert wrapped(text, 100.0) == text
