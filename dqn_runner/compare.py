@@ -188,6 +188,7 @@ def command_line(arguments: list[str]) -> int:
     console = Console(stderr=True, soft_wrap=True)  # only results go to stdout
     with console.status("reading runs") as status:
         comparison = look(read(options.directories), wanted)
+        check_baseline(comparison)
         publish(comparison, options.format, options.output)
         status.update("drawing")
         pictures = draw(comparison, folder, page, options.style)
@@ -274,11 +275,6 @@ def look(runs: list[Run], options: Options) -> Comparison:
         raise ConfigError(
             f"--group-by={error.args[0]}: no run has this setting; there are {', '.join(keys)}"
         ) from error
-    names = sorted({group.group.name for group in comparison.groups})
-    if options.baseline not in (None, *names):
-        raise ConfigError(
-            f"--baseline={options.baseline}: no group has this name; there are {'; '.join(names)}"
-        )
     for metric in set(options.metrics) - set(SCORES):
         if not any(group.num_scores(metric) for group in comparison.groups):
             known = sorted({name for run in runs for name in run.last_row() if "/" in name})
@@ -286,6 +282,16 @@ def look(runs: list[Run], options: Options) -> Comparison:
                 f"--metric={metric}: no run has it; there are {', '.join([*SCORES, *known])}"
             )
     return comparison
+
+
+def check_baseline(comparison: Comparison) -> None:
+    """Refuse a baseline that is no group; while runs are followed it may still come."""
+    baseline = comparison.options.baseline
+    names = sorted({group.group.name for r in comparison.rankings for group in r.groups})
+    if baseline not in (None, *names):
+        raise ConfigError(
+            f"--baseline={baseline}: no group has this name; there are {'; '.join(names)}"
+        )
 
 
 def publish(comparison: Comparison, style: str, output: Path | None) -> None:

@@ -50,7 +50,7 @@ class LoadedPolicy:
             raise RunError(f"{checkpoint_path}: does not fit the network of its config.yaml")
         self.config = config
         temperature, rng = config.agent.softmax_temperature, np.random.default_rng(0)
-        q_function = network.on_arrays(network.by_columns(params), buffers)
+        q_function = network.on_arrays(network.from_rows(params), buffers)
         self.on_rows = make_policy(q_function, temperature, rng)
 
     def __call__(self, obs: Any, action_mask: Any = None) -> Any:

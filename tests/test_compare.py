@@ -300,8 +300,12 @@ def test_the_area_under_a_curve_is_its_mean_over_env_steps(tmp_path, capsys):
     assert areas == {"agent.lr=0.001": bent, "agent.lr=0.5": 7.0, "agent.lr=0.6": None}
     _, table, _ = run_compare(capsys, tmp_path, *given)
     assert "higher mean return over the curve" in table
+    assert "these differ (0 to 400, 100 to 100): runs that are evaluated later or longer" in table
     _, scaled, _ = run_compare(capsys, tmp_path, *given, "--normalize=0:10", "--format=json")
     assert json.loads(scaled)["groups"][1]["IQM"] == bent / 10
+    write_run(tmp_path / "running", [9.0, 9.0], agent__lr=0.7)
+    _, table, _ = run_compare(capsys, tmp_path, *given)
+    assert "stopped before its end; it counts with what it has" in table
 
 
 def test_each_group_can_be_compared_with_a_baseline(two_environments, capsys):
@@ -316,6 +320,9 @@ def test_each_group_can_be_compared_with_a_baseline(two_environments, capsys):
         **{f"agent.lr={lr}": ("agent.lr=4", 1.0) for lr in (0.001, 0.01, 5, 6, 7)},
         **{f"agent.lr={lr}": ("agent.lr=4", 0.0) for lr in (2, 3)},
     }
+    remarks = [remark for remark in json.loads(text)["remarks"] if "--baseline" in remark]
+    for name, remark in zip(("Acrobot-v1", "all environments"), remarks, strict=True):
+        assert remark == f"--baseline=agent.lr=4: {name} has no group of this name with a score."
     code, _, err = run_compare(capsys, two_environments, "--baseline", "agent.lr=9")
     assert (code, err.count("\n")) == (2, 1)
     assert "--baseline=agent.lr=9: no group has this name; there are agent.lr=0.001; " in err

@@ -121,8 +121,9 @@ class Ranking:
 
     def score_name(self, metric: str) -> str:
         """The name of the scores of `metric`."""
-        names = {"area": "mean return over the curve"}
-        name = names.get(metric) or (f"{metric} return" if metric in RETURNS else metric)
+        name = f"{metric} return" if metric in RETURNS else metric
+        if metric == "area":
+            name = "mean return over the curve"
         return f"normalized {name}" if self._is_normalized(metric) else name
 
     def score_format(self, metric: str) -> str:

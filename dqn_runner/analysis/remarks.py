@@ -18,7 +18,7 @@ from dqn_runner.analysis.statistics import ENOUGH_SEEDS
 if TYPE_CHECKING:
     from dqn_runner.analysis.comparison import Options, Ranking
 
-MOST_VALUES = 5  # how many values of a setting a remark names
+MOST_VALUES = 5  # how many values of one thing a remark names
 
 
 def remarks(runs: Sequence[Run], rankings: Sequence[Ranking], options: Options) -> list[str]:
@@ -27,7 +27,9 @@ def remarks(runs: Sequence[Run], rankings: Sequence[Ranking], options: Options) 
     by_environment = [r for r in rankings if not r.is_across]
     return [
         *_of_settings(readable, options),
-        *_of_unfinished(by_environment),
+        *_of_baseline(rankings, options),
+        *_of_areas(by_environment, options),
+        *_of_unfinished(by_environment, options),
         *(f"{run.path}: {run.problem}; left out" for run in runs if not run.config),
         *(f"{line}; left out" for run in runs for line in sorted(run.damage)),
         *_of_seeds(by_environment),
@@ -48,25 +50,49 @@ def _of_settings(runs: Sequence[Run], options: Options) -> list[str]:
                 values.setdefault(key, set()).update(found)
     if not values:
         return []
-    listed = ", ".join(f"{key} ({_some(values[key])})" for key in sorted(values))
+    listed = ", ".join(f"{key} ({_some(sorted(values[key]))})" for key in sorted(values))
     return [f"These differ too, and make no groups unless --group-by names them: {listed}."]
 
 
-def _some(values: set[str]) -> str:
-    shown = sorted(values)[:MOST_VALUES]
+def _some(values: list[str]) -> str:
+    shown = values[:MOST_VALUES]
     return ", ".join([*shown, "…"] if len(values) > MOST_VALUES else shown)
 
 
-def _of_unfinished(rankings: Sequence[Ranking]) -> list[str]:
+def _of_baseline(rankings: Sequence[Ranking], options: Options) -> list[str]:
+    """Where nothing is compared with the baseline."""
+    return [
+        f"--baseline={options.baseline}: {ranking.name} has no group of this name with a score."
+        for ranking in rankings
+        if options.baseline is not None
+        and not any(g.group.name == options.baseline and g.num_scores() for g in ranking.groups)
+    ]
+
+
+def _of_areas(rankings: Sequence[Ranking], options: Options) -> list[str]:
+    """Where areas are of different stretches of the curves."""
+    sentences = []
+    for ranking in rankings if "area" in options.metrics else ():
+        curves = [points for group in ranking.groups for points in group.curves]
+        stretches = {tuple(points.env_steps[[0, -1]]) for points in curves if len(points.values)}
+        if len(stretches) > 1:
+            listed = _some([f"{first:,} to {last:,}" for first, last in sorted(stretches)])
+            sentences.append(
+                f"{ranking.name}: each area is of the env steps from a run's first evaluation to "
+                f"its last, and these differ ({listed}): runs that are evaluated later or longer "
+                "seem better."
+            )
+    return sentences
+
+
+def _of_unfinished(rankings: Sequence[Ranking], options: Options) -> list[str]:
     groups = [group for ranking in rankings for group in ranking.groups]
     states = {"running": "still running", "stopped": "stopped before its end"}
+    scored = "its last evaluation stands for its final score"
+    if "final" not in options.metrics:
+        scored = "it counts with what it has"
     return [
-        f"{run.path}: {state}; "
-        + (
-            "its last evaluation stands for its final score"
-            if len(points.values)
-            else "no score yet"
-        )
+        f"{run.path}: {state}; {scored if len(points.values) else 'no score yet'}"
         for status, state in states.items()
         for group in groups
         for run, points in zip(group.group.runs, group.curves, strict=True)

@@ -113,6 +113,7 @@ def facts(comparison: Comparison) -> dict[str, str]:
         "runs": f"{len(runs):,} ({', '.join(f'{number:,} {state}' for state, number in states)})",
         "groups": f"{len(comparison.groups):,}",
         "grouped by": ", ".join(options.group_by or ()),
+        "baseline": options.baseline or "",
         "returns": ", ".join(options.metrics),
         "threshold": _by_name({r: f"{x:g}" for r, x in levels.items() if math.isfinite(x)}),
         "scaled to 0 to 1": _by_name({r: f"{s[0]:g} to {s[1]:g}" for r, s in scales.items() if s}),

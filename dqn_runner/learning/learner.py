@@ -330,7 +330,7 @@ class Learner:
         state = {"target_extremes": self.state.target_extremes, **state}
         for name in PER_PARAMETER:
             if state[name].shape[-1:] == self.state.params.shape:
-                state[name] = self.rule.network.by_columns(state[name])
+                state[name] = self.rule.network.from_rows(state[name])
         tensors = self.state._asdict()
         slots = tensors.pop("slots")
         pairs = [(name, tensor, state[name]) for name, tensor in tensors.items()]

@@ -15,8 +15,8 @@ from dqn_runner.errors import ConfigError, RunFailedError, failing_as
 from dqn_runner.networks.heads import NoiseSize, QNetwork
 from dqn_runner.types import Array, Outputs, QFunction
 
-# Weights [out, in] of more numbers than this are kept by columns: a small batch takes half the time
-# forward through 1024 x 128 of them, and as long as through rows on the way back.
+# Weights [out, in] of more numbers than this are kept by columns: on a CPU a small batch takes half
+# the time forward through 128 x 1024 of them, and as long as through rows on the way back.
 MOST_BY_ROWS = 2**16
 
 
@@ -24,8 +24,8 @@ class FlatNetwork:
     """A network as a pure function of its parameters [P] and its buffers.
 
     One vector makes the optimizer, the clipping, the target update and the checkpoint work on a
-    single tensor. Large weights lie in it by columns; what is saved has all of them by rows.
-    Buffers keep their shapes and types; an update reads them and never writes them.
+    single tensor. Large weights of our own networks lie in it by columns; what is saved has all of
+    them by rows. Buffers keep their shapes and types; an update reads them and never writes them.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -40,9 +40,8 @@ class FlatNetwork:
         self._names = [*parameters, *(name for name, _ in module.named_buffers())]
         self._shapes = [parameter.shape for parameter in parameters.values()]
         self._sizes = [parameter.numel() for parameter in parameters.values()]
-        by_rows = torch.cat([p.flatten() for p in parameters.values()])
-        self._places = torch.cat(list(self._places_by_rows()))
-        self.initial_params = self.by_columns(by_rows)
+        self._are_by_columns = [self.is_ours and _is_large(shape) for shape in self._shapes]
+        self.initial_params = self.from_rows(torch.cat([p.flatten() for p in parameters.values()]))
         self._no_noise = self.initial_params.new_empty(0)
         self.buffers: tuple[Tensor, ...] = tuple(module.buffers())
 
@@ -115,26 +114,30 @@ class FlatNetwork:
 
     def _split(self, params: Tensor) -> list[Tensor]:
         return [
-            piece.view(shape[::-1]).t() if _is_large(shape) else piece.view(shape)
-            for piece, shape in zip(torch.split(params, self._sizes), self._shapes, strict=True)
+            piece.view(shape[::-1]).t() if by_columns else piece.view(shape)
+            for piece, shape, by_columns in self._pieces(params)
         ]
 
-    def by_rows(self, numbers: Tensor) -> Tensor:
-        """A copy of `numbers` [..., P], one for each parameter, with all weights by rows."""
-        rows = torch.empty_like(numbers)
-        rows[..., self._places.to(numbers.device)] = numbers
-        return rows
+    def by_rows(self, params: Tensor) -> Tensor:
+        """A copy of `params`, or of other numbers [..., P] in their order, with weights by rows."""
+        pieces = [
+            _transposed(piece, shape[::-1]) if by_columns else piece
+            for piece, shape, by_columns in self._pieces(params)
+        ]
+        return torch.cat(pieces, dim=-1)
 
-    def by_columns(self, numbers: Tensor) -> Tensor:
-        """A copy of `numbers` [..., P], with all weights by rows, in the order of parameters."""
-        return numbers[..., self._places.to(numbers.device)]
+    def from_rows(self, numbers: Tensor) -> Tensor:
+        """A copy of what `by_rows` returned, `numbers` [..., P], in the order of parameters."""
+        pieces = [
+            _transposed(piece, shape) if by_columns else piece
+            for piece, shape, by_columns in self._pieces(numbers)
+        ]
+        return torch.cat(pieces, dim=-1)
 
-    def _places_by_rows(self) -> Iterator[Tensor]:
-        """For each parameter, where its numbers are if all weights lie by rows."""
-        starts = itertools.accumulate(self._sizes, initial=0)
-        for start, size, shape in zip(starts, self._sizes, self._shapes, strict=False):
-            places = torch.arange(start, start + size)
-            yield places.view(shape).t().flatten() if _is_large(shape) else places
+    def _pieces(self, numbers: Tensor) -> Iterator[tuple[Tensor, torch.Size, bool]]:
+        """The numbers [..., n] of each parameter, its shape, and whether it lies by columns."""
+        pieces = torch.split(numbers, self._sizes, dim=-1)
+        return zip(pieces, self._shapes, self._are_by_columns, strict=True)
 
     def on_arrays(
         self,
@@ -182,6 +185,11 @@ class FlatNetwork:
         """The pieces of `params` and `buffers` that stand for the module's own tensors."""
         own = [*self._module.parameters(), *self._module.buffers()]
         return dict(zip(own, [*self._split(params), *buffers], strict=True))
+
+
+def _transposed(numbers: Tensor, shape: torch.Size) -> Tensor:
+    """Matrices of `shape` that are kept by rows in `numbers` [..., n], transposed, as [..., n]."""
+    return numbers.reshape(*numbers.shape[:-1], *shape).transpose(-1, -2).flatten(-2)
 
 
 def _is_large(shape: torch.Size) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from dqn_runner.analysis.comparison import Comparison, GroupStatistics
 from dqn_runner.analysis.figures import folder_of
 from dqn_runner.analysis.groups import (
-    RETURNS,
+    SCORES,
     SUMMARY,
     common_axis,
     environment,
@@ -79,14 +79,14 @@ def log_summary(
 
 
 def scores(statistics: GroupStatistics) -> Row:
-    """The group's final and best return with their intervals, and the number of seeds.
+    """What the group scored of final, best and area, with intervals, and the number of seeds.
 
     SwanLab's table can be sorted by them.
     """
     returns = {
         f"summary/{metric}_return_{name}{suffix}": number
         for metric in statistics.estimates
-        if metric in RETURNS
+        if metric in SCORES
         for name in AGGREGATE_OF
         for suffix, number in zip(
             SUFFIXES, statistics.estimates[metric][AGGREGATE_OF[name]], strict=True

@@ -125,9 +125,9 @@ def restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[int
 
 def _restore(parts: Parts, progress: Progress, state: dict[str, Any]) -> list[int]:
     progress.set_state(state["progress"])
-    best, network = state["best"], parts.agent.learner.rule.network
-    progress.best = best and Best(**{**best, "params": network.by_columns(best["params"])})
     parts.agent.set_state(state["agent"])
+    best, network = state["best"], parts.agent.learner.rule.network
+    progress.best = best and Best(**{**best, "params": network.from_rows(best["params"])})
     parts.assembler.set_state(state["assembler"])
     parts.checkpoints.load_replay(state, parts.storage.rings)
     parts.sampler.set_state(state.get("sampler", {}))  # older runs have drawn uniformly
