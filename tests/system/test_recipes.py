@@ -228,13 +228,18 @@ def test_an_experiment_is_known_by_its_name(name):
     assert resolved(name).experiment == name
 
 
+def changes(name: str, other: str) -> set[str]:
+    """The keys of the experiment `name`, and groups of which it has another option, that differ."""
+    flat, plain = (flatten(resolved(experiment).plain()) for experiment in (name, other))
+    sections = {key: key.split(".")[0] if key.endswith(".name") else key for key in plain}
+    return {sections[key] for key in plain if flat.get(key) != plain[key]} - {"experiment"}
+
+
 def test_an_ablation_changes_one_thing_of_plain_dqn():
     """Beside its name; rainbow changes six, and noise on the weights takes the place of ε."""
 
     def changed(name):
-        flat, plain = (flatten(resolved(f"ablation/{n}").plain()) for n in (name, "plain"))
-        sections = {key: key.split(".")[0] if key.endswith(".name") else key for key in plain}
-        return {sections[key] for key in plain if flat.get(key) != plain[key]} - {"experiment"}
+        return changes(f"ablation/{name}", "ablation/plain")
 
     assert {name: changed(name) for name in ("double", "dueling", "n_step", "layer_norm")} == {
         "double": {"agent.double"}, "dueling": {"network.dueling"},
@@ -248,6 +253,12 @@ def test_an_ablation_changes_one_thing_of_plain_dqn():
     assert all({"agent"} <= keys <= {"agent", *others} for keys in agents)
     assert {"agent", "agent.double", "agent.n_step", "buffer", "network.dueling",
             "network.noisy"} <= changed("rainbow")  # fmt: skip
+
+
+def test_the_experiments_on_minatar_differ_in_their_agents():
+    loss = {"agent", "agent.loss", "agent.clip_target", "agent.max_grad_norm"}
+    assert changes("minatar/hl_gauss", "minatar/dqn") == loss
+    assert changes("minatar/combined", "minatar/hl_gauss") == {"agent.n_step", "agent.double"}
 
 
 def test_the_tracker_is_told_what_swanlab_cartpole_is():
