@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -55,6 +56,28 @@ def test_results_are_what_the_kept_runs_give(arguments, monkeypatch, capsys):
     assert command_line([*shlex.split(arguments), "--no-figures"]) == 0
     printed = {found[1]: found[2] for found in PRINTED.finditer(RESULTS.read_text())}
     assert capsys.readouterr().out.strip() == printed[arguments].strip()
+
+
+def test_the_summary_of_the_ablation_is_what_the_kept_runs_give(monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    (arguments,) = (f[1] for f in PRINTED.finditer(RESULTS.read_text()) if "--baseline" in f[1])
+    assert command_line([*shlex.split(arguments), "--no-figures", "--format=json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    iqm = {(g["environment"], g["group"], g["metric"]): g for g in found["groups"]}
+    better = {(p["environment"], p["above"]): p for p in found["improvements"]}
+    together = "all environments"
+    environments = [together, *sorted({name for name, _, _ in iqm} - {together})]
+    rows = []
+    for name, group, metric in iqm:
+        if (name, metric) == (together, "area"):
+            scores = [iqm[together, group, m] for m in ("area", "final")]
+            cells = [f"{s['IQM']:.2f} [{s['IQM_low']:.2f}, {s['IQM_high']:.2f}]" for s in scores]
+            pairs = [better.get((environment, group)) for environment in environments]
+            cells += [f"{p['value']:.2f} [{p['low']:.2f}, {p['high']:.2f}]" if p else "–"
+                      for p in pairs]  # fmt: skip
+            rows.append(f"| `{group.rsplit('/')[-1]}` | {' | '.join(cells)} |")
+    assert len(rows) == 13
+    assert "\n".join(rows) in RESULTS.read_text()
 
 
 def test_all_kept_runs_are_in_the_results():

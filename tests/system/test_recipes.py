@@ -10,6 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 import torch
+import yaml
 
 from dqn_runner.composing import hydra_internals
 from dqn_runner.composing.command import Command
@@ -141,6 +142,7 @@ TABLE: dict[str, dict[str, object]] = {
 }
 
 CONF = Path(hydra_internals.conf_dir()) / "experiment"
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 EXPERIMENTS = [
     str(path.relative_to(CONF).with_suffix(""))
     for path in sorted(CONF.rglob("*.yaml"))
@@ -259,6 +261,16 @@ def test_the_experiments_on_minatar_differ_in_their_agents():
     loss = {"agent", "agent.loss", "agent.clip_target", "agent.max_grad_norm"}
     assert changes("minatar/hl_gauss", "minatar/dqn") == loss
     assert changes("minatar/combined", "minatar/hl_gauss") == {"agent.n_step", "agent.double"}
+
+
+def test_the_kept_run_of_pong_has_the_settings_of_its_experiment():
+    """But for where it computed, and what is found out when a run begins."""
+    (job,) = Command(["experiment=pong", "network.precision=bfloat16", "seed=8000"]).jobs
+    settings = flatten(parse(job.config).plain())
+    kept = yaml.safe_load((RESULTS / "pong" / "8000" / "config.yaml").read_text())
+    found = {"buffer.beta_steps", "buffer.storage", "compile", "device", "torch_threads"}
+    same = {key for key in settings if not key.startswith(("tracker.", "experiment"))} - found
+    assert {key: settings[key] for key in same} == {key: flatten(kept)[key] for key in same}
 
 
 def test_the_tracker_is_told_what_swanlab_cartpole_is():
