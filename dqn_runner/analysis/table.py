@@ -29,6 +29,7 @@ from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import is_number
 
 NARROWEST_NAME = 20
+WIDEST = 10_000  # of a table in a file or a pipe, whose lines are never broken
 # What a comparison is in a line of Python's own, so that it fits on a screen.
 MOST_LINES = 20
 LONGEST_NAME = 60
@@ -75,7 +76,7 @@ def as_text(comparison: Comparison, style: str) -> str:
         writer.writerows(records)
         return file.getvalue().rstrip("\n")
     # In a notebook rich would show the table itself and leave the file empty.
-    console = Console(file=io.StringIO(), width=10_000, color_system=None, force_jupyter=False)
+    console = Console(file=io.StringIO(), width=WIDEST, color_system=None, force_jupyter=False)
     console.print(renderable(comparison, box.MARKDOWN if style == "markdown" else None))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     lines = text.splitlines()
@@ -300,7 +301,8 @@ def numeric(value: object, style: str = ",.0f", unit: str = "") -> Cell:
 
 def print_results(sweep: Path) -> None:
     """Print a table row for each run of a sweep, finished or not."""
-    table = Table("run", "final return", "best return", "env steps", "time", box=None)
+    name_column = Column("run", overflow="fold")
+    table = Table(name_column, "final return", "best return", "env steps", "time", box=None)
     for run in load_runs([sweep]):
         name = escape(run.path.name)
         if run.result is None:
@@ -312,6 +314,5 @@ def print_results(sweep: Path) -> None:
         seconds = run.result["wall_time_seconds"]
         table.add_row(name, *scores, f"{run.result['env_steps']:,}", f"{seconds:.0f} s")
     if table.row_count:
-        console = Console()
-        # Without a terminal rich would cut the table to 80 columns.
-        console.print(table, width=None if console.is_terminal else 200)
+        on_screen = Console().is_terminal  # else rich would fold the names to 80 columns
+        Console(width=None if on_screen else WIDEST).print(table)

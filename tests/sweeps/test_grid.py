@@ -16,8 +16,10 @@ import pytest
 import torch
 import yaml
 from omegaconf import DictConfig
+from run_dirs import write_run
 from watching import rows_without_clock, wait_for
 
+from dqn_runner.analysis.table import print_results
 from dqn_runner.runs import job
 from dqn_runner.runs.directory import End, RunDirectory
 from dqn_runner.sweeps.display import SweepDisplay
@@ -455,6 +457,20 @@ def test_a_signal_ends_jobs_side_by_side_in_order(process, quick, tmp_path, numb
         assert re.search(rf"{run.name} +not finished", out)
     assert out.endswith("stopped; the same command with hydra.sweep.dir=sweep goes on\n")
     assert not (tmp_path / "sweep" / "seed=3").exists()
+
+
+@pytest.mark.parametrize("columns", [None, 60])
+def test_the_name_of_a_run_is_printed_whole(tmp_path, capsys, monkeypatch, columns):
+    """In one line of a pipe; on a narrow terminal in several."""
+    name = "agent.lr=0.001,env=minatar_breakout,experiment=minatar_combined,network.hidden_size=64"
+    write_run(tmp_path / name, [1.0], 1.0)
+    if columns:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", str(columns))
+    print_results(tmp_path)
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert "".join(row.split()[0] for row in rows) == name
+    assert (len(rows) == 1) == (columns is None)
 
 
 def test_a_preset_of_ones_own_is_found(command, tiny, tmp_path):
