@@ -115,29 +115,33 @@ class FlatNetwork:
     def _split(self, params: Tensor) -> list[Tensor]:
         return [
             piece.view(shape[::-1]).t() if by_columns else piece.view(shape)
-            for piece, shape, by_columns in self._pieces(params)
+            for piece, shape, by_columns in self._pieces(params, self._shapes)
         ]
 
     def by_rows(self, params: Tensor) -> Tensor:
         """A copy of `params`, or of other numbers [..., P] in their order, with weights by rows."""
-        pieces = [
-            _transposed(piece, shape[::-1]) if by_columns else piece
-            for piece, shape, by_columns in self._pieces(params)
-        ]
-        return torch.cat(pieces, dim=-1)
+        return self._transposed(params, [shape[::-1] for shape in self._shapes])
 
     def from_rows(self, numbers: Tensor) -> Tensor:
         """A copy of what `by_rows` returned, `numbers` [..., P], in the order of parameters."""
+        return self._transposed(numbers, self._shapes)
+
+    def _transposed(self, numbers: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
+        """`numbers` [..., P] with the large matrices, which have these `shapes`, transposed."""
         pieces = [
-            _transposed(piece, shape) if by_columns else piece
-            for piece, shape, by_columns in self._pieces(numbers)
+            piece.reshape(*piece.shape[:-1], *shape).transpose(-1, -2).flatten(-2)
+            if by_columns
+            else piece
+            for piece, shape, by_columns in self._pieces(numbers, shapes)
         ]
         return torch.cat(pieces, dim=-1)
 
-    def _pieces(self, numbers: Tensor) -> Iterator[tuple[Tensor, torch.Size, bool]]:
+    def _pieces(
+        self, numbers: Tensor, shapes: Sequence[torch.Size]
+    ) -> Iterator[tuple[Tensor, torch.Size, bool]]:
         """The numbers [..., n] of each parameter, its shape, and whether it lies by columns."""
         pieces = torch.split(numbers, self._sizes, dim=-1)
-        return zip(pieces, self._shapes, self._are_by_columns, strict=True)
+        return zip(pieces, shapes, self._are_by_columns, strict=True)
 
     def on_arrays(
         self,
@@ -185,11 +189,6 @@ class FlatNetwork:
         """The pieces of `params` and `buffers` that stand for the module's own tensors."""
         own = [*self._module.parameters(), *self._module.buffers()]
         return dict(zip(own, [*self._split(params), *buffers], strict=True))
-
-
-def _transposed(numbers: Tensor, shape: torch.Size) -> Tensor:
-    """Matrices of `shape` that are kept by rows in `numbers` [..., n], transposed, as [..., n]."""
-    return numbers.reshape(*numbers.shape[:-1], *shape).transpose(-1, -2).flatten(-2)
 
 
 def _is_large(shape: torch.Size) -> bool:
