@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import submitit
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dqn_runner.config.messages import checked
 from dqn_runner.errors import ConfigError, Stopped
@@ -31,6 +32,7 @@ from dqn_runner.sweeps.launchers.worker import Shared, execute, received_signals
 SECONDS_BETWEEN_LOOKS = 2.0
 LOOKS_WITHOUT_TRACE = 3  # a task that is queued again is in no list for a moment
 SECONDS_TO_SAVE = 60.0
+SECONDS_EARLY = 60  # by which Slurm's warning may come earlier than asked (sbatch(1), --signal)
 
 
 class SlurmSpec(Spec):
@@ -60,6 +62,17 @@ class SlurmSpec(Spec):
     """Shell commands before a job, such as 'module load cuda'."""
     options: dict[str, Any]
     """Other options of sbatch, such as constraint=a100."""
+
+    @model_validator(mode="after")
+    def _there_is_time_before_the_warning(self) -> SlurmSpec:
+        """A warning that comes while a job still imports its modules would kill it."""
+        needed = math.ceil((self.warning + SECONDS_EARLY) / 60)
+        if self.time < needed:
+            raise ValueError(
+                f"time={self.time}: must be at least {needed} with "
+                f"hydra.launcher.warning={self.warning}, for Slurm may warn {SECONDS_EARLY} s early"
+            )
+        return self
 
 
 class SlurmLauncher:
