@@ -79,28 +79,37 @@ def _slots_spec(obs_spec: ObsSpec) -> ObsSpec:
 def gather_frames(
     obs_spec: ObsSpec, fields: Sequence[str], tensors: Sequence[Tensor], indices: Tensor
 ) -> Batch:
-    """The transitions `indices` [B] with observations [B, *obs_shape] put together of frames."""
+    """The transitions `indices` [B] with observations [B, *obs_shape] put together of frames.
+
+    Those of bools are floating-point numbers, 0 or 1.
+    """
     frames, *columns = tensors
     batch = gather(columns, indices, fields)
     slots = torch.cat([batch.obs, batch.next_obs], dim=1)  # [B, 2k]
     # A copy for each place of the stacks: compiled, these stay apart from the network's first
     # layer. As a part of it they look up the frame at each pixel, and take ten times as long.
     copies = [_unpacked(obs_spec, frames.index_select(0, column)) for column in slots.unbind(1)]
-    stack, dtype = obs_spec.stack, torch.bool if obs_spec.dtype == np.bool_ else torch.uint8
+    stack = obs_spec.stack
     if stack == 1:
         obs, next_obs = torch.stack(copies).unbind()
     else:
         obs, next_obs = torch.stack(copies[:stack], 1), torch.stack(copies[stack:], 1)
-    return batch._replace(obs=obs.to(dtype), next_obs=next_obs.to(dtype))
+    shape = (len(indices), *obs_spec.shape)
+    return batch._replace(obs=obs.reshape(shape), next_obs=next_obs.reshape(shape))
 
 
 def _unpacked(obs_spec: ObsSpec, found: Tensor) -> Tensor:
-    """The frames [B, *frame_shape], of uint8, whose bytes are `found` [B, bytes of a frame]."""
-    if obs_spec.dtype == np.bool_:
-        places = torch.arange(7, -1, -1, dtype=torch.uint8, device=found.device)
-        bits = (found.unsqueeze(2) >> places) & 1  # the first bit is the highest, as in NumPy
-        found = bits.flatten(1)[:, : math.prod(obs_spec.frame_shape)]
-    return found.reshape(len(found), *obs_spec.frame_shape)
+    """The frames whose bytes are `found` [B, bytes of a frame].
+
+    Those of uint8 are [B, *frame_shape]. Those of bools are floating-point [B, numbers of a frame]:
+    with the frame's shape, or as bytes, torch.compile makes them a part of the network's first
+    layer, or puts them into an order that this reads slowly.
+    """
+    if obs_spec.dtype == np.uint8:
+        return found.reshape(len(found), *obs_spec.frame_shape)
+    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=found.device)
+    bits = (found.unsqueeze(2) >> places) & 1  # the first bit is the highest, as in NumPy
+    return bits.flatten(1)[:, : math.prod(obs_spec.frame_shape)].float()
 
 
 class FrameRing(Ring):

@@ -19,7 +19,7 @@ from dqn_runner.networks.flat import FlatNetwork, check_pure
 from dqn_runner.networks.heads import HeadMaker, QNetwork, make_network
 from dqn_runner.networks.init import initialize
 from dqn_runner.networks.streams import CustomStreams
-from dqn_runner.networks.torsos import MLPSpec, TorsoSpec
+from dqn_runner.networks.torsos import AsObserved, MLPSpec, TorsoSpec
 from dqn_runner.types import ObsSpec
 
 # The networks to use for images that are at least so high and wide; nature_cnn takes no smaller.
@@ -37,7 +37,7 @@ def build_network(config: Config, env: Env, seed: int, device: torch.device) -> 
     if not isinstance(spec, Custom):
         module = initialize(lambda: make_network(spec, obs_spec, actions, make_head), seed)
         return FlatNetwork(module.to(device))
-    module = initialize(lambda: custom_network(spec, obs_spec.shape, actions, make_head), seed)
+    module = initialize(lambda: custom_network(spec, obs_spec, actions, make_head), seed)
     obs = torch.from_numpy(np.zeros((2, *obs_spec.shape), obs_spec.dtype))
     check_custom(module, obs, f"network.name={spec.name}")
     return FlatNetwork(module.to(device))
@@ -71,9 +71,7 @@ def check_custom(network: QNetwork, obs: Tensor, where: str) -> None:
         )
 
 
-def custom_network(
-    spec: Custom, obs_shape: tuple[int, ...], num_actions: int, make_head: HeadMaker
-) -> QNetwork:
+def custom_network(spec: Custom, obs: ObsSpec, num_actions: int, make_head: HeadMaker) -> QNetwork:
     """A network of the user's own under the agent's head.
 
     Its module is built for K times the actions, the K outputs of each of them side by side.
@@ -81,10 +79,10 @@ def custom_network(
     """
 
     def make_streams(num_outputs: int) -> CustomStreams:
-        module = custom_module(spec, obs_shape, num_actions * num_outputs)
+        module = custom_module(spec, obs.shape, num_actions * num_outputs)
         return CustomStreams(module, num_actions, num_outputs)
 
-    return QNetwork(nn.Identity(), make_head(make_streams, math.prod(obs_shape)))
+    return QNetwork(AsObserved(obs), make_head(make_streams, math.prod(obs.shape)))
 
 
 def custom_module(spec: Custom, obs_shape: tuple[int, ...], num_actions: int) -> nn.Module:

@@ -111,11 +111,13 @@ class PatchConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """The planes [B, C_out, H_out, W_out] of images `x` [B, C, H, W]."""
         assert self.bias is not None
-        (kernel, _), (stride, _) = self.kernel_size, self.stride
-        patches = x.unfold(2, kernel, stride).unfold(3, kernel, stride)  # [B, C, H, W, k, k]
-        patches = patches.movedim(1, -1).flatten(3)  # planes last, as they are in memory
+        (kernel, _), (stride, _), planes = self.kernel_size, self.stride, self.in_channels
+        last = x.shape[2] - kernel  # the first row of the lowest patches
+        rows = x.movedim(1, -1).flatten(2)  # [B, H, W * C], planes last, as they are in memory
+        rows = rows.unfold(2, kernel * planes, stride * planes)  # [B, H, W_out, k * C]
+        patches = torch.cat([rows[:, i : i + last + 1 : stride] for i in range(kernel)], 3)
         weight = self.weight.movedim(1, -1).flatten(1)
-        outputs = patches @ weight.t() + self.bias  # [B, H, W, C_out]
+        outputs = patches @ weight.t() + self.bias  # [B, H_out, W_out, C_out]
         return outputs.movedim(3, 1).contiguous()
 
 

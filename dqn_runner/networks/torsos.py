@@ -50,6 +50,18 @@ def scaled(obs: Tensor) -> Tensor:
     return obs.float() / 255 if obs.dtype == torch.uint8 else obs.float()
 
 
+class AsObserved(nn.Module):
+    """Observations in the type that the environment gives: replay has truth values as numbers."""
+
+    def __init__(self, obs: ObsSpec) -> None:
+        super().__init__()
+        self._dtype = torch.from_numpy(np.empty(0, obs.dtype)).dtype
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """`obs` [B, *obs_shape]."""
+        return obs.to(self._dtype)
+
+
 class TorsoSpec(Spec, ABC):
     """The settings of a network of ours: a torso, then one stream of layers, or two if it duels."""
 

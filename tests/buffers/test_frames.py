@@ -85,7 +85,8 @@ def fill(
 def assert_holds(batch: Any, transitions: list[Transition], spec: ObsSpec) -> None:
     """The batch is those transitions; of a terminal one the next observation does not matter."""
     assert batch.obs.shape == batch.next_obs.shape == (len(transitions), *spec.shape)
-    assert batch.obs.numpy().dtype == batch.next_obs.numpy().dtype == spec.dtype
+    dtype = torch.float32 if spec.dtype == BITS else torch.uint8
+    assert batch.obs.dtype == batch.next_obs.dtype == dtype
     for b, expected in enumerate(transitions):
         assert np.array_equal(batch.obs[b].numpy(), expected.obs)
         assert int(batch.action[b]) == expected.action

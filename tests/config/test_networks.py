@@ -118,3 +118,26 @@ def test_a_network_that_cannot_be_is_named(compose, overrides, line):
     with pytest.raises(ConfigError) as caught:
         memory.check_memory(config, make_env(config.env), CPU)
     assert str(caught.value).startswith(line)
+
+
+class AnyOf(nn.Module):
+    """Whether one of the truth values holds; fails for what is none."""
+
+    def __init__(self, obs_shape: tuple[int, ...], num_actions: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(num_actions))
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        held = obs.flatten(1) & torch.ones(1, dtype=torch.bool)
+        return held.any(1, keepdim=True) * self.scale
+
+
+def test_a_network_of_the_users_own_learns_from_the_type_that_it_acts_on(compose):
+    """Replay has truth values as floating-point numbers."""
+    own = ("~network", f"+network.name={__name__}:AnyOf")
+    config = compose("env=minatar/breakout", *own, "agent=dqn")
+    network = build_network(config, make_env(config.env), 0, CPU)
+    obs = torch.zeros(2, 10, 10, 4)
+    obs[1, 3, 3, 0] = 1
+    outputs = network(network.initial_params, network.buffers, obs)
+    assert outputs.q_values.tolist() == [[0.0] * 3, [1.0] * 3]
