@@ -9,7 +9,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import RunDirectory, read_yaml
 from dqn_runner.runs.metrics_file import EVALUATION, read_metrics
 from dqn_runner.runs.progress_bar import AsManyAsFit
@@ -37,6 +38,7 @@ class SweepDisplay:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._open = {path: _Run(path) for path in paths}
         self._total = len(paths)
+        self._done_before = self._done(self._open.values())  # by runs that are continued now
         self._ended = dict.fromkeys(("finished", "failed", "pruned"), 0)
         self._finals: dict[str, list[float]] = {}  # returns of finished runs, by their settings
         self._console = Console(soft_wrap=True)
@@ -63,15 +65,13 @@ class SweepDisplay:
                 del self._open[path]
                 self._count(run)
         running = [run for run in self._open.values() if run.directory.is_locked()]
-        for run in running:
-            run.look()
-        fraction = self._fraction(running)
+        done = self._done(running)
         if self._live:
-            self._live.update(self._bar(running, fraction), refresh=True)
+            self._live.update(self._bar(running, done), refresh=True)
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self._console.print(
-                f"{fraction:4.0%}  {self._status(running)}  {self._time_left(fraction)}",
+                f"{done / self._total:4.0%}  {self._status(running)}  {self._time_left(done)}",
                 highlight=False,
                 markup=False,
             )
@@ -86,9 +86,9 @@ class SweepDisplay:
                 place = run.directory.path
                 print(f"dqn-train: error: {place}: {end.reason}", file=sys.stderr)
 
-    def _fraction(self, running: Sequence[_Run]) -> float:
-        done = self._total - len(self._open) + sum(run.fraction() for run in running)
-        return done / self._total
+    def _done(self, runs: Iterable[_Run]) -> float:
+        """How many runs are done, with the parts of `runs`, at which it looks."""
+        return self._total - len(self._open) + sum(run.look() for run in runs)
 
     def _status(self, running: Sequence[_Run]) -> str:
         ended = self._ended
@@ -114,20 +114,20 @@ class SweepDisplay:
                 scores.setdefault(run.settings, []).append(score)
         return scores
 
-    def _time_left(self, fraction: float) -> str:
-        if not fraction:
+    def _time_left(self, done: float) -> str:
+        if done <= self._done_before:
             return ""
-        seconds = (time.monotonic() - self._started) * (1 - fraction) / fraction
-        return f"{timedelta(seconds=round(seconds))} left"
+        seconds_per_run = (time.monotonic() - self._started) / (done - self._done_before)
+        return f"{timedelta(seconds=round(seconds_per_run * (self._total - done)))} left"
 
-    def _bar(self, running: Sequence[_Run], fraction: float) -> Table:
+    def _bar(self, running: Sequence[_Run], done: float) -> Table:
         grid = Table.grid(padding=(0, 1), expand=True)
         grid.add_column()
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True)
-        bar = ProgressBar(total=1.0, completed=fraction)
+        bar = ProgressBar(total=self._total, completed=done)
         status = AsManyAsFit(re.split(r"  | (?=\()", self._status(running)))
-        grid.add_row(status, bar, f"{fraction:.0%} {self._time_left(fraction)}")
+        grid.add_row(status, bar, f"{done / self._total:.0%} {self._time_left(done)}")
         return grid
 
 
@@ -141,16 +141,16 @@ class _Run:
         self._budgets: dict[str, int] | None = None
         self._rows: list[Row] = []
 
-    def look(self) -> None:
-        """Read the last rows of its metrics."""
+    def look(self) -> float:
+        """Read the last rows of its metrics; returns the part of its budget that is spent."""
         self._rows = read_metrics(self.directory.metrics, tail=TAIL)
-
-    def fraction(self) -> float:
-        """The part of its budget that is spent."""
         if not self._rows:
             return 0.0
         if self._budgets is None:
-            config = read_yaml(self.directory.config)
+            try:
+                config = read_yaml(self.directory.config)
+            except ConfigError:  # the run itself tells what is wrong with it
+                return 0.0
             budgets = {"env_steps": "total_timesteps", "episodes": "total_episodes"}
             self._budgets = {row: config[key] for row, key in budgets.items() if config[key]}
         last = self._rows[-1]

@@ -486,6 +486,7 @@ def test_a_preset_of_ones_own_is_found(command, tiny, tmp_path):
 def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("dqn_runner.sweeps.display.SECONDS_BETWEEN_LINES", 0.0)
     paths = [tmp_path / f"seed={seed}" for seed in range(6)]
+    display = SweepDisplay(paths)
     for path in paths[:5]:
         path.mkdir()
     for path, mean in zip(paths[:2], (3.5, 12.25), strict=True):
@@ -499,7 +500,6 @@ def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
     going_on.start({"total_timesteps": 400, "total_episodes": None})
     row = {"env_steps": 100, "episodes": 3, "time/env_steps_per_second": 2500.4}
     going_on.metrics.write_text(json.dumps(row) + '\n{"env_steps": 20')
-    display = SweepDisplay(paths)
     display._started = time.monotonic() - 170  # for 4.25 of 6 jobs
     display.look()
     going_on.close()
@@ -508,6 +508,28 @@ def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
         " 71%  2 of 6 done  1 running  1 failed  1 pruned  mean 7.9  2,500 steps/s  0:01:10 left"
     )
     assert err == f"dqn-train: error: {paths[2]}: the pole has broken\n"
+
+
+def test_what_runs_had_done_before_they_were_continued_took_no_time_of_this_sweep(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("dqn_runner.sweeps.display.SECONDS_BETWEEN_LINES", 0.0)
+    run = RunDirectory(tmp_path / "seed=0")
+    run.claim_new()
+    run.start({"total_timesteps": 400, "total_episodes": None})
+    run.metrics.write_text('{"env_steps": 300}\n')
+    damaged = RunDirectory(tmp_path / "seed=1")
+    damaged.path.mkdir()
+    damaged.metrics.write_text('{"env_steps": 300}\n')
+    display = SweepDisplay([run.path, damaged.path])
+    display.look()
+    run.metrics.write_text('{"env_steps": 350}\n')
+    display._started = time.monotonic() - 10  # for an eighth of a run; 1.125 are left
+    display.look()
+    run.close()
+    before, after = capsys.readouterr().out.splitlines()
+    assert before == " 38%  0 of 2 done  1 running  0 failed  "
+    assert after == " 44%  0 of 2 done  1 running  0 failed  0:01:30 left"
 
 
 def test_the_display_names_the_best_settings_so_far(tmp_path, capsys, monkeypatch):
