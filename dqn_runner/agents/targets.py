@@ -83,12 +83,15 @@ def munchausen(
 def likely_returns(progress: Progress, gamma: float) -> tuple[float, float]:
     """A guess of the lowest and the highest return, from the rewards seen so far.
 
-    The mean reward for ever, counting only rewards above 0 for the highest and only those below
-    for the lowest return, and the largest single reward on top. (0, 0) if no reward was seen.
+    Lowest: the mean of the rewards below 0 for ever, for a policy that learns has fewer of them.
+    Highest: those above 0 for ever, but more of them, as a better policy has: the geometric mean of
+    how much they were per step, and of the largest at each step. The largest single reward is on
+    top of both. (0, 0) if no reward was seen.
     """
-    mean_sum = horizon(gamma, progress) / max(progress.env_steps, 1)
-    low = progress.sum_of_costs * mean_sum + min(progress.lowest_reward, 0.0)
-    high = progress.sum_of_gains * mean_sum + max(progress.highest_reward, 0.0)
+    steps, seen = horizon(gamma, progress), max(progress.env_steps, 1)
+    lowest, highest = min(progress.lowest_reward, 0.0), max(progress.highest_reward, 0.0)
+    low = steps * progress.sum_of_costs / seen + lowest
+    high = steps * math.sqrt(progress.sum_of_gains / seen * highest) + highest
     return low, high
 
 

@@ -227,11 +227,12 @@ def progress_of(rewards, episodes=0):
     [
         ([1.0, 1.0, 1.0, 1.0], 0.9, 0, (0.0, 10.0 + 1.0)),
         ([-1.0, 0.0, -1.0, 0.0], 0.9, 0, (-5.0 - 1.0, 0.0)),
-        ([-2.0, 4.0, 0.0, 0.0], 0.5, 0, (-1.0 - 2.0, 2.0 + 4.0)),
-        ([1.0, 0.0, 1.0, 0.0], 1.0, 2, (0.0, 1.0 + 1.0)),  # episodes of two steps
+        ([-2.0, 4.0, 0.0, 0.0], 0.5, 0, (-1.0 - 2.0, 4.0 + 4.0)),
+        ([1.0, 0.0, 0.0, 0.0], 0.9, 0, (0.0, 5.0 + 1.0)),
+        ([4.0, 0.0, 0.0, 0.0], 1.0, 2, (0.0, 4.0 + 4.0)),  # episodes of two steps
     ],
 )
-def test_an_open_range_is_the_mean_reward_for_ever_and_the_largest_one(
+def test_an_open_range_holds_the_costs_seen_so_far_and_more_gains_than_that(
     compose, rewards, gamma, episodes, expected
 ):
     spec = compose("agent=c51", "env.return_range=null", f"agent.gamma={gamma}").agent
@@ -304,7 +305,8 @@ def test_an_open_range_is_found_before_the_first_update_and_kept(
     assert all(torch.equal(first, other) for other in others)
     rewards = first_rewards(config, tmp_path / "other")
     low = 100 * np.mean([min(reward, 0.0) for reward in rewards]) + min(*rewards, 0.0)
-    high = 100 * np.mean([max(reward, 0.0) for reward in rewards]) + max(*rewards, 0.0)
+    gains, largest = np.mean([max(reward, 0.0) for reward in rewards]), max(*rewards, 0.0)
+    high = 100 * np.sqrt(gains * largest) + largest
     assert low < 0.0 < high
     expected = config.agent.covering(low, high).atoms
     assert first.numpy() == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-3)
