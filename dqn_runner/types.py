@@ -97,7 +97,7 @@ class Transition(NamedTuple):
 class Batch(NamedTuple):
     """Transitions as columns."""
 
-    obs: Tensor  # [B, *obs_shape]
+    obs: Tensor  # [B, *obs_shape], of the type that is stored; frames of bool come as float32
     action: Tensor  # [B] int64
     reward: Tensor  # [B]
     discount: Tensor  # [B]
@@ -164,8 +164,10 @@ class Progress:
     elapsed_seconds: float = 0.0  # of training, up to the last row that says so
     lowest_reward: float = math.inf
     highest_reward: float = -math.inf
-    sum_of_gains: float = 0.0  # of the rewards above 0
-    sum_of_costs: float = 0.0  # of the rewards below 0
+    # Of the rewards that did not end an episode: a policy can get those again and again.
+    highest_gain: float = 0.0
+    sum_of_gains: float = 0.0  # of those above 0
+    sum_of_costs: float = 0.0  # of those below 0
     has_warned: bool = False  # of Q-values that no return allows
     has_warned_of_targets: bool = False  # that leave the range of returns that is represented
     # Up to here all that was due is done: evaluated, logged and saved.
@@ -187,12 +189,15 @@ class Progress:
         vars(self).update(done | state)
         self.recent_returns = deque(state["recent_returns"], maxlen=100)
 
-    def see(self, rewards: list[float]) -> None:
-        """Take note of the rewards [N] of a step."""
+    def see(self, rewards: list[float], terminated: list[bool]) -> None:
+        """Take note of the rewards [N] of a step, and of which of them ended an episode [N]."""
         self.lowest_reward = min(self.lowest_reward, *rewards)
         self.highest_reward = max(self.highest_reward, *rewards)
-        for reward in rewards:
+        for reward, ended in zip(rewards, terminated, strict=True):
+            if ended:
+                continue
             if reward > 0.0:
+                self.highest_gain = max(self.highest_gain, reward)
                 self.sum_of_gains += reward
             else:
                 self.sum_of_costs += reward

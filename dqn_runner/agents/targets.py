@@ -83,15 +83,17 @@ def munchausen(
 def likely_returns(progress: Progress, gamma: float) -> tuple[float, float]:
     """A guess of the lowest and the highest return, from the rewards seen so far.
 
-    Lowest: the mean of the rewards below 0 for ever, for a policy that learns has fewer of them.
-    Highest: those above 0 for ever, but more of them, as a better policy has: the geometric mean of
-    how much they were per step, and of the largest at each step. The largest single reward is on
-    top of both. (0, 0) if no reward was seen.
+    low  = horizon · mean of the rewards below 0 + the lowest reward
+    high = horizon · sqrt(mean of the rewards above 0 · the highest of them) + the highest reward
+
+    A better policy gets rewards above 0 more often than now, and at most at each step; the square
+    root is the geometric mean of the two. Rewards that end an episode, which come only once, are in
+    the last terms alone. (0, 0) if no reward was seen.
     """
     steps, seen = horizon(gamma, progress), max(progress.env_steps, 1)
-    lowest, highest = min(progress.lowest_reward, 0.0), max(progress.highest_reward, 0.0)
-    low = steps * progress.sum_of_costs / seen + lowest
-    high = steps * math.sqrt(progress.sum_of_gains / seen * highest) + highest
+    gain = math.sqrt(progress.sum_of_gains / seen * progress.highest_gain)
+    low = steps * progress.sum_of_costs / seen + min(progress.lowest_reward, 0.0)
+    high = steps * gain + max(progress.highest_reward, 0.0)
     return low, high
 
 

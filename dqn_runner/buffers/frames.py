@@ -81,7 +81,7 @@ def gather_frames(
 ) -> Batch:
     """The transitions `indices` [B] with observations [B, *obs_shape] put together of frames.
 
-    Those of bools are floating-point numbers, 0 or 1.
+    Those of bool are float32, 0 or 1.
     """
     frames, *columns = tensors
     batch = gather(columns, indices, fields)
@@ -101,9 +101,9 @@ def gather_frames(
 def _unpacked(obs_spec: ObsSpec, found: Tensor) -> Tensor:
     """The frames whose bytes are `found` [B, bytes of a frame].
 
-    Those of uint8 are [B, *frame_shape]. Those of bools are floating-point [B, numbers of a frame]:
-    with the frame's shape, or as bytes, torch.compile makes them a part of the network's first
-    layer, or puts them into an order that this reads slowly.
+    Those of uint8 are [B, *frame_shape]. Those of bool are float32 [B, numbers of a frame], flat
+    and floating-point on purpose: torch.compile makes other ones a part of the network's first
+    layer, or chooses an order in memory that is slow to read.
     """
     if obs_spec.dtype == np.uint8:
         return found.reshape(len(found), *obs_spec.frame_shape)

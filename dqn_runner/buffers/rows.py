@@ -7,7 +7,6 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +26,7 @@ class Layout(NamedTuple):
 
     def columns(self, obs_spec: ObsSpec) -> dict[str, Column]:
         """The columns by the fields of `Batch`, in its order."""
-        obs = (obs_spec.shape, torch.from_numpy(np.empty(0, obs_spec.dtype)).dtype)
+        obs = (obs_spec.shape, getattr(torch, obs_spec.dtype.name))
         integer, real = ((), torch.int64), ((), torch.float32)
         columns: dict[str, Column] = {
             "obs": obs, "action": integer, "reward": real, "discount": real, "next_obs": obs

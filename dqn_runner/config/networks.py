@@ -82,7 +82,8 @@ def custom_network(spec: Custom, obs: ObsSpec, num_actions: int, make_head: Head
         module = custom_module(spec, obs.shape, num_actions * num_outputs)
         return CustomStreams(module, num_actions, num_outputs)
 
-    return QNetwork(AsObserved(obs), make_head(make_streams, math.prod(obs.shape)))
+    torso = AsObserved(obs)
+    return QNetwork(torso, make_head(make_streams, torso.num_features))
 
 
 def custom_module(spec: Custom, obs_shape: tuple[int, ...], num_actions: int) -> nn.Module:

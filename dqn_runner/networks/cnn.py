@@ -112,7 +112,7 @@ class PatchConv2d(nn.Conv2d):
         """The planes [B, C_out, H_out, W_out] of images `x` [B, C, H, W]."""
         assert self.bias is not None
         (kernel, _), (stride, _), planes = self.kernel_size, self.stride, self.in_channels
-        last = x.shape[2] - kernel  # the first row of the lowest patches
+        last = x.shape[2] - kernel  # the last row in which a patch begins
         rows = x.movedim(1, -1).flatten(2)  # [B, H, W * C], planes last, as they are in memory
         rows = rows.unfold(2, kernel * planes, stride * planes)  # [B, H, W_out, k * C]
         patches = torch.cat([rows[:, i : i + last + 1 : stride] for i in range(kernel)], 3)

@@ -183,7 +183,7 @@ def midpoints(count: int) -> Tensor:
 class QNetwork(nn.Module):
     """A torso and a head."""
 
-    def __init__(self, torso: nn.Module, head: Head) -> None:
+    def __init__(self, torso: Torso, head: Head) -> None:
         super().__init__()
         self.torso, self.head = torso, head
         self._num_normals = sum(head.streams.num_normals)
@@ -213,7 +213,7 @@ class QNetwork(nn.Module):
         """
         is_noisy = noise_rng is not None and self._num_normals > 0
         noise = np.empty(self._num_normals, np.float32) if is_noisy else None
-        features = self.torso.on_numpy(arrays) if isinstance(self.torso, Torso) else None
+        features = self.torso.on_numpy(arrays)
         streams = self.head.streams.on_numpy(arrays, noise)
         if features is None or streams is None:
             return None

@@ -50,12 +50,13 @@ def scaled(obs: Tensor) -> Tensor:
     return obs.float() / 255 if obs.dtype == torch.uint8 else obs.float()
 
 
-class AsObserved(nn.Module):
-    """Observations in the type that the environment gives: replay has truth values as numbers."""
+class AsObserved(Torso):
+    """Observations in the environment's type: stored frames of bool come as float32."""
 
     def __init__(self, obs: ObsSpec) -> None:
         super().__init__()
-        self._dtype = torch.from_numpy(np.empty(0, obs.dtype)).dtype
+        self.num_features = math.prod(obs.shape)
+        self._dtype: torch.dtype = getattr(torch, obs.dtype.name)
 
     def forward(self, obs: Tensor) -> Tensor:
         """`obs` [B, *obs_shape]."""

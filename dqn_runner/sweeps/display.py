@@ -9,7 +9,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,9 +36,11 @@ class SweepDisplay:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._open = {path: _Run(path) for path in paths}
+        self._runs = [_Run(path) for path in paths]
+        for run in self._runs:
+            run.look()
+        self._open = dict(zip(paths, self._runs, strict=True))
         self._total = len(paths)
-        self._done_before = self._done(self._open.values())  # by runs that are continued now
         self._ended = dict.fromkeys(("finished", "failed", "pruned"), 0)
         self._finals: dict[str, list[float]] = {}  # returns of finished runs, by their settings
         self._console = Console(soft_wrap=True)
@@ -63,9 +65,12 @@ class SweepDisplay:
         for path, run in list(self._open.items()):
             if run.directory.has_ended():
                 del self._open[path]
+                run.part_done = 1.0
                 self._count(run)
         running = [run for run in self._open.values() if run.directory.is_locked()]
-        done = self._done(running)
+        for run in running:
+            run.look()
+        done = sum(run.part_done for run in self._runs)
         if self._live:
             self._live.update(self._bar(running, done), refresh=True)
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
@@ -85,10 +90,6 @@ class SweepDisplay:
             if end.status == "failed":
                 place = run.directory.path
                 print(f"dqn-train: error: {place}: {end.reason}", file=sys.stderr)
-
-    def _done(self, runs: Iterable[_Run]) -> float:
-        """How many runs are done, with the parts of `runs`, at which it looks."""
-        return self._total - len(self._open) + sum(run.look() for run in runs)
 
     def _status(self, running: Sequence[_Run]) -> str:
         ended = self._ended
@@ -115,9 +116,10 @@ class SweepDisplay:
         return scores
 
     def _time_left(self, done: float) -> str:
-        if done <= self._done_before:
+        done_now = done - sum(run.part_before for run in self._runs)
+        if done_now <= 0.0:
             return ""
-        seconds_per_run = (time.monotonic() - self._started) / (done - self._done_before)
+        seconds_per_run = (time.monotonic() - self._started) / done_now
         return f"{timedelta(seconds=round(seconds_per_run * (self._total - done)))} left"
 
     def _bar(self, running: Sequence[_Run], done: float) -> Table:
@@ -140,10 +142,16 @@ class _Run:
         self.settings = re.sub(r"(^|,)seed=[^,]*", "", path.name).strip(",")
         self._budgets: dict[str, int] | None = None
         self._rows: list[Row] = []
+        self.part_done = 0.0  # of its budget
+        self.part_before = 1.0  # what an earlier sweep had done of it, as far as it is kept
 
-    def look(self) -> float:
-        """Read the last rows of its metrics; returns the part of its budget that is spent."""
+    def look(self) -> None:
+        """Read the last rows of its metrics."""
         self._rows = read_metrics(self.directory.metrics, tail=TAIL)
+        self.part_done = self._part_of_budget()
+        self.part_before = min(self.part_before, self.part_done)
+
+    def _part_of_budget(self) -> float:
         if not self._rows:
             return 0.0
         if self._budgets is None:
@@ -152,9 +160,10 @@ class _Run:
             except ConfigError:  # the run itself tells what is wrong with it
                 return 0.0
             budgets = {"env_steps": "total_timesteps", "episodes": "total_episodes"}
-            self._budgets = {row: config[key] for row, key in budgets.items() if config[key]}
+            self._budgets = {row: config[key] for row, key in budgets.items() if config.get(key)}
         last = self._rows[-1]
-        return min(1.0, max(last.get(key, 0) / budget for key, budget in self._budgets.items()))
+        parts = (last.get(key, 0) / budget for key, budget in self._budgets.items())
+        return min(1.0, max(parts, default=0.0))
 
     def latest(self, metric: str) -> float | None:
         """The last value of a metric, None if the last rows hold none."""

@@ -71,7 +71,7 @@ class Training:
             progress.epsilon = parts.epsilon(progress.env_steps, progress.episodes)
             action = yield Act(agent, envs, progress.epsilon, progress.env_steps)
             step = parts.agent_spec.learned_from(envs.step(action))
-            progress.see(step.reward)
+            progress.see(step.reward, step.terminated)
             final_action = (
                 agent.final_actions(step, progress.epsilon)
                 if parts.assembler.needs_final_action

@@ -19,6 +19,7 @@ from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.networks.heads import QNetwork, ScalarHead, make_network, make_scalar_head
 from dqn_runner.networks.init import initialize
 from dqn_runner.networks.streams import CustomStreams
+from dqn_runner.networks.torsos import AsObserved
 from dqn_runner.target_update import Hard, Soft
 from dqn_runner.types import Batch, ObsSpec, Progress
 
@@ -378,8 +379,8 @@ def test_a_constant_learning_rate_is_the_default():
 
 def test_the_numbers_that_move_are_the_learning_rate_and_the_bounds_of_clipped_targets():
     progress = Progress(env_steps=20)
-    progress.see([0.0, -1.0])
-    progress.see([3.0, 2.0])
+    progress.see([0.0, -1.0], [False, False])
+    progress.see([3.0, 2.0], [True, False])
     decaying = {"lr_schedule": "linear", "lr_decay_steps": 40}
     assert spec_of().moving_hyperparameters(progress, 2) == {"lr": 2.0}
     numbers = spec_of(clip_target=True, **decaying).moving_hyperparameters(progress, 2)
@@ -419,9 +420,12 @@ def test_compiled_acting_is_the_same_acting(monkeypatch):
     assert len(calls) == 2
 
 
+FLAT = ObsSpec((4,), np.dtype(np.float32))
+
+
 def of_own_layers():
     """A network of the user's own below a head of ours."""
-    return QNetwork(nn.Identity(), ScalarHead(CustomStreams(Linear((4,), A), A, 1)))
+    return QNetwork(AsObserved(FLAT), ScalarHead(CustomStreams(Linear((4,), A), A, 1)))
 
 
 @pytest.mark.parametrize(

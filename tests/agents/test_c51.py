@@ -214,10 +214,11 @@ def test_ends_that_are_no_range_are_refused(compose, command):
         check(compose("agent=c51", "env=cartpole", "agent.v_min=200"))
 
 
-def progress_of(rewards, episodes=0):
+def progress_of(rewards, episodes=0, last=None):
+    """After these rewards; the one that is `last` ended its episode."""
     progress = Progress(episodes=episodes)
     for reward in rewards:
-        progress.see([reward])
+        progress.see([reward], [reward == last])
         progress.env_steps += 1
     return progress
 
@@ -232,7 +233,7 @@ def progress_of(rewards, episodes=0):
         ([4.0, 0.0, 0.0, 0.0], 1.0, 2, (0.0, 4.0 + 4.0)),  # episodes of two steps
     ],
 )
-def test_an_open_range_holds_the_costs_seen_so_far_and_more_gains_than_that(
+def test_a_found_range_has_room_for_rewards_that_come_more_often(
     compose, rewards, gamma, episodes, expected
 ):
     spec = compose("agent=c51", "env.return_range=null", f"agent.gamma={gamma}").agent
@@ -244,6 +245,15 @@ def test_an_open_range_holds_the_costs_seen_so_far_and_more_gains_than_that(
     found = with_margin.settled(progress_of(rewards, episodes), 2)
     tenth = 0.1 * (high - low)
     assert (found.v_min, found.v_max) == pytest.approx((low - tenth, high + tenth))
+
+
+def test_a_reward_that_ends_an_episode_counts_once(compose):
+    """A goal alone, and a crash and a landing among small rewards."""
+    spec = compose("agent=c51", "env.return_range=null", "agent.gamma=0.9").agent
+    found = spec.settled(progress_of([0.0, 0.0, 0.0, 1.0], 1, last=1.0), 2)
+    assert (found.v_min, found.v_max) == (0.0, 1.0)
+    found = spec.settled(progress_of([1.0, -1.0, 0.0, -100.0], 1, last=-100.0), 2)
+    assert (found.v_min, found.v_max) == pytest.approx((-2.5 - 100.0, 5.0 + 1.0))
 
 
 def test_without_a_reward_a_line_says_which_range_is_assumed(compose, caplog):
@@ -279,14 +289,16 @@ def supports(monkeypatch):
 
 
 def first_rewards(config, path):
-    """The rewards of the env steps before the first update."""
+    """The rewards of the env steps before the first update, and those that ended no episode."""
     _, parts = build(config, RunDirectory(path))
-    rewards = []
+    rewards, repeated = [], []
     for env_steps in range(config.learning_starts):
         epsilon = parts.epsilon(env_steps, 0)
-        rewards += parts.envs.step(parts.agent.act(parts.envs.obs, epsilon)).reward
+        step = parts.envs.step(parts.agent.act(parts.envs.obs, epsilon))
+        rewards += step.reward
+        repeated += [0.0] if step.terminated[0] else step.reward
     parts.envs.close()
-    return rewards
+    return rewards, repeated
 
 
 @pytest.mark.parametrize("agent", ["c51", "hl_gauss"])
@@ -303,10 +315,10 @@ def test_an_open_range_is_found_before_the_first_update_and_kept(
     first, *others = supports
     assert len(others) > 140
     assert all(torch.equal(first, other) for other in others)
-    rewards = first_rewards(config, tmp_path / "other")
-    low = 100 * np.mean([min(reward, 0.0) for reward in rewards]) + min(*rewards, 0.0)
-    gains, largest = np.mean([max(reward, 0.0) for reward in rewards]), max(*rewards, 0.0)
-    high = 100 * np.sqrt(gains * largest) + largest
+    rewards, repeated = first_rewards(config, tmp_path / "other")
+    low = 100 * np.minimum(repeated, 0.0).mean() + min(rewards)
+    gain = np.sqrt(np.maximum(repeated, 0.0).mean() * max(repeated))
+    high = 100 * gain + max(rewards)
     assert low < 0.0 < high
     expected = config.agent.covering(low, high).atoms
     assert first.numpy() == pytest.approx(expected.numpy(), rel=1e-4, abs=1e-3)

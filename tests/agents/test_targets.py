@@ -205,7 +205,7 @@ def test_bounds_of_returns_hold_with_munchausens_bonus(temperature, rewards):
     """All values that value iteration by the paper's formula passes in random small MDPs."""
     spec = spec_of(munchausen={"alpha": ALPHA, "temperature": temperature, "clip": CLIP})
     progress = Progress()
-    progress.see(list(rewards))
+    progress.see(list(rewards), [False, False])
     low, high = spec.return_bounds(progress, A)
     rng, states, passed = np.random.default_rng(0), 6, []
     for _ in range(20):
@@ -227,7 +227,7 @@ def test_bounds_of_returns_hold_with_munchausens_bonus(temperature, rewards):
 
 def test_bounds_of_returns_with_munchausens_bonus_follow_from_its_numbers():
     progress = Progress()
-    progress.see([0.0, 1.0])
+    progress.see([0.0, 1.0], [False, True])
     low, high = spec_of().return_bounds(progress, 2)
     step = 0.03 * math.log(2)
     assert low == pytest.approx(-10 * 0.9 * step - 0.9)

@@ -10,12 +10,14 @@ import torch
 from pictures import images
 from torch import nn
 
+from dqn_runner.buffers.frames import FrameStorage
+from dqn_runner.buffers.rows import RowStorage
 from dqn_runner.config import memory
 from dqn_runner.config.networks import build_network, unsuited
-from dqn_runner.envs.make import make_env
+from dqn_runner.envs.make import make_env, obs_spec_of
 from dqn_runner.errors import ConfigError
 from dqn_runner.networks.torsos import MLPSpec
-from dqn_runner.types import ObsSpec
+from dqn_runner.types import EnvStep, ObsSpec, Transition
 
 FLOAT, BYTE, BOOL = np.dtype(np.float32), np.dtype(np.uint8), np.dtype(bool)
 CPU = torch.device("cpu")
@@ -132,12 +134,22 @@ class AnyOf(nn.Module):
         return held.any(1, keepdim=True) * self.scale
 
 
-def test_a_network_of_the_users_own_learns_from_the_type_that_it_acts_on(compose):
-    """Replay has truth values as floating-point numbers."""
+@pytest.mark.parametrize("storage", ["frames", "rows"])
+def test_a_network_of_the_users_own_learns_from_the_type_that_it_acts_on(compose, storage):
     own = ("~network", f"+network.name={__name__}:AnyOf")
     config = compose("env=minatar/breakout", *own, "agent=dqn")
-    network = build_network(config, make_env(config.env), 0, CPU)
-    obs = torch.zeros(2, 10, 10, 4)
-    obs[1, 3, 3, 0] = 1
-    outputs = network(network.initial_params, network.buffers, obs)
-    assert outputs.q_values.tolist() == [[0.0] * 3, [1.0] * 3]
+    env = make_env(config.env)
+    network = build_network(config, env, 0, CPU)
+    kind = {"frames": FrameStorage, "rows": RowStorage}[storage]
+    sizes: dict[str, Any] = {"num_envs": 1, "n_step": 1} if storage == "frames" else {}
+    kept = kind(3, obs_spec_of(config.env, env), CPU, **sizes)
+    dark, lit = np.zeros((1, 10, 10, 4), bool), np.zeros((1, 10, 10, 4), bool)
+    lit[0, 3, 3, 0] = True
+    step = kept.keep(EnvStep(dark, [0], [0.0], [False], [False], lit, []))
+    kept.add(Transition(step.obs[0], 0, 0.0, 0.9, step.next_obs[0]))
+    batch = kept.gather(kept.tensors, torch.tensor([0]))
+    values = [
+        network(network.initial_params, network.buffers, obs).q_values.tolist()
+        for obs in (batch.obs, batch.next_obs, torch.from_numpy(lit))
+    ]
+    assert values == [[[0.0] * 3], [[1.0] * 3], [[1.0] * 3]]

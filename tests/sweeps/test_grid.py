@@ -510,26 +510,39 @@ def test_the_display_counts_what_directories_say(tmp_path, capsys, monkeypatch):
     assert err == f"dqn-train: error: {paths[2]}: the pole has broken\n"
 
 
-def test_what_runs_had_done_before_they_were_continued_took_no_time_of_this_sweep(
-    tmp_path, capsys, monkeypatch
-):
+def test_what_was_done_before_took_no_time_of_this_sweep(tmp_path, capsys, monkeypatch):
+    """One run goes on where it stood, one has lost its rows, one waits, and one is damaged."""
     monkeypatch.setattr("dqn_runner.sweeps.display.SECONDS_BETWEEN_LINES", 0.0)
-    run = RunDirectory(tmp_path / "seed=0")
-    run.claim_new()
-    run.start({"total_timesteps": 400, "total_episodes": None})
-    run.metrics.write_text('{"env_steps": 300}\n')
-    damaged = RunDirectory(tmp_path / "seed=1")
-    damaged.path.mkdir()
-    damaged.metrics.write_text('{"env_steps": 300}\n')
-    display = SweepDisplay([run.path, damaged.path])
+    monkeypatch.setattr("dqn_runner.sweeps.display.time", clock := Clock())
+    runs = [RunDirectory(tmp_path / f"seed={seed}") for seed in range(4)]
+    for run in runs[:3]:
+        run.claim_new()
+        run.start({"total_timesteps": 400, "total_episodes": None})
+        run.metrics.write_text('{"env_steps": 200}\n')
+    runs[2].close()
+    runs[3].path.mkdir()
+    runs[3].metrics.write_text('{"env_steps": 200}\n')
+    display = SweepDisplay([run.path for run in runs])
+    runs[1].metrics.unlink()
     display.look()
-    run.metrics.write_text('{"env_steps": 350}\n')
-    display._started = time.monotonic() - 10  # for an eighth of a run; 1.125 are left
+    clock.now = 10.0  # for a quarter of a run and a half of one
+    runs[0].metrics.write_text('{"env_steps": 300}\n')
+    runs[1].metrics.write_text('{"env_steps": 200}\n')
     display.look()
-    run.close()
+    for run in runs[:2]:
+        run.close()
     before, after = capsys.readouterr().out.splitlines()
-    assert before == " 38%  0 of 2 done  1 running  0 failed  "
-    assert after == " 44%  0 of 2 done  1 running  0 failed  0:01:30 left"
+    assert before == " 25%  0 of 4 done  2 running  0 failed  "
+    assert after == " 44%  0 of 4 done  2 running  0 failed  0:00:30 left"  # 2.25 are left
+
+
+class Clock:
+    """Stands in for the module time."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 def test_the_display_names_the_best_settings_so_far(tmp_path, capsys, monkeypatch):

@@ -33,6 +33,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 LOOKS_WITHOUT_TRACE = 3  # a task that is queued again is in no list for a moment
 SECONDS_TO_SAVE = 60.0
 SECONDS_EARLY = 60  # by which Slurm's warning may come earlier than asked (sbatch(1), --signal)
+SECONDS_TO_START = 30  # for imports, in which a warning would kill a job
 
 
 class SlurmSpec(Spec):
@@ -47,7 +48,7 @@ class SlurmSpec(Spec):
     gres: str | None
     """Generic resources, such as gpu:1; null for none."""
     time: PositiveInt
-    """Minutes of a job; one that needs longer saves, is queued again and goes on."""
+    """Minutes of a job, at least 1.5 and warning; one that needs longer is queued again."""
     cpus: PositiveInt
     """CPUs of a job."""
     memory_gb: PositiveInt | None
@@ -65,8 +66,7 @@ class SlurmSpec(Spec):
 
     @model_validator(mode="after")
     def _there_is_time_before_the_warning(self) -> SlurmSpec:
-        """A warning that comes while a job still imports its modules would kill it."""
-        needed = math.ceil((self.warning + SECONDS_EARLY) / 60)
+        needed = math.ceil((SECONDS_TO_START + self.warning + SECONDS_EARLY) / 60)
         if self.time < needed:
             raise ValueError(
                 f"time={self.time}: must be at least {needed} with "
