@@ -260,7 +260,7 @@ def test_an_ablation_changes_one_thing_of_plain_dqn():
 def test_the_experiments_on_minatar_differ_in_their_agents():
     loss = {"agent", "agent.loss", "agent.clip_target", "agent.max_grad_norm"}
     assert changes("minatar/hl_gauss", "minatar/dqn") == loss | {"agent.lr"}
-    assert changes("minatar/combined", "minatar/hl_gauss") == {"agent.double", "buffer"}
+    assert changes("minatar/combined", "minatar/hl_gauss") == {"agent.td_target"}
 
 
 def test_the_kept_run_of_pong_has_the_settings_of_its_experiment():
