@@ -161,13 +161,26 @@ def _connect(address: str | None) -> None:
             )
         else:
             _check_reachable(address)
-            ray.init(address=address, **silent)
+            _join(address, **silent)
     except Exception as error:  # Ray raises many, some of them bare
         may_want_a_token = ":" in (address or "") and "RAY_AUTH_MODE" not in os.environ
         hint = TOKEN_HINT if may_want_a_token and not isinstance(error, TimeoutError) else ""
         raise ConfigError(f"hydra.launcher.address={address}: {in_a_line(error)}{hint}") from error
     finally:
         signal.signal(signal.SIGTERM, handler)  # Ray sets its own
+
+
+def _join(address: str, **options: bool) -> None:
+    """Connect to a running Ray.
+
+    The head forks a process for each client from outside, and about 1 of 25 of these crashed in
+    gRPC's own handling of forks before it began. One more try is enough then.
+    """
+    try:
+        ray.init(address=address, **options)
+    except ConnectionAbortedError:
+        ray.shutdown()
+        ray.init(address=address, **options)
 
 
 def _check_reachable(address: str) -> None:

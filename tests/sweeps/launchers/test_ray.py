@@ -82,7 +82,12 @@ def _end(process: psutil.Popen) -> None:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A running Ray that dqn-train has no part in."""
-    for name, value in {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+    environment = {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "GRPC_ENABLE_FORK_SUPPORT": "0",  # with it 1 of 25 processes that a head forks crashes
+    }
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     host, port, client_port = ray.util.get_node_ip_address(), free_port(), free_port()
@@ -248,6 +253,28 @@ def test_bad_settings_are_told_before_anything_is_made(command, quick, monkeypat
     assert "RAY_AUTH_MODE" not in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize("crashes", [1, 2])
+def test_a_connection_whose_process_crashes_at_the_head_is_tried_once_more(
+    command, quick, monkeypatch, crashes
+):
+    tries = []
+
+    def init(address: str, **_: bool) -> None:
+        tries.append(address)
+        if len(tries) <= crashes:
+            raise ConnectionAbortedError("Starting Ray client server failed.")
+        raise ValueError("the next step")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr("dqn_runner.sweeps.launchers.ray._check_reachable", lambda _: None)
+    address = "ray://127.0.0.1:1"
+    at = f"hydra.launcher.address={address}"
+    outcome = command("-m", "hydra/launcher=ray", *quick, at, "seed=0,1")
+    assert tries == [address, address]
+    told = "the next step" if crashes == 1 else "Starting Ray client server failed."
+    assert told in outcome.err
 
 
 @pytest.mark.slow
