@@ -6,11 +6,11 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dqn_runner.errors import ConfigError, RunError, in_a_line
 from dqn_runner.program import Parser, guarded, path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dqn_runner.analysis.comparison import Comparison, Options
     from dqn_runner.analysis.figures import Style
 
+T = TypeVar("T")
 SECONDS_BETWEEN_LOOKS = 5.0
 LOOKS_WITHOUT_A_RUN = 3  # after so many looks without a running run, --follow ends
 
@@ -79,9 +80,10 @@ def add_questions(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--threshold",
-        type=float,
-        help="return that counts as solved; default: the environment's own; without one, sample "
-        "efficiency is not drawn",
+        metavar="[ENV=]RETURN",
+        action="append",
+        help="return that counts as solved, for one environment or all; may be repeated; default: "
+        "the environment's own; without one, sample efficiency is not drawn",
     )
     add(
         "--group-by",
@@ -162,9 +164,9 @@ def command_line(arguments: list[str]) -> int:
 
     wanted = Options(
         metrics=tuple(options.metric or Options.metrics),
-        threshold=options.threshold,
+        thresholds=by_environment("--threshold", "RETURN", options.threshold, parse_return),
         group_by=tuple(options.group_by.split(",")) if options.group_by else None,
-        bounds=parse_bounds(options.normalize),
+        bounds=by_environment("--normalize", "LOW:HIGH", options.normalize, parse_bounds),
         baseline=options.baseline,
     )
     beside = options.directories[0] / "compare"
@@ -201,21 +203,37 @@ def command_line(arguments: list[str]) -> int:
     return 0
 
 
-def parse_bounds(texts: list[str] | None) -> dict[str, tuple[float, float]] | None:
-    """The bounds in the values of `--normalize`; raises ConfigError for one that is wrong."""
-    if texts is None:
-        return None
-    bounds = {}
-    for text in texts:
-        environment, _, numbers = text.rpartition("=")
+def by_environment(
+    option: str, form: str, texts: list[str] | None, parse: Callable[[str], T]
+) -> dict[str, T]:
+    """What `option` gives as VALUE or ENV=VALUE, by environment; "*" for all others.
+
+    Raises ConfigError where `parse` raises ValueError.
+    """
+    values = {}
+    for text in texts or ():
+        environment, _, value = text.rpartition("=")
         try:
-            low, high = (float(number) for number in numbers.split(":"))
-        except ValueError:
-            low = high = 0.0
-        if not (low < high and math.isfinite(high - low)):
-            raise ConfigError(f"--normalize={text}: must be LOW:HIGH or ENV=LOW:HIGH, LOW < HIGH")
-        bounds[environment or "*"] = (low, high)
-    return bounds
+            values[environment or "*"] = parse(value)
+        except ValueError as error:
+            raise ConfigError(f"{option}={text}: must be {form} or ENV={form}") from error
+    return values
+
+
+def parse_return(text: str) -> float:
+    """A finite number; raises ValueError for anything else."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def parse_bounds(text: str) -> tuple[float, float]:
+    """The numbers of LOW:HIGH; raises ValueError unless the first is the lower one."""
+    low, high = map(parse_return, text.split(":"))
+    if low >= high:
+        raise ValueError(text)
+    return low, high
 
 
 def read(directories: list[Path]) -> list[Run]:
@@ -263,11 +281,12 @@ def look(runs: list[Run], options: Options) -> Comparison:
         problems = "; ".join(f"{run.path}: {run.problem}" for run in runs)
         raise RunError(f"no run here{' can be read: ' if runs else ''}{problems}")
     environments = {str(run.config.get("env.id")) for run in runs}
-    for environment in set(options.bounds or ()) - environments - {"*"}:
-        raise ConfigError(
-            f"--normalize={environment}=…: no run has this environment; there are "
-            f"{', '.join(sorted(environments))}"
-        )
+    for option, named in (("--normalize", options.bounds), ("--threshold", options.thresholds)):
+        for environment in set(named) - environments - {"*"}:
+            raise ConfigError(
+                f"{option}={environment}=…: no run has this environment; there are "
+                f"{', '.join(sorted(environments))}"
+            )
     try:
         comparison = compare(runs, options)
     except KeyError as error:

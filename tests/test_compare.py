@@ -345,6 +345,16 @@ def test_normalized_environments_are_also_compared_together(two_environments, ca
     assert "0.804 [" in table
 
 
+def test_each_environment_can_have_a_threshold(tmp_path, capsys):
+    for name in ("CartPole-v1", "Acrobot-v1", "MountainCar-v0"):
+        write_run(tmp_path / name, [-300.0, -200.0, -100.0], -100.0, env__id=name)
+    given = ("--threshold=-300", "--threshold=Acrobot-v1=-200", "--threshold=CartPole-v1=0")
+    _, text, _ = run_compare(capsys, tmp_path, "--no-figures", "--format=json", *given)
+    rows = [row for row in json.loads(text)["groups"] if row["metric"] == "final"]
+    reached = {row["environment"]: row["median_env_steps_to_threshold"] for row in rows}
+    assert reached == {"Acrobot-v1": 200, "CartPole-v1": None, "MountainCar-v0": 100}
+
+
 def test_a_group_that_lacks_an_environment_is_not_compared_across_them(two_environments):
     for seed in range(5):
         path = two_environments / f"half {seed}"
@@ -526,6 +536,9 @@ def test_figures_are_written_in_the_formats_of_their_style(sweep, capsys, chosen
         (["missing"], "missing: no such directory"),
         (["empty"], "no run here"),
         (["sweep", "--normalize=Cart=0:1"], "--normalize=Cart=…: no run has this environment"),
+        (["sweep", "--threshold=Cart=1"], "--threshold=Cart=…: no run has this environment"),
+        (["sweep", "--threshold=5:1"], "--threshold=5:1: must be RETURN or ENV=RETURN"),
+        (["sweep", "--threshold=nan"], "--threshold=nan: must be RETURN or ENV=RETURN"),
         (["sweep", "--output=nowhere/x.md"], "--output=nowhere/x.md: No such file or directory"),
         (["sweep", "--metric=train/los"], "--metric=train/los: no run has it; there are final"),
         (["sweep", "--group-by=agent.rate"], "--group-by=agent.rate: no run has this setting"),

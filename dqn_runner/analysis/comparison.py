@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from statistics import fmean
@@ -42,7 +42,6 @@ from dqn_runner.types import Row
 # If there are more groups, only the best one is compared with the others.
 MOST_GROUPS_PAIRWISE = 5
 
-Bounds = dict[str, tuple[float, float]]
 Improvement = tuple[str, str, Estimate]  # P(a run of the first scores above one of the second)
 
 
@@ -50,22 +49,21 @@ Improvement = tuple[str, str, Estimate]  # P(a run of the first scores above one
 class Options:
     """What is compared.
 
-    `metrics` are `final`, `best`, `area` or names in metrics.jsonl. `threshold` is a return; if
-    None, each environment's own threshold is used, if Gymnasium knows one. `bounds` has [low, high]
-    for an environment (`*`: for every other one); returns are scaled from there to [0, 1].
+    `metrics` are `final`, `best`, `area` or names in metrics.jsonl. `thresholds` and `bounds` are
+    for an environment (`*`: for every other one). A threshold is the return that solves it; by
+    default its own, if Gymnasium knows one. Returns are scaled from bounds [low, high] to [0, 1].
     `baseline` is the name of a group: each other one is compared with it, in place of the best.
     """
 
     metrics: tuple[str, ...] = RETURNS
-    threshold: float | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     group_by: tuple[str, ...] | None = None
-    bounds: Bounds | None = None
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     baseline: str | None = None
 
     def bounds_of(self, environment: str) -> tuple[float, float] | None:
         """The bounds of an environment's returns; None if it has none."""
-        bounds = self.bounds or {}
-        return bounds.get(environment) or bounds.get("*")
+        return self.bounds.get(environment) or self.bounds.get("*")
 
 
 @dataclass(frozen=True)
@@ -308,13 +306,13 @@ def _mean(values: Sequence[float]) -> float:
 
 def threshold_of(run: Run, options: Options) -> float:
     """The return that solves the run's environment; NaN if none is known."""
-    if options.threshold is not None:
-        return options.threshold
     import gymnasium
 
-    spec = gymnasium.registry.get(environment(run))
-    known = None if spec is None else spec.reward_threshold
-    return math.nan if known is None else known
+    name = environment(run)
+    spec = gymnasium.registry.get(name)
+    own = None if spec is None else spec.reward_threshold
+    given = options.thresholds.get("*", math.nan if own is None else own)
+    return options.thresholds.get(name, given)
 
 
 def _is_return(metric: str) -> bool:

@@ -69,7 +69,7 @@ def test_every_title_has_the_environment_and_n(sweep):
 
 
 def test_a_threshold_is_labelled_with_its_value(sweep):
-    options = Options(threshold=432.5)
+    options = Options(thresholds={"*": 432.5})
     figure = figures(compare(load_runs([sweep]), options))["learning_curves"]
     (axes,) = figure.axes
     (text,) = (text for text in axes.texts if "threshold" in text.get_text())
@@ -254,7 +254,9 @@ def test_sample_efficiency_is_the_share_of_seeds_that_have_reached_the_threshold
     curves = RNG.uniform(0, 100, (7, 20))
     for seed, values in enumerate(curves):
         write_run(tmp_path / str(seed), values.tolist(), 50.0, seed=seed)
-    figure = figures(compare(load_runs([tmp_path]), Options(threshold=90.0)))["sample_efficiency"]
+    figure = figures(compare(load_runs([tmp_path]), Options(thresholds={"*": 90.0})))[
+        "sample_efficiency"
+    ]
     assert "share of seeds that have reached threshold 90" in figure.get_suptitle()
     (axes,) = figure.axes
     at, share = steps_of(axes, "CartPole-v1 (n=7)")
@@ -276,7 +278,7 @@ def test_the_share_of_seeds_ends_where_one_stopped_before_the_threshold(tmp_path
     """What it would have reached is not known; a seed that stopped later than that counts."""
     write_run(tmp_path / "early", [0.0, 9.0], seed=0)
     write_run(tmp_path / "late", [0.0, 0.0, 0.0, 0.0, 9.0, 9.0], 9.0, seed=1)
-    options = Options(threshold=9.0)
+    options = Options(thresholds={"*": 9.0})
     figure = figures(compare(load_runs([tmp_path]), options))["sample_efficiency"]
     at, share = steps_of(figure.axes[0], "CartPole-v1 (n=2)")
     assert (at.tolist(), share.tolist()) == ([0.0, 200.0, 500.0, 600.0], [0.0, 0.5, 1.0, 1.0])
@@ -295,7 +297,7 @@ def test_without_a_threshold_there_is_no_sample_efficiency(tmp_path):
     write_run(tmp_path / "a", [1.0, 2.0], 2.0, env__id="Unknown-v0")
     runs = load_runs([tmp_path])
     assert set(figures(compare(runs))) == {"learning_curves", "aggregates", "performance_profile"}
-    assert "sample_efficiency" in figures(compare(runs, Options(threshold=2.0)))
+    assert "sample_efficiency" in figures(compare(runs, Options(thresholds={"*": 2.0})))
 
 
 def test_each_environment_has_figures_of_its_own(two_environments):
