@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,8 @@ def test_every_test_that_the_docs_name_exists(page):
 
 
 RESULTS = REPOSITORY / "docs" / "results.md"
+# Returns of their DQN at 5,000,000 frames of MinAtar, read off the plots (Young and Tian 2019).
+YOUNG_AND_TIAN = {"Asterix": 17, "Breakout": 10, "Freeway": 50, "Seaquest": 20, "SpaceInvaders": 44}
 # What `dqn-compare` printed of runs that are kept, below the command.
 PRINTED = re.compile(r"^```\n\$ dqn-compare (.*)\n((?s:.*?))^```$", re.MULTILINE)
 
@@ -58,11 +61,22 @@ def test_results_are_what_the_kept_runs_give(arguments, monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == printed[arguments].strip()
 
 
-def test_the_summary_of_the_ablation_is_what_the_kept_runs_give(monkeypatch, capsys):
-    monkeypatch.chdir(REPOSITORY)
-    (arguments,) = (f[1] for f in PRINTED.finditer(RESULTS.read_text()) if "--baseline" in f[1])
-    assert command_line([*shlex.split(arguments), "--no-figures", "--format=json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+@pytest.fixture
+def compared(monkeypatch, capsys):
+    """What the command of docs/results.md with this folder and this option says, as JSON."""
+
+    def read(folder: str, option: str) -> Any:
+        monkeypatch.chdir(REPOSITORY)
+        commands = [shlex.split(found[1]) for found in PRINTED.finditer(RESULTS.read_text())]
+        (arguments,) = (c for c in commands if c[0] == f"docs/results/{folder}" and option in c)
+        assert command_line([*arguments, "--no-figures", "--format=json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return read
+
+
+def test_the_summary_of_the_ablation_is_what_the_kept_runs_give(compared):
+    found = compared("ablation", "--normalize")
     iqm = {(g["environment"], g["group"], g["metric"]): g for g in found["groups"]}
     better = {(p["environment"], p["above"]): p for p in found["improvements"]}
     together = "all environments"
@@ -77,6 +91,26 @@ def test_the_summary_of_the_ablation_is_what_the_kept_runs_give(monkeypatch, cap
                       for p in pairs]  # fmt: skip
             rows.append(f"| `{group.rsplit('/')[-1]}` | {' | '.join(cells)} |")
     assert len(rows) == 13
+    assert "\n".join(rows) in RESULTS.read_text()
+
+
+def test_the_summary_of_minatar_is_what_the_kept_runs_give(compared):
+    def of_each_agent(option: str, environment: str) -> list[dict[str, Any]]:
+        found = {(g["environment"], g["group"]): g for g in compared("minatar", option)["groups"]
+                 if g["metric"] == "final"}  # fmt: skip
+        return [
+            found[environment, f"experiment=minatar/{a}"] for a in ("dqn", "hl_gauss", "combined")
+        ]
+
+    rows = []
+    for game, published in YOUNG_AND_TIAN.items():
+        groups = of_each_agent("--threshold", f"MinAtar/{game}-v1")
+        cells = [f"{g['IQM']:.1f} [{g['IQM_low']:.1f}, {g['IQM_high']:.1f}]" for g in groups]
+        reached = [f"{g['reached_threshold']} of {g['runs']}" for g in groups]
+        rows.append(f"| {' | '.join([game, *cells, str(published), *reached])} |")
+    groups = of_each_agent("--normalize", "all environments")
+    cells = [f"{g['IQM']:.2f} [{g['IQM_low']:.2f}, {g['IQM_high']:.2f}]" for g in groups]
+    rows.append(f"| {' | '.join(['all, divided by theirs', *cells, '1'])} | | | |")
     assert "\n".join(rows) in RESULTS.read_text()
 
 
