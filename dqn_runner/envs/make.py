@@ -121,7 +121,7 @@ def make_env(
     if warn and warned:
         logger.warning("%s: %s", where, " ".join(dict.fromkeys(warned)))
     if warn:
-        _tell_of_images(obs_spec_of(spec, env), where)
+        _warn_of_large_images(obs_spec_of(spec, env), where)
     return env
 
 
@@ -193,17 +193,20 @@ def _check_parts(space: Dict, where: str, keys: list[str] | None) -> None:
             raise ConfigError(f"{line}: {key} is {kind}; must be Box or Discrete")
 
 
-def _tell_of_images(obs: ObsSpec, where: str) -> None:
-    """Say how an image is stored, and warn of one that is larger than learning needs."""
+def image_in_words(obs: ObsSpec) -> str:
+    """The size of an image, and how it is stored and used; empty if `obs` is no image."""
     shape = obs.frame_shape
     if len(shape) not in (2, 3) or (obs.dtype == np.float32 and len(shape) == 2):
-        return
+        return ""
     scaled = {"uint8": ", scaled to [0, 1] by the network", "bool": ", 0 or 1 in the network"}
-    image = "x".join(map(str, shape)) + (f", {obs.stack} in a stack" if obs.stack > 1 else "")
-    logger.info(
-        "%s: image %s, stored as %s%s", where, image, obs.dtype, scaled.get(str(obs.dtype), "")
-    )
-    if sorted(shape)[-2] > LARGE_IMAGE:
+    size = "x".join(map(str, shape)) + (f", {obs.stack} in a stack" if obs.stack > 1 else "")
+    return f"image {size}, stored as {obs.dtype}{scaled.get(str(obs.dtype), '')}"
+
+
+def _warn_of_large_images(obs: ObsSpec, where: str) -> None:
+    """Warn of images that are larger than learning needs."""
+    shape = obs.frame_shape
+    if image_in_words(obs) and sorted(shape)[-2] > LARGE_IMAGE:
         smaller = "'env.wrappers=[{name: dqn_runner.envs.images:Resize, size: 84, gray: true}]'"
         if "ALE/" in where:
             smaller = f"env=atari, which prepares the games of Atari, or {smaller}"

@@ -36,8 +36,8 @@ class Environments:
         self.rng = rng
         self._actions: list[list[int]] = [[] for _ in range(num_envs)]  # of the current games
         self._returns = [0.0] * num_envs
-        spec = self._players[0].obs_spec
-        self.obs = np.zeros((num_envs, *spec.shape), spec.dtype)
+        self.obs_spec = self._players[0].obs_spec
+        self.obs = np.zeros((num_envs, *self.obs_spec.shape), self.obs_spec.dtype)
         for i in range(num_envs):
             self._start_episode(i, draw_seed(rng), self.obs)
 

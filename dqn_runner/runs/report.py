@@ -21,6 +21,7 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from dqn_runner.config.root import Config, outside_code
+from dqn_runner.envs.make import image_in_words
 from dqn_runner.runs.directory import RunDirectory, Start
 from dqn_runner.runs.metrics_file import EVALUATION
 from dqn_runner.training.evaluation import Evaluation
@@ -128,6 +129,8 @@ def announce(config: Config, parts: Parts, console: Console) -> None:
         f"transitions{once} takes {grows}{decimal(num_bytes)}"
     )
     say(Text.assemble((config.env.id, "bold"), line), console)
+    if image := image_in_words(parts.envs.obs_spec):
+        say(image, console)
 
 
 class EvaluationLog:

@@ -32,9 +32,10 @@ def test_frames_and_rows_train_the_same_bit_for_bit(train, kind):
     assert (paths[1] / "checkpoints" / "frames").is_dir()
 
 
-def test_the_line_before_training_says_that_frames_are_kept_once(command, quick):
+def test_the_lines_before_training_say_how_frames_are_kept(command, quick):
     outcome = command(*quick, *STACK, "total_timesteps=60", "eval.interval=null")
     assert "replay buffer of 1,000 transitions, each frame once, takes " in outcome.out
+    assert "image 2x2, 3 in a stack, stored as uint8, scaled to [0, 1] by the net" in outcome.out
 
 
 def test_what_auto_chose_is_in_config_yaml(train):
