@@ -231,7 +231,7 @@ def parse_return(text: str) -> float:
 def parse_bounds(text: str) -> tuple[float, float]:
     """The numbers of LOW:HIGH; raises ValueError unless the first is the lower one."""
     low, high = map(parse_return, text.split(":"))
-    if low >= high:
+    if not 0 < high - low < math.inf:
         raise ValueError(text)
     return low, high
 

@@ -544,6 +544,7 @@ def test_figures_are_written_in_the_formats_of_their_style(sweep, capsys, chosen
         (["sweep", "--group-by=agent.rate"], "--group-by=agent.rate: no run has this setting"),
         (["sweep", "--normalize=5"], "--normalize=5: must be LOW:HIGH"),
         (["sweep", "--normalize=5:1"], "--normalize=5:1: must be LOW:HIGH"),
+        (["sweep", "--normalize=-1e308:1e308"], "--normalize=-1e308:1e308: must be LOW:HIGH"),
         (["sweep", "--normalize=0:inf"], "--normalize=0:inf: must be LOW:HIGH"),
         ([""], "argument DIR: must not be empty"),
         (["sweep", "--output="], "argument --output: must not be empty"),

@@ -22,8 +22,8 @@ class Environments:
 
     Each episode starts from its own seed, drawn from `rng`, and can be replayed from that seed and
     its actions. Where each life of a game is an episode, they share the game's seed, and it is the
-    game that can be replayed. `obs` [N, *obs_shape] are the observations to act on next. Raises
-    EnvironmentFailedError as EpisodePlayer does.
+    game that can be replayed. `obs` [N, *obs_shape] are the observations to act on next, each of
+    which `obs_spec` describes. Raises EnvironmentFailedError as EpisodePlayer does.
     """
 
     def __init__(

@@ -254,9 +254,8 @@ def test_sample_efficiency_is_the_share_of_seeds_that_have_reached_the_threshold
     curves = RNG.uniform(0, 100, (7, 20))
     for seed, values in enumerate(curves):
         write_run(tmp_path / str(seed), values.tolist(), 50.0, seed=seed)
-    figure = figures(compare(load_runs([tmp_path]), Options(thresholds={"*": 90.0})))[
-        "sample_efficiency"
-    ]
+    options = Options(thresholds={"*": 90.0})
+    figure = figures(compare(load_runs([tmp_path]), options))["sample_efficiency"]
     assert "share of seeds that have reached threshold 90" in figure.get_suptitle()
     (axes,) = figure.axes
     at, share = steps_of(axes, "CartPole-v1 (n=7)")
