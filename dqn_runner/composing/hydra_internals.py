@@ -44,7 +44,9 @@ from dqn_runner.errors import ConfigError
 
 TASK_NAME = "train"
 VERSION_BASE = "1.3"
-JOB_FOLDER = "hydra.sweep.subdir"  # the one setting of Hydra's own that differs between jobs
+JOB_FOLDER = "hydra.sweep.subdir"
+# The settings of Hydra's own that differ between a command and its jobs, and change nothing else.
+FOLDERS = (JOB_FOLDER, "hydra.run.dir", "hydra.sweep.dir")
 
 # Mappings that take any key; so do those of a user's own class.
 FREE = ("env.kwargs", "hydra.launcher.options", "hydra.sweeper.params")
@@ -170,8 +172,8 @@ def sweep_context(hydra: Hydra, name: str, overrides: list[str]) -> tuple[HydraC
 class ConfigLoader(ConfigLoaderImpl):
     """Composes what Hydra composes, but the same groups only once.
 
-    Hydra composes every job anew from its files, two or three times, at 0.1 s each. Jobs of a
-    sweep mostly differ in values: the groups are composed once, and values are set in a copy.
+    Hydra composes every job anew from its files, two or three times, at 0.1 s each. A command and
+    its jobs mostly differ in values: the groups are composed once, and values are set in a copy.
     """
 
     def load_configuration(
@@ -186,7 +188,7 @@ class ConfigLoader(ConfigLoaderImpl):
         parsed = parse(overrides)
         values = [override for override in parsed if self._is_value(override)]
         groups = [typed(override) for override in parsed if not self._is_value(override)]
-        if not values or any("searchpath" in line for line in groups):
+        if any("searchpath" in line for line in groups):
             return super().load_configuration(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
@@ -233,7 +235,7 @@ class ConfigLoader(ConfigLoaderImpl):
     def _is_value(self, override: Override) -> bool:
         if override.is_sweep_override() or self.chooses(override):
             return False
-        return override.key_or_group == JOB_FOLDER or not override.is_hydra_override()
+        return override.key_or_group in FOLDERS or not override.is_hydra_override()
 
     def _compose_config_from_defaults_list(
         self, defaults: list[ResultDefault], repo: IConfigRepository

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import dqn_runner
 from dqn_runner.composing.command import Command
@@ -24,7 +25,9 @@ def loader() -> ConfigLoader:
 
 
 JOBS = [
+    [],
     ["seed=3"],
+    ["hydra.run.dir=somewhere", "agent=dqn"],
     ["agent.lr=0.5", "seed=3", "agent.lr=0.25"],
     ["env=acrobot", "seed=1", "epsilon=linear", "epsilon.end=0.5"],
     ["experiment=plain_dqn", "agent.n_step=7"],
@@ -43,6 +46,22 @@ def test_the_same_as_hydra(loader, overrides):
         expected = theirs.load_configuration("config", overrides, RunMode.RUN)
         HydraConfig.instance().set_config(expected)
         assert OmegaConf.to_container(ours) == OmegaConf.to_container(expected)
+
+
+@pytest.mark.parametrize("overrides", [[], ["agent=dqn", "seed=3"]], ids=" ".join)
+def test_a_command_reads_its_files_once(tmp_path, monkeypatch, overrides):
+    monkeypatch.chdir(tmp_path)
+    composed = []
+    ours = ConfigLoaderImpl._load_configuration_impl
+
+    def counted(self: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
+        composed.append(args)
+        return ours(self, *args, **kwargs)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", counted)
+    command = Command([*overrides, "hydra.output_subdir=null"])
+    assert command.run(lambda config: config.seed) == (3 if overrides else 0)
+    assert len(composed) == 1
 
 
 def test_one_job_leaves_no_trace_in_the_next(loader):
