@@ -37,7 +37,6 @@ from dqn_runner.envs.processes import PlayerProcess
 from dqn_runner.envs.vector import Environments
 from dqn_runner.epsilon import is_random
 from dqn_runner.errors import ConfigError, RunFailedError, failing_as
-from dqn_runner.learning.compilation import CompilationError
 from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.runs.directory import RunDirectory
@@ -45,6 +44,7 @@ from dqn_runner.seeding import draw_seed, random_streams
 from dqn_runner.target_update import Hard, Soft
 from dqn_runner.training.checkpoint import Checkpoints
 from dqn_runner.training.evaluation import Evaluator
+from dqn_runner.training.requests import Asking, Compile, serve
 from dqn_runner.training.state import Assembler, Parts
 from dqn_runner.types import Progress
 
@@ -83,18 +83,18 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def build(
-    config: Config,
-    run_dir: RunDirectory,
-    memory: Allocate = own_memory,
-    *,
-    compiles: bool = True,
-) -> tuple[Config, Parts]:
+def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
+    """`building`, of a run by itself."""
+    return serve(building(config, run_dir))
+
+
+def building(
+    config: Config, run_dir: RunDirectory, memory: Allocate = own_memory
+) -> Asking[tuple[Config, Parts]]:
     """Build and seed all that training works with, with tensors in `memory`.
 
     Returns `config` too, with what was decided here: device, threads, compilation, the ends of
-    schedules. Without `compiles` the update is left to another to compile, and `config.compile`
-    says whether it is to.
+    schedules. Whoever drives this compiles, where that is asked for.
     """
     device = resolve_device(config.device)
     streams = random_streams(config.seed)
@@ -108,7 +108,6 @@ def build(
     torch.set_num_threads(decided["torch_threads"])
     storage = build_storage(config, env, device, memory)
     learner = build_learner(config, network, num_actions(env), storage.gather, memory)
-    compiled = config.compile == "always"
     warn_of_settings(config, env)
     temperature = config.agent.softmax_temperature
     resets = build_resets(config, env, streams.network, device)
@@ -129,8 +128,9 @@ def build(
         checkpoints=Checkpoints(run_dir.checkpoints),
         frames_per_step=config.env.frames_per_step,
     )  # fmt: skip
-    if compiles:
-        compiled = compile_parts(config, env, parts)
+    compiled = wants_compiling(config, env) and (
+        yield Compile(parts.agent, parts.storage.tensors, config.batch_size, parts.envs.obs)
+    )
     close(env)
     return config.model_copy(update={"compile": "always" if compiled else "never"}), parts
 
@@ -193,22 +193,15 @@ def build_assembler(config: Config) -> Assembler:
     return NStepAssembler(config.agent.n_step, config.agent.gamma, config.num_envs)
 
 
-def compile_parts(config: Config, env: Env, parts: Parts) -> bool:
-    """Compile update and acting if `config` wants it and this machine can; returns whether it did.
+def wants_compiling(config: Config, env: Env) -> bool:
+    """Whether update and acting are to be compiled, if this machine can.
 
     `auto` looks at the budget alone, not at what is cached: a command computes the same the second
     time as the first.
     """
-    if config.compile == "never":
-        return False
-    if config.compile == "auto" and not is_worth_compiling([config], env):
-        return False
-    try:
-        parts.agent.compile(parts.storage.tensors, config.batch_size, parts.envs.obs)
-    except CompilationError as reason:
-        logger.warning("the update runs uncompiled, several times slower: %s", reason)
-        return False
-    return True
+    if config.compile == "auto":
+        return is_worth_compiling([config], env)
+    return config.compile == "always"
 
 
 def resolve_agent(config: Config, env: Env) -> AgentSpec:

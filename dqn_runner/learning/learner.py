@@ -231,13 +231,17 @@ class Learner:
 
     def compile(self, storage: Sequence[Tensor], batch_size: int) -> None:
         """From now on run the update compiled, on this storage; raises CompilationError."""
+        compiler = capture if self._hyper.is_cuda else compile_ahead
+        constants = (*self.tensors, *storage)
+        inputs = self.example_inputs(batch_size)
+        self._compiled = compiler(in_place(self.update_tensors), constants, inputs)
+
+    def example_inputs(self, batch_size: int) -> StepInputs:
+        """Inputs of the form that updates have."""
         indices = torch.zeros(batch_size, dtype=torch.int64, device=self._hyper.device)
         weights = torch.ones(batch_size, device=self._hyper.device)
         noise = self.rule.network.draw_noise(np.random.default_rng(0), batch_size)
-        inputs = StepInputs(indices, weights, noise)
-        compiler = capture if self._hyper.is_cuda else compile_ahead
-        constants = (*self.tensors, *storage)
-        self._compiled = compiler(in_place(self.update_tensors), constants, inputs)
+        return StepInputs(indices, weights, noise)
 
     def compiled_values(self, obs: Tensor, noise: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Action values [N, A] of tensors like `obs` [N, *obs_shape] and weight noise like `noise`.

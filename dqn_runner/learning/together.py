@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from dqn_runner.allocation import Stack
-from dqn_runner.learning.compilation import CompilationError, capture, compile_ahead
+from dqn_runner.learning.compilation import capture, compile_ahead
 from dqn_runner.learning.learner import Learner, in_place
 from dqn_runner.types import Array, StepInputs
-
-logger = logging.getLogger(__name__)
 
 
 class LearnerGroup:
@@ -25,22 +23,42 @@ class LearnerGroup:
     mean nothing.
     """
 
-    def __init__(self, learner: Learner, stack: Stack, *, compiles: bool) -> None:
-        self._learner, self._stack, self._compiles = learner, stack, compiles
+    def __init__(self, learner: Learner, stack: Stack, storage: Sequence[Tensor]) -> None:
+        """`storage` are the tensors of the replay storage of any run."""
+        self._learner, self._stack = learner, stack
         self._state = [stack.whole(tensor) for tensor in learner.state.tensors]
         self._network = [stack.whole(t) for t in (learner.state.params, *learner.buffers)]
-        self._is_cuda = learner.state.params.is_cuda
+        self._constants = [stack.whole(tensor) for tensor in (*learner.tensors, *storage)]
         self._inputs: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}  # of the last update
-        self._update: Callable[..., Tensor] | None = None
-        self._values: Callable[..., Tensor] | None = None
+        self._update: Callable[..., Tensor] = self._eager_update
+        self._values: Callable[[Tensor], Tensor] | None = None
 
-    def update(
-        self, inputs: Mapping[int, StepInputs], storage: Sequence[Tensor], unmoved: list[int]
-    ) -> dict[int, Tensor]:
+    def compile(self, batch_size: int, obs: Array | None) -> None:
+        """From now on learn, and act on observations like `obs` [N, *obs_shape], by compiled code.
+
+        Without `obs` each run acts by itself. If one of them cannot be compiled, neither is.
+        Raises CompilationError.
+        """
+        compiler = capture if self._learner.state.params.is_cuda else compile_ahead
+        rows = self._stack.num_runs
+        if obs is not None:
+            given = torch.from_numpy(np.stack([obs] * rows)).to(self._network[0].device)
+            values = compiler(self._values_of_all, self._network, [given])
+        examples = [
+            torch.stack([tensor] * rows) for tensor in self._learner.example_inputs(batch_size)
+        ]
+        self._update = compiler(self._update_of_all, self._constants, examples)
+        self._values = values if obs is not None else None
+
+    @property
+    def acts(self) -> bool:
+        """Whether it has action values for all, compiled."""
+        return self._values is not None
+
+    def update(self, inputs: Mapping[int, StepInputs], unmoved: Sequence[int]) -> dict[int, Tensor]:
         """An update of the runs that `inputs` are for; returns their priorities [B].
 
-        Those of `unmoved` stay as they are. `storage` are the tensors of the replay storage of any
-        run.
+        Those of `unmoved` stay as they are.
         """
         idle = next(iter(inputs.values()))
         if len(inputs) < self._stack.num_runs:
@@ -50,10 +68,6 @@ class LearnerGroup:
             self._stacked(name, column)
             for name, column in zip(StepInputs._fields, zip(*rows, strict=True), strict=True)
         ]
-        if self._update is None:
-            constants = map(self._stack.whole, (*self._learner.tensors, *storage))
-            update = in_place(vmap(self._learner.update_tensors))
-            self._update = self._made(update, list(constants), stacked)
         before = [tensor[unmoved] for tensor in self._state] if unmoved else []
         priorities = self._update(*stacked).unbind()
         for tensor, rows_before in zip(self._state, before, strict=False):
@@ -72,31 +86,20 @@ class LearnerGroup:
         return tensor
 
     def q_values(self, obs: Array) -> Array:
-        """Action values [R, N, A] of `obs` [R, N, *obs_shape], without noise."""
-        given = torch.from_numpy(obs).to(self._network[0].device)
-        if self._values is None:
-            self._values = self._made(self._values_of_all, self._network, [given])
-        values: Array = self._values(given).cpu().numpy()
+        """Action values [R, N, A] of `obs` [R, N, *obs_shape], without noise, if it `acts`."""
+        assert self._values is not None
+        values: Array = (
+            self._values(torch.from_numpy(obs).to(self._network[0].device)).cpu().numpy()
+        )
         return values
 
     def _values_of_all(self, *tensors: Tensor) -> Tensor:
         no_noise = tensors[0].new_empty(self._stack.num_runs, 0)
         return vmap(self._learner.values)(*tensors, no_noise)
 
-    def _made(
-        self, function: Callable[..., Tensor], constants: Sequence[Tensor], given: Sequence[Tensor]
-    ) -> Callable[..., Tensor]:
-        """`function` of `constants` and of tensors like `given`, compiled if that can be."""
-        if self._compiles:
-            compiler = capture if self._is_cuda else compile_ahead
-            try:
-                return compiler(function, constants, [tensor.clone() for tensor in given])
-            except CompilationError as reason:
-                self._compiles = False
-                logger.warning("runs are trained uncompiled, several times slower: %s", reason)
+    def _update_of_all(self, *tensors: Tensor) -> Tensor:
+        return in_place(vmap(self._learner.update_tensors))(*tensors)
 
-        @torch.no_grad()
-        def eager(*tensors: Tensor) -> Tensor:
-            return function(*constants, *tensors)
-
-        return eager
+    @torch.no_grad()
+    def _eager_update(self, *inputs: Tensor) -> Tensor:
+        return self._update_of_all(*self._constants, *inputs)

@@ -10,45 +10,65 @@ from pathlib import Path
 from rich.console import Console
 
 from dqn_runner.allocation import Stack
-from dqn_runner.config.root import Config
+from dqn_runner.config.root import Config, read
+from dqn_runner.errors import DQNRunnerError, Stopped
+from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.job import guarded, log_file, running_or_resuming
 from dqn_runner.runs.lifecycle import Host, flushed_denormals
 from dqn_runner.runs.stop_signals import StopSignals
-from dqn_runner.tracking.tracker import EndState
 from dqn_runner.training.requests import Asking
 from dqn_runner.training.together import Lockstep
 
 
-def train_together(runs: Mapping[int, tuple[Config, Path]], num_rows: int) -> None:
+def train_together(runs: Mapping[int, tuple[Config, Path]], num_runs: int, num_rows: int) -> None:
     """Train runs in lockstep, each in its run directory; `runs` has them by their row.
 
-    Of `num_rows` rows some may be empty, of runs that have ended before: so those that are left
-    compute the same as with them. Raises Stopped after a signal, with all checkpoints saved.
+    Of `num_rows` rows some may be empty, as of those of the `num_runs` runs of the group that have
+    ended before: so those that are left compute the same as with them. Raises Stopped after a
+    signal, with all checkpoints saved.
     """
     stack, signals = Stack(num_rows), StopSignals()
-    console, later = Console(quiet=True), list[Callable[[], None]]()
-
-    def close(end: EndState, action: Callable[[], None]) -> None:
-        """After a signal all runs are saved before SwanLab is told of any."""
-        if end == "aborted":
-            later.append(action)
-        else:
-            action()
+    later: list[tuple[int, Callable[[], None]]] = []
+    compile_mode = decided_compilation(runs)
 
     def asking(row: int) -> Asking[float | None]:
         config, path = runs[row]
-        host = Host(console, signals, stack.memory_of(row), num_rows, close)
+        config = config.model_copy(update={"compile": compile_mode or config.compile})
+
+        def close(action: Callable[[], None]) -> None:
+            """After a signal all runs are saved before SwanLab is told of any."""
+            if signals.has_come:
+                later.append((row, action))
+            else:
+                action()
+
+        quiet, memory = Console(quiet=True), stack.memory_of(row)
+        host = Host(quiet, signals, memory, num_runs, num_rows, close)
         return guarded(path, lambda: running_or_resuming(config, path, host), quiet=True)
 
-    compiles = any(config.compile == "always" for config, _ in runs.values())
     logs = {row: path / "train.log" for row, (_, path) in runs.items()}
     with routed(logs) as log, signals, flushed_denormals():
         asked = {row: asking(row) for row in runs}
         try:
-            Lockstep(asked, stack, compiles=compiles, enter=log.enter).run()
-        finally:
-            for action in later:
+            Lockstep(asked, stack, enter=log.enter).run()
+        except Stopped as stop:
+            if not stop.at_safe_point:  # a second signal does not wait
+                raise
+            for row, action in later:
+                log.enter(row)
                 action()
+            raise
+
+
+def decided_compilation(runs: Mapping[int, tuple[Config, Path]]) -> str | None:
+    """Whether those of the runs that have begun are compiled; the others must be too, or not.
+
+    None if none has begun.
+    """
+    for _, path in runs.values():
+        with contextlib.suppress(OSError, DQNRunnerError):  # that run itself will tell
+            return read(RunDirectory(path).config, trust=True).compile
+    return None
 
 
 class _RunLogs(logging.Handler):

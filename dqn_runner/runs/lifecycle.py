@@ -16,7 +16,7 @@ from rich.status import Status
 from dqn_runner.agents.policies import LearnedPolicy
 from dqn_runner.allocation import Allocate, own_memory
 from dqn_runner.analysis.curve import draw_curve
-from dqn_runner.config.build import build
+from dqn_runner.config.build import building
 from dqn_runner.config.root import Config, find_modules, read
 from dqn_runner.errors import ConfigError, RunError, Stopped
 from dqn_runner.runs.directory import RunDirectory
@@ -56,9 +56,10 @@ class Host(NamedTuple):
     console: Console
     signals: StopSignals
     memory: Allocate = own_memory
-    num_runs: int = 1
+    num_runs: int = 1  # that are trained together
+    num_rows: int = 1  # in the memory of all of them
     # Closes SwanLab's side of a run by an action that takes long; after a signal it may wait.
-    close: Callable[[EndState, Callable[[], None]], None] = lambda _, action: action()
+    close: Callable[[Callable[[], None]], None] = lambda action: action()
 
 
 def run(config: Config, path: Path, console: Console) -> Scores:
@@ -91,7 +92,7 @@ def running(config: Config, path: Path, host: Host) -> Asking[Scores]:
     find_modules(config)
     run_dir.claim_new()
     with contextlib.closing(run_dir):
-        config, parts = assemble(config, run_dir, host)
+        config, parts = yield from assemble(config, run_dir, host)
         run_dir.start(config.plain())
         return (yield from finish(config, parts, run_dir, Progress(), host, started))
 
@@ -110,7 +111,7 @@ def resuming(
             check_extended(config, run_dir)
         elif run_dir.result.exists():
             logger.warning("%s holds no result; it is made again", run_dir.result)
-        config, parts = assemble(config, run_dir, host)
+        config, parts = yield from assemble(config, run_dir, host)
         state = parts.checkpoints.load_last()
         if state is None and run_dir.result.exists():
             raise RunError("it has finished, and its checkpoints are gone: nothing to go on from")
@@ -127,12 +128,12 @@ def resuming(
 def restore_all(parts: Parts, progress: Progress, state: dict[str, Any]) -> None:
     """Restore a checkpoint's state, and warn if that was not possible in full."""
     before = state.get("trained_together", 1)
-    if before != parts.num_together:
+    if before != parts.num_rows:
         logger.warning(
-            "it was trained as one of %d, and is now one of %d: from here on it agrees with an "
-            "undisturbed run up to the rounding of floats",
+            "an update computed %d runs at once, and is now for %d: from here on it agrees with "
+            "an undisturbed run up to the rounding of floats",
             before,
-            parts.num_together,
+            parts.num_rows,
         )
     for i in restore(parts, progress, state):
         logger.warning(
@@ -172,19 +173,17 @@ def check_extended(config: Config, run_dir: RunDirectory) -> None:
         raise ConfigError(f"resume={run_dir.path}: has finished; a larger {names} extends it")
 
 
-def assemble(config: Config, run_dir: RunDirectory, host: Host) -> tuple[Config, Parts]:
+def assemble(config: Config, run_dir: RunDirectory, host: Host) -> Asking[tuple[Config, Parts]]:
     """Build what training works with, and show what takes time."""
-    if host.num_runs > 1:  # whose update is compiled together
-        config, parts = build(config, run_dir, host.memory, compiles=False)
-        return config, parts._replace(num_together=host.num_runs)
     compiling = logging.getLogger("dqn_runner.learning.compilation")
     with host.console.status("building the agent") as status:
         shown = _Shown(status)
         compiling.addHandler(shown)
         try:
-            return build(config, run_dir, host.memory)
+            config, parts = yield from building(config, run_dir, host.memory)
         finally:
             compiling.removeHandler(shown)
+    return config, parts._replace(num_rows=host.num_rows)
 
 
 class _Shown(logging.Handler):
@@ -239,9 +238,9 @@ def train_and_score(  # noqa: PLR0917
         stack.callback(parts.evaluator.close)
         metrics_file = MetricsFile(run_dir.metrics)
         stack.callback(metrics_file.close)
-        tracker = open_tracker(config, run_dir, late=host.num_runs > 1)
+        tracker = open_tracker(config, run_dir, late=host.num_rows > 1)
         if tracker:
-            stack.callback(lambda: host.close(end, lambda: close_tracker(tracker, end, console)))
+            stack.callback(lambda: host.close(lambda: close_tracker(tracker, end, console)))
         display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
         films = Films(config, run_dir.videos, progress, tracker, signals.check)
         films.log_former()

@@ -62,6 +62,11 @@ class StopSignals:
             raise Stopped(number, at_safe_point=False)
         self._received.append(number)
 
+    @property
+    def has_come(self) -> bool:
+        """Whether a signal has arrived."""
+        return bool(self._received)
+
     def check(self) -> None:
         """Raise Stopped if a signal has arrived."""
         if self._received:

@@ -218,8 +218,12 @@ class LateTracker:
         self._media.append((name, path, env_steps))
 
     def close(self, state: EndState) -> None:
-        """Log the run, from its beginning, and end it."""
-        tracker = self._make()
+        """Log the run, from its beginning, and end it; a full disk costs only this record."""
+        try:
+            tracker = self._make()
+        except OSError as error:
+            logger.warning("SwanLab failed, metrics.jsonl has what it lacks: %s", error)
+            return
         for row in self._rows:
             tracker.log(row)
         for media in self._media:

@@ -76,7 +76,7 @@ class Parts(NamedTuple):
     evaluation_rng: np.random.Generator
     checkpoints: Checkpoints
     frames_per_step: int = 1  # of the game, in an env step
-    num_together: int = 1  # runs that are trained together, this one among them
+    num_rows: int = 1  # of the memory that an update works on, one for each run
 
 
 def save_best(parts: Parts, progress: Progress) -> None:
@@ -95,7 +95,7 @@ def save(parts: Parts, progress: Progress) -> None:
     best, network = progress.best, parts.agent.learner.rule.network
     state = {
         "env_steps": progress.env_steps,
-        "trained_together": parts.num_together,
+        "trained_together": parts.num_rows,
         "progress": progress.get_state(),
         "agent": parts.agent.get_state(),
         "envs": parts.envs.get_state(),

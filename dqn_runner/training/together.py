@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +11,12 @@ import numpy as np
 
 from dqn_runner.allocation import Stack
 from dqn_runner.errors import Stopped
+from dqn_runner.learning.compilation import CompilationError
 from dqn_runner.learning.together import LearnerGroup
-from dqn_runner.training.requests import Act, Asking, Learn, Request
+from dqn_runner.training.requests import UNCOMPILED, Act, Asking, Compile, Learn, Request
 from dqn_runner.types import Array
+
+logger = logging.getLogger(__name__)
 
 
 class Lockstep:
@@ -28,11 +32,9 @@ class Lockstep:
         runs: Mapping[int, Asking[Any]],
         stack: Stack,
         *,
-        compiles: bool,
         enter: Callable[[int], None],
     ) -> None:
         self._runs, self._stack, self._enter = runs, stack, enter
-        self._compiles = compiles
         self._requests: dict[int, Request] = {}  # of the runs that are not over
         self._group: LearnerGroup | None = None
         self._obs: Array | None = None  # [R, N, *obs_shape]
@@ -45,6 +47,7 @@ class Lockstep:
                 stack.callback(asking.close)
             for run in self._runs:
                 self._go_on(run, None)
+            self._compile()
             while self._requests:
                 learning = {r: q for r, q in self._requests.items() if isinstance(q, Learn)}
                 if learning:
@@ -65,6 +68,27 @@ class Lockstep:
         except Stopped as stop:
             self._requests.pop(run, None)
             self._stop = self._stop or stop
+
+    def _compile(self) -> None:
+        """Compile for all, if all ask for it; each that asks is told whether it is."""
+        asking = {r: q for r, q in self._requests.items() if isinstance(q, Compile)}
+        if not asking:
+            return
+        reason = ""
+        if len(asking) < len(self._requests):
+            reason = "others of its group are not compiled"
+        else:
+            first = next(iter(asking.values()))
+            obs = None if first.agent.acts_with_noise else first.obs
+            try:
+                self._group_of(first).compile(first.batch_size, obs)
+            except CompilationError as error:
+                reason = str(error)
+        for run in asking:
+            if reason:
+                self._enter(run)
+                logger.warning(UNCOMPILED, reason)
+            self._go_on(run, not reason)
 
     def _act(self, acting: Mapping[int, Act]) -> None:
         behind = min(request.env_steps for request in acting.values())
@@ -90,25 +114,24 @@ class Lockstep:
 
     def _q_values(self, due: Mapping[int, Act]) -> Array | None:
         """Action values [R, N, A] for those that are due; None if each computes its own."""
-        first = next(iter(due.values()))
-        if not self._compiles or first.agent.acts_with_noise:
+        if self._group is None or not self._group.acts:
             return None
         if self._obs is None:
-            obs = first.envs.obs
+            obs = next(iter(due.values())).envs.obs
             self._obs = np.zeros((self._stack.num_runs, *obs.shape), obs.dtype)
         for run, request in due.items():
             self._obs[run] = request.envs.obs
-        return self._group_of(first).q_values(self._obs)
+        return self._group.q_values(self._obs)
 
     def _learn(self, learning: Mapping[int, Learn]) -> None:
-        first = next(iter(learning.values()))
+        group = self._group_of(next(iter(learning.values())))
         inputs = {
             run: request.agent.next_inputs(request.indices, request.weights)
             for run, request in learning.items()
         }
         waiting = [run for run in self._requests if run not in learning]
         try:
-            priorities = self._group_of(first).update(inputs, first.storage, waiting)
+            priorities = group.update(inputs, waiting)
         except Exception as error:  # of a network of the user's own
             for run in learning:
                 self._go_on(run, None, error)
@@ -121,8 +144,7 @@ class Lockstep:
             else:
                 self._go_on(run, priorities[run])
 
-    def _group_of(self, request: Request) -> LearnerGroup:
+    def _group_of(self, request: Compile | Learn) -> LearnerGroup:
         if self._group is None:
-            learner = request.agent.learner
-            self._group = LearnerGroup(learner, self._stack, compiles=self._compiles)
+            self._group = LearnerGroup(request.agent.learner, self._stack, request.storage)
         return self._group

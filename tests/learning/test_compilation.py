@@ -15,11 +15,13 @@ from rich.console import Console
 from scipy import stats
 from watching import wait_for
 
+from dqn_runner.errors import ConfigError
 from dqn_runner.learning import compilation
 from dqn_runner.learning.compilation import CompilationError, cache_dir, compile_ahead
 from dqn_runner.runs import lifecycle as running
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.stop_signals import StopSignals
+from dqn_runner.training.requests import serve
 
 
 def accumulate(total, x):
@@ -100,14 +102,17 @@ def test_what_a_compilation_waits_for_is_shown(compose, tmp_path, monkeypatch):
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True)
 
-    def build(config, run_dir, memory):
+    def building(config, run_dir, memory):
         logging.getLogger("dqn_runner.learning.compilation").info("waiting for something")
         wait_for(lambda: "waiting for something" in shown.getvalue())
-        return config, None
+        yield from ()
+        raise ConfigError("built by nobody")
 
-    monkeypatch.setattr(running, "build", build)
+    monkeypatch.setattr(running, "building", building)
     monkeypatch.setattr(logging.getLogger("dqn_runner"), "level", logging.INFO)
-    running.assemble(compose(), RunDirectory(tmp_path), running.Host(console, StopSignals()))
+    host = running.Host(console, StopSignals())
+    with pytest.raises(ConfigError, match="built by nobody"):
+        serve(running.assemble(compose(), RunDirectory(tmp_path), host))
     assert not logging.getLogger("dqn_runner.learning.compilation").handlers
 
 

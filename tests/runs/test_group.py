@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,18 @@ from rich.console import Console
 from watching import rows_without_clock
 
 from dqn_runner.agents.agent import Agent
+from dqn_runner.config.root import read
 from dqn_runner.envs.processes import PlayerProcess
 from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import EnvironmentFailedError, Stopped
+from dqn_runner.learning.compilation import CompilationError
+from dqn_runner.learning.together import LearnerGroup
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.group import train_together
 from dqn_runner.runs.lifecycle import resume, run
 from dqn_runner.runs.metrics_file import read_metrics
 from dqn_runner.runs.stop_signals import StopSignals
+from dqn_runner.tracking.tracker import LateTracker
 
 # What may differ between the runs of a group, beside their seeds.
 NUMBERS = (
@@ -35,6 +41,7 @@ OF_HARD_TARGETS: tuple[list[str], ...] = (
     [],
     ["target_update.interval=30"],
 )
+LAST = "checkpoints/last.pt"
 # Each of these takes another way through acting, learning or storing.
 TOGETHER = (
     *("defaults", "four environments", "softmax", "sarsa in phases", "prioritized"),
@@ -60,7 +67,7 @@ def group(tmp_path, compose):
             path.mkdir(parents=True, exist_ok=True)
             if not RunDirectory(path).has_finished():
                 runs[row] = compose(*COMMON, *overrides), path
-        train_together(runs, rows or len(settings))
+        train_together(runs, len(settings), rows or len(settings))
         return [tmp_path / name / str(row) for row in range(len(settings))]
 
     return group
@@ -209,12 +216,16 @@ def test_a_run_that_fails_leaves_the_others_as_they_are(group, tmp_path, monkeyp
 
 
 def test_a_pruned_run_leaves(group, tmp_path, monkeypatch):
-    settings = [["seed=1"], ["seed=2"]]
+    """Its record in SwanLab is there from then on."""
+    settings = [["seed=1"], ["seed=2", "tracker.mode=offline"]]
     undisturbed = group("undisturbed", *settings)
     real = Environments.step
 
+    recorded = []
+
     def step(self, action):
         RunDirectory(tmp_path / "pruned" / "1").prune_request.touch()
+        recorded.append((tmp_path / "pruned" / "1" / "swanlab" / "run_id").exists())
         return real(self, action)
 
     with monkeypatch.context() as patch:
@@ -223,17 +234,22 @@ def test_a_pruned_run_leaves(group, tmp_path, monkeypatch):
     end = RunDirectory(paths[1]).read_end()
     assert end is not None
     assert end.status == "pruned"
+    assert not recorded[0]
+    assert recorded[-1]
     assert len(read_metrics(paths[1] / "metrics.jsonl")) < len(rows_without_clock(paths[0]))
     assert_same_runs(paths[0], undisturbed[0])
 
 
 def test_rows_of_runs_that_have_ended_stay_empty(group, tmp_path):
-    """So that what is left of a group computes the same."""
+    """So that what is left of a group computes the same; result.json counts runs, not rows."""
     settings = [["seed=1"], ["seed=2"]]
     undisturbed = group("all", *settings, rows=3)
     shutil.copytree(undisturbed[0], tmp_path / "rest" / "0")
     left = group("rest", *settings, rows=3)
     assert_same_runs(left[1], undisturbed[1])
+    result = RunDirectory(left[1]).read_result()
+    assert result is not None
+    assert result["trained_together"] == 2
 
 
 def test_resumed_alone_it_agrees_up_to_rounding_and_says_so(group, tmp_path, monkeypatch, caplog):
@@ -245,13 +261,112 @@ def test_resumed_alone_it_agrees_up_to_rounding_and_says_so(group, tmp_path, mon
             group("killed", *settings)
     path = tmp_path / "killed" / "1"
     resume(path, {}, Console(quiet=True), trust=True)
-    assert "trained as one of 2, and is now one of 1" in caplog.text
+    assert "an update computed 2 runs at once, and is now for 1" in caplog.text
     assert_close(path, undisturbed[1])
 
 
+TRACKED = [[f"seed={seed}", "tracker.mode=offline", "total_timesteps=120"] for seed in (1, 2)]
+
+
 def test_swanlab_gets_each_run_whole_when_it_ends(group):
-    settings = [[f"seed={seed}", "tracker.mode=offline", "total_timesteps=120"] for seed in (1, 2)]
-    for path in group("tracked", *settings):
+    for path in group("tracked", *TRACKED):
         assert len(list((path / "swanlab").glob("run-*/run-*.swanlab"))) == 1
         assert (path / "swanlab" / "run_id").is_file()
         assert read_metrics(path / "metrics.jsonl")
+
+
+def test_a_record_in_swanlab_that_cannot_be_written_costs_no_run(group, tmp_path):
+    blocked = tmp_path / "tracked" / "0"
+    blocked.mkdir(parents=True)
+    (blocked / "swanlab").write_text("no folder")
+    for path in group("tracked", *TRACKED):
+        assert RunDirectory(path).has_finished()
+    assert "SwanLab failed" in (blocked / "train.log").read_text()
+
+
+@pytest.mark.parametrize("safely", [True, False], ids=["one signal", "a second one"])
+def test_after_a_signal_all_are_saved_before_swanlab_is_told(group, tmp_path, monkeypatch, safely):
+    """A second signal waits for nothing."""
+    told, real = [], LateTracker.close
+
+    def close(self, state):
+        told.append([(tmp_path / "tracked" / str(row) / LAST).exists() for row in range(2)])
+        real(self, state)
+
+    real_update, updates = LearnerGroup.update, [0]
+
+    def update(self, *arguments):
+        updates[0] += 1
+        if updates[0] == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+            if not safely:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return real_update(self, *arguments)
+
+    monkeypatch.setattr(LateTracker, "close", close)
+    monkeypatch.setattr(LearnerGroup, "update", update)
+    started = [[*line, "total_timesteps=300"] for line in TRACKED]
+    with pytest.raises(Stopped):
+        group("tracked", *started)
+    assert told == ([[True, True]] * 2 if safely else [])
+    for row, path in enumerate(tmp_path / "tracked" / str(row) for row in range(2)):
+        log = (path / "train.log").read_text() if (path / "train.log").exists() else ""
+        assert ("swanlab" in log.lower()) <= safely, row
+
+
+def compiling(monkeypatch, *, works: bool) -> list[str]:
+    """Let compilation be noted in the list that is returned, and work or fail."""
+    compiled: list[str] = []
+
+    def compile_ahead(function, constants, inputs):
+        compiled.append(function.__name__)
+        if not works and "update" in function.__name__:
+            raise CompilationError("there is no C++ compiler (g++)")
+        return lambda *given: function(*constants, *given)
+
+    monkeypatch.setattr("dqn_runner.learning.together.compile_ahead", compile_ahead)
+    return compiled
+
+
+def compile_modes(*paths: Path) -> list[str]:
+    return [read(path / "config.yaml").compile for path in paths]
+
+
+def test_without_a_compiler_each_run_says_so_and_acts_by_itself(group, monkeypatch, caplog):
+    settings = [["seed=1"], ["seed=2"]]
+    eager = group("eager", *settings)
+    compiled = compiling(monkeypatch, works=False)
+    monkeypatch.setattr(LearnerGroup, "q_values", None)
+    paths = group("compiled", *([*line, "compile=always"] for line in settings))
+    assert compiled
+    assert compile_modes(*paths) == ["never", "never"]
+    for path, other in zip(paths, eager, strict=True):
+        assert (
+            "uncompiled, several times slower: there is no C++" in (path / "train.log").read_text()
+        )
+        assert_close(path, other)
+
+
+def test_a_group_is_compiled_at_once_before_its_runs_begin(group, monkeypatch):
+    settings = [[f"seed={seed}", "compile=always"] for seed in (1, 2)]
+    compiled = compiling(monkeypatch, works=True)
+    paths = group("compiled", *settings)
+    assert compiled == ["_values_of_all", "_update_of_all"]
+    assert compile_modes(*paths) == ["always", "always"]
+
+
+def test_runs_that_have_begun_decide_whether_a_group_is_compiled(group, tmp_path, monkeypatch):
+    """As when a grid has grown, and repays now what it did not."""
+    settings = [["seed=1"], ["seed=2"]]
+    undisturbed = group("undisturbed", *settings)
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 400)
+        with pytest.raises(Killed):
+            group("grown", *settings)
+    shutil.rmtree(tmp_path / "grown" / "0")
+    compiled = compiling(monkeypatch, works=True)
+    paths = group("grown", *([*line, "compile=always"] for line in settings))
+    assert compiled == []
+    assert compile_modes(*paths) == ["never", "never"]
+    for path, other in zip(paths, undisturbed, strict=True):
+        assert_same_runs(path, other)

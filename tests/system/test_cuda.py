@@ -80,7 +80,7 @@ def test_runs_trained_together_equal_each_alone(train, compose, tmp_path):
     runs = {row: (compose(*settings, f"seed={row}"), tmp_path / str(row)) for row in range(3)}
     for _, path in runs.values():
         path.mkdir()
-    train_together(runs, len(runs))
+    train_together(runs, len(runs), len(runs))
     for row, (_, path) in runs.items():
         alone = train(f"alone {row}", *settings, f"seed={row}")
         pairs = zip(rows_without_clock(path), rows_without_clock(alone), strict=True)

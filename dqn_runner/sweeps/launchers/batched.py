@@ -6,7 +6,6 @@ the groups are kept in the sweep's folder: a sweep that goes on has the groups t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -77,6 +76,13 @@ class _Costs(NamedTuple):
 Group = list[str | None]  # the folders of the runs in its rows; None for a row without a run
 
 
+class _Record(Spec):
+    """What is kept in the sweep's folder: the groups, and the launcher's settings they are for."""
+
+    made_with: BatchedSpec | None
+    groups: list[Group]
+
+
 class BatchedLauncher:
     """Trains the jobs of a sweep in groups, side by side in several processes.
 
@@ -91,6 +97,9 @@ class BatchedLauncher:
         self._processes = 1
         self._keeps_frames: dict[str, bool] = {}  # by environment and storage
         self._announced = ""
+        # What Hydra sets for a job while that runs cannot be set for each of a group.
+        job = shared.config.hydra.job
+        self._can_group = not (job.chdir or job.env_set)
 
     def plan(self, jobs: Mapping[Path, dict[str, Any]]) -> None:
         """Put jobs into groups, those that are done too; raises ConfigError if memory is short.
@@ -98,12 +107,12 @@ class BatchedLauncher:
         Groups from an earlier call stay as they are.
         """
         settings = {str(path.relative_to(self._folder)): config for path, config in jobs.items()}
-        self._groups = self._read_groups()
-        known = {name for group in self._groups for name in group}
         keys = {name: self._key(config) for name, config in settings.items()}
+        self._groups = self._read_groups(keys)
+        known = {name for group in self._groups for name in group}
         costs: dict[str, _Costs] = {}
         for names in sorted_by(keys):
-            cost = _costs(parse(settings[names[0]]))
+            cost = _costs([parse(settings[name]) for name in names])
             costs |= dict.fromkeys(names, cost)
             # Those that end together go together, for a row whose run is over is still computed;
             # and the longest first, for groups wait for each other.
@@ -112,7 +121,8 @@ class BatchedLauncher:
             self._groups += self._grouped(new, cost)
         self._processes = min(map(self._most_processes, costs.values()))
         self._announce(costs)
-        write_whole(self._folder / GROUPS, json.dumps(self._groups, indent=1) + "\n")
+        record = _Record(made_with=self._spec, groups=self._groups)
+        write_whole(self._folder / GROUPS, record.model_dump_json(indent=1) + "\n")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
         """Run a job for each list of overrides; returns when all have ended."""
@@ -121,7 +131,11 @@ class BatchedLauncher:
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         }
         tasks = [
-            Task({row: jobs[name] for row, name in enumerate(group) if name in jobs}, len(group))
+            Task(
+                {row: jobs[name] for row, name in enumerate(group) if name in jobs},
+                num_runs=sum(name is not None for name in group),
+                num_rows=len(group),
+            )
             for group in self._groups
         ]
         Processes(self._processes, self._shared).run([task for task in tasks if task.jobs])
@@ -146,7 +160,7 @@ class BatchedLauncher:
 
     def _largest(self, cost: _Costs, processes: int) -> int:
         """How many runs such a group has at most."""
-        if not cost.fits:
+        if not (cost.fits and self._can_group):
             return 1
         if self._spec.group_size != "auto":
             return self._spec.group_size
@@ -160,15 +174,27 @@ class BatchedLauncher:
             return self._spec.processes
         return 1 if cost.on_gpu else joblib.cpu_count()
 
-    def _read_groups(self) -> list[Group]:
+    def _read_groups(self, keys: Mapping[str, str]) -> list[Group]:
+        """The groups of an earlier call that stay.
+
+        Those of which a run has begun, and the others if this call would have made them too.
+        """
         path = self._folder / GROUPS
         if not path.is_file():
             return []
         try:
-            groups = TypeAdapter(list[Group]).validate_json(path.read_bytes(), strict=True)
+            record = TypeAdapter(_Record | list[Group]).validate_json(path.read_bytes())
         except ValueError as error:
             raise ConfigError(f"{path}: damaged; remove it, and runs are grouped anew") from error
-        return [group for group in groups if any(map(self._has_begun, filter(None, group)))]
+        if isinstance(record, list):  # as older versions kept them
+            record = _Record(made_with=None, groups=record)
+
+        def stays(group: Group) -> bool:
+            names = [name for name in group if name is not None]
+            agree = len({keys[name] for name in names if name in keys}) <= 1
+            return any(map(self._has_begun, names)) or (agree and record.made_with == self._spec)
+
+        return [group for group in record.groups if stays(group)]
 
     def _has_begun(self, name: str) -> bool:
         return RunDirectory(self._folder / name).config.is_file()
@@ -215,11 +241,15 @@ def _keeps_frames(config: Config) -> bool:
     return choose_storage(config.buffer.storage, obs, in_phases=False) == "frames"
 
 
-def _costs(config: Config) -> _Costs:
+def _costs(configs: Sequence[Config]) -> _Costs:
+    """What a run asks for, at most, of those that could be trained together by `configs`."""
+    config, by_buffer = configs[0], {config.buffer.name: config for config in configs}
     device, env = resolve_device(config.device), make_env(config.env)
-    takes = sum(needed_memory(config, env).values())
+    takes = max(sum(needed_memory(each, env).values()) for each in by_buffer.values())
     # A network of the user's own may do what vmap cannot, and hold what differs between runs.
     fits = not isinstance(config.network, Custom)
-    pays = num_params(config, env) * config.batch_size <= LARGEST_UPDATE
+    # Rows are computed until the last run is over, and in each update even if one run alone learns.
+    in_step = all(each.total_episodes is None and each.phase.episodes is None for each in configs)
+    is_small = num_params(config, env) * config.batch_size <= LARGEST_UPDATE
     close(env)
-    return _Costs(device, takes, fits, pays)
+    return _Costs(device, takes, fits, pays=in_step and is_small)

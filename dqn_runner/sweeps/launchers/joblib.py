@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, NamedTuple
@@ -51,14 +52,20 @@ class JoblibLauncher:
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
         """Run a job for each list of overrides; returns when all have ended."""
         jobs = enumerate(job_overrides, initial_job_idx)
-        self._processes.run([Task({0: job}, 1) for job in jobs])
+        self._processes.run([Task({0: job}) for job in jobs])
 
 
 class Task(NamedTuple):
     """What a process does at a time: one job, or several that are trained together."""
 
     jobs: Mapping[int, Numbered]  # by their rows
-    num_rows: int
+    num_runs: int = 1  # of the group, those that have ended among them
+    num_rows: int = 1
+
+    def halves(self) -> list[Task]:
+        """Two tasks of half as many jobs, in the rows that they have here."""
+        jobs, half = list(self.jobs.items()), -(-len(self.jobs) // 2)
+        return [self._replace(jobs=dict(part)) for part in (jobs[:half], jobs[half:])]
 
 
 class Processes:
@@ -69,19 +76,25 @@ class Processes:
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Do all tasks; raises Stopped after a signal, when those that run have saved."""
-        waiting = list(tasks)[::-1]
-        idle = [_Worker() for _ in range(min(self._most, len(waiting)))]
+        waiting, idle = list(tasks)[::-1], list[_Worker]()
         running: dict[Future[None], tuple[_Worker, Task]] = {}
         with received_signals() as received:
             try:
                 while running or (waiting and not received):
-                    while idle and waiting and not received:
-                        worker, task = idle.pop(), waiting.pop()
+                    while len(running) < self._most and waiting and not received:
+                        worker, task = idle.pop() if idle else _Worker(), waiting.pop()
                         running[worker.start(self._shared, task)] = worker, task
                     ended, _ = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
                     for future in ended:
                         worker, task = running.pop(future)
-                        idle.append(self._after(future, worker, task))
+                        error = future.exception()
+                        if isinstance(error, BrokenProcessPool):
+                            worker.close(kill=True)
+                            waiting += self._left_of(task)
+                        else:
+                            idle.append(worker)
+                            if error is not None:  # from Hydra, before or after the run
+                                self._record_failure(task, named(error))
                     for worker, _ in running.values():
                         worker.pass_on(received)
             finally:
@@ -92,21 +105,29 @@ class Processes:
         if received:
             raise Stopped(received[0])
 
-    def _after(self, future: Future[None], worker: _Worker, task: Task) -> _Worker:
-        """Record failures that jobs could not record themselves; returns a worker to go on with."""
-        try:
-            future.result()
-        except BrokenProcessPool:
-            worker.close(kill=True)
-            self._record_failure(task, KILLED)
-            return _Worker()
-        except Exception as error:  # from Hydra, before or after the run
-            self._record_failure(task, named(error))
-        return worker
+    def _left_of(self, task: Task) -> list[Task]:
+        """What is left to do of a task whose process was killed.
+
+        If one of several jobs did that, nobody knows which: they go on in halves, until it is
+        alone, and its failure is recorded.
+        """
+        left = {row: job for row, job in task.jobs.items() if not self._run_dir(job).has_ended()}
+        task = task._replace(jobs=left)
+        if len(left) > 1:
+            line = f"a process that trained {len(left)} runs was killed; they go on in two halves"
+            print(f"dqn-train: {line}", file=sys.stderr)
+            return task.halves()
+        self._record_failure(task, KILLED)
+        return []
+
+    def _run_dir(self, job: Numbered) -> RunDirectory:
+        _, overrides = job
+        return RunDirectory(self._shared.path(overrides))
 
     def _record_failure(self, task: Task, reason: str) -> None:
-        for _, overrides in task.jobs.values():
-            if not RunDirectory(self._shared.path(overrides)).has_ended():
+        for job in task.jobs.values():
+            if not self._run_dir(job).has_ended():
+                _, overrides = job
                 self._shared.record_failure(overrides, reason)
 
 
@@ -143,7 +164,7 @@ class _Worker:
 def _work(shared: Shared, task: Task) -> None:
     with contextlib.suppress(Stopped):
         if task.num_rows > 1:
-            execute_together(shared, task.jobs, task.num_rows)
+            execute_together(shared, *task)
         else:
             execute(shared, *task.jobs[0])
 

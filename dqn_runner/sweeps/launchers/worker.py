@@ -70,8 +70,10 @@ def execute(shared: Shared, number: int, overrides: Sequence[str]) -> None:
         _as_job_of_hydra(shared, number, overrides, functools.partial(run_job, quiet=True))
 
 
-def execute_together(shared: Shared, jobs: Mapping[int, Numbered], num_rows: int) -> None:
-    """Run several jobs, by their rows of `num_rows`, trained together."""
+def execute_together(
+    shared: Shared, jobs: Mapping[int, Numbered], num_runs: int, num_rows: int
+) -> None:
+    """Run jobs, by their rows of `num_rows`, of the `num_runs` that are trained together."""
     runs = {}
     for row, (number, overrides) in jobs.items():
         task = functools.partial(settled, quiet=True)
@@ -83,7 +85,7 @@ def execute_together(shared: Shared, jobs: Mapping[int, Numbered], num_rows: int
         else:
             runs[row] = config, shared.path(overrides)
     if runs:
-        train_together(runs, num_rows)
+        train_together(runs, num_runs, num_rows)
 
 
 def _as_job_of_hydra(
