@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from watching import wait_for
 from dqn_runner.composing.command import Command
 from dqn_runner.errors import ConfigError
 from dqn_runner.runs.directory import RunDirectory
+from dqn_runner.seeding import draw_seed, random_streams
 from dqn_runner.sweeps.launchers import batched
 from dqn_runner.sweeps.launchers.worker import Shared
 
@@ -30,7 +32,7 @@ BATCHED = ("-m", "hydra/launcher=batched", "hydra.sweep.dir=sweep")
 
 
 def groups(sweep: Path) -> list[list[str | None]]:
-    loaded: list[list[str | None]] = json.loads((sweep / batched.GROUPS).read_text())
+    loaded: list[list[str | None]] = json.loads((sweep / batched.GROUPS).read_text())["groups"]
     return loaded
 
 
@@ -87,6 +89,71 @@ def test_runs_that_end_together_are_trained_together(tmp_path, monkeypatch):
     assert budgets == [["2000", "2000"], ["2000", "300"], ["300", "300"]]
 
 
+def begin(name: str) -> None:
+    """As if that run had begun."""
+    path = Path("sweep") / name
+    path.mkdir(parents=True)
+    (path / "config.yaml").touch()
+
+
+def test_the_same_command_makes_the_same_groups_however_far_it_came(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = planned("seed=range(0,7)", group_size=3)
+    assert [len(group) for group in first] == [3, 3, 3]
+    begin("seed=0")
+    assert planned("seed=range(0,7)", group_size=3) == first
+    more = planned("seed=range(0,9)", group_size=3)
+    assert more[:3] == first
+    assert sorted(filter(None, more[3])) == ["seed=7", "seed=8"]
+    # Other settings count for groups of which no run has begun.
+    other = planned("seed=range(0,7)", group_size=2)
+    assert other == [first[0], ["seed=3", "seed=4"], ["seed=5", "seed=6"]]
+
+
+def test_groups_that_an_older_version_kept_go_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begin("seed=2")
+    older = [["seed=2", "seed=1", None], ["seed=0", "seed=3", None]]
+    (Path("sweep") / batched.GROUPS).write_text(json.dumps(older))
+    assert planned("seed=range(0,4)", group_size=4) == [older[0], ["seed=0", "seed=3"]]
+
+
+def test_jobs_that_no_longer_agree_are_grouped_anew(tmp_path, monkeypatch):
+    """Such as after another network was typed for some that had not begun."""
+    monkeypatch.chdir(tmp_path)
+    assert planned("seed=0,1") == [["seed=0", "seed=1"]]
+    monkeypatch.setattr(batched.BatchedLauncher, "_key", lambda _, job: str(job["seed"]))
+    assert planned("seed=0,1") == [["seed=0"], ["seed=1"]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["total_timesteps=null", "total_episodes=9"],
+        ["phase.episodes=2", "phase.epochs=1", "learning_starts=0"],
+        ["hydra.job.chdir=true"],
+        ["+hydra.job.env_set.WHERE=here"],
+    ],
+)
+def test_runs_that_would_not_go_in_step_are_trained_by_themselves(tmp_path, monkeypatch, settings):
+    monkeypatch.chdir(tmp_path)
+    small = ["agent=dqn", "network.norm=none", "network.hidden_sizes=[16]"]
+    assert len(planned(*small, "seed=0,1", group_size="auto")) == 1
+    shutil.rmtree("sweep")
+    found = planned(*small, *settings, "seed=0,1", group_size="auto")
+    assert [len(group) for group in found] == [1, 1]
+
+
+@pytest.mark.parametrize("order", ["uniform,prioritized", "prioritized,uniform"])
+def test_memory_is_counted_for_the_largest_of_a_group(tmp_path, monkeypatch, capsys, order):
+    monkeypatch.chdir(tmp_path)
+    planned(f"buffer={order}", "agent.n_step=1")
+    both = capsys.readouterr().out
+    shutil.rmtree("sweep")
+    planned("buffer=prioritized", "agent.n_step=1", "seed=0,1")
+    assert both == capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("settings", "sizes"),
     [
@@ -132,9 +199,13 @@ def test_an_interrupted_grid_ends_bit_for_bit_as_undisturbed(
             workers = [p for p in family if "loky" in " ".join(p.cmdline())]
             for member in workers if "worker" in way else [*family, psutil.Process(child.pid)]:
                 member.kill()
-        code = child.wait(timeout=60)
-    assert code == {"Ctrl-C": 130, "kill -9": -9, "kill -9 of a worker": 1}[way]
-    assert not any((sweep / f"seed={seed}" / "result.json").exists() for seed in seeds)
+        told = child.communicate(timeout=120)[1]
+    # What a worker that was killed had to do goes on in two others.
+    assert child.returncode == {"Ctrl-C": 130, "kill -9": -9, "kill -9 of a worker": 0}[way]
+    done = [(sweep / f"seed={seed}" / "result.json").exists() for seed in seeds]
+    assert done == [way == "kill -9 of a worker"] * 3
+    if way == "kill -9 of a worker":
+        assert "trained 3 runs was killed; they go on in two halves" in told
     if way == "Ctrl-C":
         checkpoints = [sweep / f"seed={seed}" / "checkpoints" / "last.pt" for seed in seeds]
         steps = [torch.load(path, weights_only=True)["env_steps"] for path in checkpoints]
@@ -143,6 +214,38 @@ def test_an_interrupted_grid_ends_bit_for_bit_as_undisturbed(
     assert outcome.code == 0, outcome.err
     for seed in seeds:
         assert_same_runs(sweep / f"seed={seed}", Path("undisturbed") / f"seed={seed}")
+
+
+DEADLY = """
+import os
+
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Deadly(CartPoleEnv):
+    def reset(self, *, seed=None, options=None):
+        if seed == int(os.environ["DEADLY_SEED"]):
+            os._exit(1)
+        return super().reset(seed=seed, options=options)
+
+
+gymnasium.register("Deadly-v0", Deadly, max_episode_steps=50)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_kills_its_process_fails_alone(command, quick, tmp_path, monkeypatch):
+    (tmp_path / "cwd" / "deadly.py").write_text(DEADLY)
+    stream = random_streams(2).env
+    draw_seed(stream)
+    monkeypatch.setenv("DEADLY_SEED", str(draw_seed(stream)))  # of the run's second episode
+    arguments = [*BATCHED, *quick, "env.id=deadly:Deadly-v0", "seed=range(0,5)"]
+    outcome = command(*arguments, "hydra.launcher.processes=1")
+    assert outcome.code == 1
+    failed = [path.parent.name for path in Path("sweep").glob("*/ended.json")]
+    assert failed == ["seed=2"]
+    assert len(list(Path("sweep").glob("*/result.json"))) == 4
 
 
 def test_memory_that_is_not_there_is_refused_in_a_line(tmp_path, monkeypatch):
