@@ -47,7 +47,8 @@ class BatchedSpec(Spec):
     """The settings of conf/hydra/launcher/batched.yaml."""
 
     group_size: PositiveInt | Literal["auto"]
-    """Runs trained together, at most; auto: 8 on a CPU, on a GPU as many as its memory holds."""
+    """Runs trained together, at most; auto: 8 on a CPU, 1 where that is faster; on a GPU as many as
+    its memory holds."""
     processes: PositiveInt | Literal["auto"]
     """Groups that are trained at a time; auto: one for each core on a CPU, one on a GPU."""
 
