@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import joblib
 import torch
 from psutil import virtual_memory
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
 from rich.filesize import decimal
 
@@ -77,7 +77,7 @@ class _Costs(NamedTuple):
 Group = list[str | None]  # the folders of the runs in its rows; None for a row without a run
 
 
-class _Record(Spec):
+class _Record(BaseModel):
     """What is kept in the sweep's folder: the groups, and the launcher's settings they are for."""
 
     made_with: BatchedSpec | None
