@@ -21,13 +21,13 @@ def own_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device)
 
 
 class Stack:
-    """Memory of R runs: what they ask for is a row each of one tensor [R, ...].
+    """Memory of up to R runs: what they ask for is a row each of one tensor [R, ...].
 
     All runs must ask for the same, in the same order.
     """
 
-    def __init__(self, num_runs: int) -> None:
-        self.num_runs = num_runs
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
         self._wholes: list[Tensor] = []
         self._whole_of: dict[int, tuple[Tensor, Tensor]] = {}  # by id of the row, which is kept
 
@@ -38,7 +38,7 @@ class Stack:
         def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
             i = next(order)
             if i == len(self._wholes):
-                self._wholes.append(_zeros((self.num_runs, *shape), dtype, device))
+                self._wholes.append(_zeros((self.num_rows, *shape), dtype, device))
             whole = self._wholes[i]
             if (tuple(whole.shape[1:]), whole.dtype, whole.device) != (shape, dtype, device):
                 raise ValueError(f"a run asks for {shape} where another has {whole.shape[1:]}")

@@ -17,7 +17,8 @@ from dqn_runner.agents.qr_dqn import QRDQNSpec
 from dqn_runner.agents.spec import AgentSpec
 from dqn_runner.agents.targets import best_action, selected_action, taken_action
 from dqn_runner.buffers.rows import gather
-from dqn_runner.config.build import update_numbers, update_rule
+from dqn_runner.config.build import building, update_numbers, update_rule
+from dqn_runner.config.root import Config
 from dqn_runner.envs.episode import EpisodePlayer
 from dqn_runner.learning.learner import Learner, UpdateRule
 from dqn_runner.learning.optimizers import SGD, Adam, AdamW, RMSprop
@@ -40,7 +41,10 @@ from dqn_runner.networks.heads import (
 )
 from dqn_runner.networks.init import Init, TorchInit
 from dqn_runner.networks.torsos import Activation, MLPSpec, Norm
+from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.target_update import Hard, Soft
+from dqn_runner.training.requests import serve
+from dqn_runner.training.state import Parts
 from dqn_runner.types import Batch, ObsSpec
 
 HEADS: dict[str, HeadMaker] = {
@@ -51,6 +55,11 @@ HEADS: dict[str, HeadMaker] = {
         streams(1), num_features, embedding_dim=6, num_uniforms=(4, 5), num_tau_act=7
     ),
 }
+
+
+def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
+    """All that a run by itself trains with, compiled if it asks for that."""
+    return serve(building(config, run_dir))
 
 
 def mlp(

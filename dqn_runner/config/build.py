@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -44,7 +45,7 @@ from dqn_runner.seeding import draw_seed, random_streams
 from dqn_runner.target_update import Hard, Soft
 from dqn_runner.training.checkpoint import Checkpoints
 from dqn_runner.training.evaluation import Evaluator
-from dqn_runner.training.requests import Asking, Compile, serve
+from dqn_runner.training.requests import Asking, Compile
 from dqn_runner.training.state import Assembler, Parts
 from dqn_runner.types import Progress
 
@@ -81,11 +82,6 @@ def resolve_device(device: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: not on this machine")
     return torch.device(device)
-
-
-def build(config: Config, run_dir: RunDirectory) -> tuple[Config, Parts]:
-    """`building`, of a run by itself."""
-    return serve(building(config, run_dir))
 
 
 def building(
@@ -128,10 +124,15 @@ def building(
         checkpoints=Checkpoints(run_dir.checkpoints),
         frames_per_step=config.env.frames_per_step,
     )  # fmt: skip
-    compiled = wants_compiling(config, env) and (
-        yield Compile(parts.agent, parts.storage.tensors, config.batch_size, parts.envs.obs)
-    )
+    compiled = wants_compiling(config, env)
     close(env)
+    if compiled:
+        with contextlib.ExitStack() as unless_built:
+            unless_built.callback(parts.envs.close)
+            compiled = yield Compile(
+                parts.agent, parts.storage.tensors, config.batch_size, parts.envs.obs
+            )
+            unless_built.pop_all()
     return config.model_copy(update={"compile": "always" if compiled else "never"}), parts
 
 

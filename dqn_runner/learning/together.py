@@ -40,7 +40,7 @@ class LearnerGroup:
         Raises CompilationError.
         """
         compiler = capture if self._learner.state.params.is_cuda else compile_ahead
-        rows = self._stack.num_runs
+        rows = self._stack.num_rows
         if obs is not None:
             given = torch.from_numpy(np.stack([obs] * rows)).to(self._network[0].device)
             values = compiler(self._values_of_all, self._network, [given])
@@ -61,9 +61,9 @@ class LearnerGroup:
         Those of `unmoved` stay as they are.
         """
         idle = next(iter(inputs.values()))
-        if len(inputs) < self._stack.num_runs:
+        if len(inputs) < self._stack.num_rows:
             idle = idle._replace(indices=torch.zeros_like(idle.indices))
-        rows = [inputs.get(run, idle) for run in range(self._stack.num_runs)]
+        rows = [inputs.get(run, idle) for run in range(self._stack.num_rows)]
         stacked = [
             self._stacked(name, column)
             for name, column in zip(StepInputs._fields, zip(*rows, strict=True), strict=True)
@@ -94,7 +94,7 @@ class LearnerGroup:
         return values
 
     def _values_of_all(self, *tensors: Tensor) -> Tensor:
-        no_noise = tensors[0].new_empty(self._stack.num_runs, 0)
+        no_noise = tensors[0].new_empty(self._stack.num_rows, 0)
         return vmap(self._learner.values)(*tensors, no_noise)
 
     def _update_of_all(self, *tensors: Tensor) -> Tensor:

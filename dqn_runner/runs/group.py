@@ -11,11 +11,12 @@ from rich.console import Console
 
 from dqn_runner.allocation import Stack
 from dqn_runner.config.root import Config, read
-from dqn_runner.errors import DQNRunnerError, Stopped
+from dqn_runner.errors import DQNRunnerError
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.job import guarded, log_file, running_or_resuming
 from dqn_runner.runs.lifecycle import Host, flushed_denormals
 from dqn_runner.runs.stop_signals import StopSignals
+from dqn_runner.tracking.tracker import EndState
 from dqn_runner.training.requests import Asking
 from dqn_runner.training.together import Lockstep
 
@@ -35,9 +36,9 @@ def train_together(runs: Mapping[int, tuple[Config, Path]], num_runs: int, num_r
         config, path = runs[row]
         config = config.model_copy(update={"compile": compile_mode or config.compile})
 
-        def close(action: Callable[[], None]) -> None:
-            """After a signal all runs are saved before SwanLab is told of any."""
-            if signals.has_come:
+        def close(end: EndState, action: Callable[[], None]) -> None:
+            """After a signal all runs are saved before SwanLab is told that they go on later."""
+            if signals.has_come and end != "success":
                 later.append((row, action))
             else:
                 action()
@@ -50,14 +51,11 @@ def train_together(runs: Mapping[int, tuple[Config, Path]], num_runs: int, num_r
     with routed(logs) as log, signals, flushed_denormals():
         asked = {row: asking(row) for row in runs}
         try:
-            Lockstep(asked, stack, enter=log.enter).run()
-        except Stopped as stop:
-            if not stop.at_safe_point:  # a second signal does not wait
-                raise
-            for row, action in later:
+            Lockstep(asked, stack, enter=log.enter, check_stop=signals.check).run()
+        finally:
+            for row, action in [] if signals.is_urgent else later:
                 log.enter(row)
                 action()
-            raise
 
 
 def decided_compilation(runs: Mapping[int, tuple[Config, Path]]) -> str | None:

@@ -59,7 +59,7 @@ class Host(NamedTuple):
     num_runs: int = 1  # that are trained together
     num_rows: int = 1  # in the memory of all of them
     # Closes SwanLab's side of a run by an action that takes long; after a signal it may wait.
-    close: Callable[[Callable[[], None]], None] = lambda action: action()
+    close: Callable[[EndState, Callable[[], None]], None] = lambda _, action: action()
 
 
 def run(config: Config, path: Path, console: Console) -> Scores:
@@ -130,8 +130,8 @@ def restore_all(parts: Parts, progress: Progress, state: dict[str, Any]) -> None
     before = state.get("trained_together", 1)
     if before != parts.num_rows:
         logger.warning(
-            "an update computed %d runs at once, and is now for %d: from here on it agrees with "
-            "an undisturbed run up to the rounding of floats",
+            "its updates were computed in %d rows, one for each run of a group, and now in %d: "
+            "from here on it agrees with an undisturbed run up to the rounding of floats",
             before,
             parts.num_rows,
         )
@@ -175,15 +175,22 @@ def check_extended(config: Config, run_dir: RunDirectory) -> None:
 
 def assemble(config: Config, run_dir: RunDirectory, host: Host) -> Asking[tuple[Config, Parts]]:
     """Build what training works with, and show what takes time."""
+    with contextlib.nullcontext() if host.console.quiet else shown_compiling(host.console):
+        config, parts = yield from building(config, run_dir, host.memory)
+    return config, parts._replace(num_rows=host.num_rows)
+
+
+@contextlib.contextmanager
+def shown_compiling(console: Console) -> Iterator[None]:
+    """Show that the agent is built, and what compiling it waits for."""
     compiling = logging.getLogger("dqn_runner.learning.compilation")
-    with host.console.status("building the agent") as status:
+    with console.status("building the agent") as status:
         shown = _Shown(status)
         compiling.addHandler(shown)
         try:
-            config, parts = yield from building(config, run_dir, host.memory)
+            yield
         finally:
             compiling.removeHandler(shown)
-    return config, parts._replace(num_rows=host.num_rows)
 
 
 class _Shown(logging.Handler):
@@ -240,7 +247,7 @@ def train_and_score(  # noqa: PLR0917
         stack.callback(metrics_file.close)
         tracker = open_tracker(config, run_dir, late=host.num_rows > 1)
         if tracker:
-            stack.callback(lambda: host.close(lambda: close_tracker(tracker, end, console)))
+            stack.callback(lambda: host.close(end, lambda: close_tracker(tracker, end, console)))
         display = ProgressDisplay(progress, config.total_timesteps, config.total_episodes, console)
         films = Films(config, run_dir.videos, progress, tracker, signals.check)
         films.log_former()

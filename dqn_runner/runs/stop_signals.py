@@ -43,6 +43,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._received: list[int] = []
+        self.is_urgent = False  # a second one has arrived
         self._catching = caught(self._receive)
         self._num_inside = 0
 
@@ -59,6 +60,7 @@ class StopSignals:
 
     def _receive(self, number: int) -> None:
         if number in self._received:
+            self.is_urgent = True
             raise Stopped(number, at_safe_point=False)
         self._received.append(number)
 

@@ -97,8 +97,11 @@ def check_folder(job: Job, config: Config) -> None:
     wanted = flatten(config.plain())
     for key in {**held, **wanted}:
         ours, theirs = wanted.get(key), held.get(key)
-        named_by_the_run = key in ("tracker.name", "tracker.group") and ours is None
-        if ours != theirs and not named_by_the_run and ours != _OPEN.get(key, theirs):
+        decided_by_the_run = (
+            (key in ("tracker.name", "tracker.group") and ours is None)
+            or (key == "compile" and ours == "always")  # it may have had no compiler
+        )
+        if ours != theirs and not decided_by_the_run and ours != _OPEN.get(key, theirs):
             raise ConfigError(
                 f"{job.path}: holds a run with {key}={theirs}, not {ours}; "
                 "choose another hydra.sweep.dir"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from dqn_runner.analysis.groups import run_color
-from dqn_runner.errors import in_a_line
+from dqn_runner.errors import in_a_line, named
 from dqn_runner.runs.metrics_file import is_number
 from dqn_runner.spec import Seconds, Spec
 from dqn_runner.tracking.cloud import LiveSending
@@ -218,18 +218,18 @@ class LateTracker:
         self._media.append((name, path, env_steps))
 
     def close(self, state: EndState) -> None:
-        """Log the run, from its beginning, and end it; a full disk costs only this record."""
+        """Log the run, from its beginning, and end it; what fails, as on a full disk, is told."""
         try:
             tracker = self._make()
-        except OSError as error:
-            logger.warning("SwanLab failed, metrics.jsonl has what it lacks: %s", error)
-            return
-        for row in self._rows:
-            tracker.log(row)
-        for media in self._media:
-            tracker.log_media(*media)
-        tracker.close(state)
-        self.url = tracker.url
+            for row in self._rows:
+                tracker.log(row)
+            for media in self._media:
+                tracker.log_media(*media)
+            tracker.close(state)
+        except Exception as error:
+            logger.warning("SwanLab failed, metrics.jsonl has what it lacks: %s", named(error))
+        else:
+            self.url = tracker.url
 
 
 def result_metrics(result: dict[str, Any], training_seconds: float) -> Row:

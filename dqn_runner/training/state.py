@@ -95,7 +95,7 @@ def save(parts: Parts, progress: Progress) -> None:
     best, network = progress.best, parts.agent.learner.rule.network
     state = {
         "env_steps": progress.env_steps,
-        "trained_together": parts.num_rows,
+        "trained_together": parts.num_rows,  # in result.json that is the number of runs
         "progress": progress.get_state(),
         "agent": parts.agent.get_state(),
         "envs": parts.envs.get_state(),

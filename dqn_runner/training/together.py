@@ -13,6 +13,7 @@ from dqn_runner.allocation import Stack
 from dqn_runner.errors import Stopped
 from dqn_runner.learning.compilation import CompilationError
 from dqn_runner.learning.together import LearnerGroup
+from dqn_runner.training.evaluation import never_stop
 from dqn_runner.training.requests import UNCOMPILED, Act, Asking, Compile, Learn, Request
 from dqn_runner.types import Array
 
@@ -24,7 +25,8 @@ class Lockstep:
 
     Those that are furthest behind take the next step. A run that fails must tell so itself; it
     leaves, and what is computed in its row means nothing from then on. `enter` is called with the
-    row of a run whenever that goes on.
+    row of a run whenever that goes on, and `check_stop`, which may raise Stopped, between what
+    takes long before the first step.
     """
 
     def __init__(
@@ -33,8 +35,10 @@ class Lockstep:
         stack: Stack,
         *,
         enter: Callable[[int], None],
+        check_stop: Callable[[], None] = never_stop,
     ) -> None:
         self._runs, self._stack, self._enter = runs, stack, enter
+        self._check_stop = check_stop
         self._requests: dict[int, Request] = {}  # of the runs that are not over
         self._group: LearnerGroup | None = None
         self._obs: Array | None = None  # [R, N, *obs_shape]
@@ -46,7 +50,9 @@ class Lockstep:
             for asking in self._runs.values():
                 stack.callback(asking.close)
             for run in self._runs:
+                self._check_stop()
                 self._go_on(run, None)
+            self._check_stop()
             self._compile()
             while self._requests:
                 learning = {r: q for r, q in self._requests.items() if isinstance(q, Learn)}
@@ -67,6 +73,8 @@ class Lockstep:
             self._requests.pop(run, None)
         except Stopped as stop:
             self._requests.pop(run, None)
+            if not stop.at_safe_point:  # a second signal: the others do not save first
+                raise
             self._stop = self._stop or stop
 
     def _compile(self) -> None:
@@ -78,15 +86,16 @@ class Lockstep:
         if len(asking) < len(self._requests):
             reason = "others of its group are not compiled"
         else:
-            first = next(iter(asking.values()))
+            row, first = next(iter(asking.items()))
+            self._enter(row)
             obs = None if first.agent.acts_with_noise else first.obs
             try:
                 self._group_of(first).compile(first.batch_size, obs)
             except CompilationError as error:
                 reason = str(error)
         for run in asking:
+            self._enter(run)
             if reason:
-                self._enter(run)
                 logger.warning(UNCOMPILED, reason)
             self._go_on(run, not reason)
 
@@ -118,7 +127,7 @@ class Lockstep:
             return None
         if self._obs is None:
             obs = next(iter(due.values())).envs.obs
-            self._obs = np.zeros((self._stack.num_runs, *obs.shape), obs.dtype)
+            self._obs = np.zeros((self._stack.num_rows, *obs.shape), obs.dtype)
         for run, request in due.items():
             self._obs[run] = request.envs.obs
         return self._group.q_values(self._obs)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from building import build
 from rich.console import Console
 
 from dqn_runner.agents.c51 import CategoricalReturn, CategoricalSpec, cross_entropy, projected
 from dqn_runner.agents.hl_gauss import HLGaussSpec
 from dqn_runner.agents.targets import by_action, munchausen
-from dqn_runner.config.build import build, check, resolve_agent
+from dqn_runner.config.build import check, resolve_agent
 from dqn_runner.envs.make import make_env
 from dqn_runner.errors import ConfigError, RunError
 from dqn_runner.learning.learner import Learner

@@ -23,19 +23,20 @@ def timed_loop(arguments: Sequence[str]) -> Iterator[Callable[[int], dict[str, f
     Each time it tells the seconds of an env step, by part and in all.
     """
     from dqn_runner.composing.command import Command
-    from dqn_runner.config.build import build
+    from dqn_runner.config.build import building
     from dqn_runner.config.root import parse
     from dqn_runner.runs.directory import RunDirectory
     from dqn_runner.runs.lifecycle import flushed_denormals
     from dqn_runner.runs.metrics_file import MetricsFile
     from dqn_runner.tracking.tracker import SwanLabTracker
     from dqn_runner.training.loop import Training
+    from dqn_runner.training.requests import serve
     from dqn_runner.types import Progress
 
     with tempfile.TemporaryDirectory() as folder, flushed_denormals():
         settings = [f"total_timesteps={BUDGET}", "compile=always", f"hydra.run.dir={folder}"]
         job = Command([*arguments, *settings]).jobs[0]
-        config, parts = build(parse(job.config), RunDirectory(Path(folder)))
+        config, parts = serve(building(parse(job.config), RunDirectory(Path(folder))))
         loggers: list[Any] = [MetricsFile(Path(folder, "metrics.jsonl"))]
         if config.tracker.mode != "disabled":
             loggers.append(SwanLabTracker(config.tracker, Path(folder), {}))

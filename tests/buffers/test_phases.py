@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from building import learn, q_values
+from building import build, learn, q_values
 
 from dqn_runner.buffers.rows import gather
-from dqn_runner.config.build import build
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.metrics_file import read_metrics

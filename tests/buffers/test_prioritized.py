@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from building import build
 from scipy import stats
 from torch import Tensor
 
 from dqn_runner.buffers.prioritized import PrioritizedSampler, PrioritizedSpec
 from dqn_runner.buffers.rows import RowStorage
 from dqn_runner.config import root
-from dqn_runner.config.build import build
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.training.loop import Training

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from building import build
 
 from dqn_runner.config.budget import is_worth_compiling, unreached
-from dqn_runner.config.build import build
 from dqn_runner.envs.make import make_env
 from dqn_runner.runs.directory import RunDirectory
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import pytest
 import yaml
+from building import build
 from pictures import images
 from pydantic import AfterValidator, BaseModel
 from rich.console import Console
 
 from dqn_runner.composing.hydra_internals import conf_dir
-from dqn_runner.config.build import build
 from dqn_runner.config.messages import checked
 from dqn_runner.config.root import Config, parse
 from dqn_runner.custom import Custom

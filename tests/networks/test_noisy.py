@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from building import HEADS, mlp
+from building import HEADS, build, mlp
 from torch import nn
 
-from dqn_runner.config.build import build
 from dqn_runner.learning.learner import Learner
 from dqn_runner.networks.flat import FlatNetwork
 from dqn_runner.networks.init import NormalInit, initialize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import random
@@ -23,6 +24,7 @@ from dqn_runner.envs.vector import Environments
 from dqn_runner.errors import EnvironmentFailedError, Stopped
 from dqn_runner.learning.compilation import CompilationError
 from dqn_runner.learning.together import LearnerGroup
+from dqn_runner.runs import lifecycle
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.group import train_together
 from dqn_runner.runs.lifecycle import resume, run
@@ -261,7 +263,10 @@ def test_resumed_alone_it_agrees_up_to_rounding_and_says_so(group, tmp_path, mon
             group("killed", *settings)
     path = tmp_path / "killed" / "1"
     resume(path, {}, Console(quiet=True), trust=True)
-    assert "an update computed 2 runs at once, and is now for 1" in caplog.text
+    assert (
+        "its updates were computed in 2 rows, one for each run of a group, and now in 1"
+        in caplog.text
+    )
     assert_close(path, undisturbed[1])
 
 
@@ -284,34 +289,63 @@ def test_a_record_in_swanlab_that_cannot_be_written_costs_no_run(group, tmp_path
     assert "SwanLab failed" in (blocked / "train.log").read_text()
 
 
-@pytest.mark.parametrize("safely", [True, False], ids=["one signal", "a second one"])
-def test_after_a_signal_all_are_saved_before_swanlab_is_told(group, tmp_path, monkeypatch, safely):
-    """A second signal waits for nothing."""
-    told, real = [], LateTracker.close
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """For each run that SwanLab was told of, in turn, which of two runs had been saved by then."""
+    told = []
 
     def close(self, state):
         told.append([(tmp_path / "tracked" / str(row) / LAST).exists() for row in range(2)])
-        real(self, state)
-
-    real_update, updates = LearnerGroup.update, [0]
-
-    def update(self, *arguments):
-        updates[0] += 1
-        if updates[0] == 10:
-            os.kill(os.getpid(), signal.SIGTERM)
-            if not safely:
-                os.kill(os.getpid(), signal.SIGTERM)
-        return real_update(self, *arguments)
+        logging.getLogger("dqn_runner").info("closed as %s", state)
 
     monkeypatch.setattr(LateTracker, "close", close)
-    monkeypatch.setattr(LearnerGroup, "update", update)
-    started = [[*line, "total_timesteps=300"] for line in TRACKED]
+    return told
+
+
+def signals_at(monkeypatch, owner, name: str, *calls: int) -> None:
+    """Send this process SIGTERM before the calls of those numbers, as often as they are named."""
+    real, made = getattr(owner, name), [0]
+
+    def calling(*arguments, **keywords):
+        made[0] += 1
+        for _ in range(calls.count(made[0])):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(owner, name, calling)
+
+
+def closings(path: Path) -> list[str]:
+    lines = (path / "train.log").read_text().splitlines()
+    return [line.split(" - ")[1] for line in lines if "closed as" in line]
+
+
+def test_after_a_signal_all_are_saved_before_swanlab_is_told(group, tmp_path, monkeypatch, told):
+    signals_at(monkeypatch, LearnerGroup, "update", 10)
     with pytest.raises(Stopped):
-        group("tracked", *started)
-    assert told == ([[True, True]] * 2 if safely else [])
-    for row, path in enumerate(tmp_path / "tracked" / str(row) for row in range(2)):
-        log = (path / "train.log").read_text() if (path / "train.log").exists() else ""
-        assert ("swanlab" in log.lower()) <= safely, row
+        group("tracked", *TRACKED)
+    assert told == [[True, True]] * 2
+    for row in "01":
+        assert closings(tmp_path / "tracked" / row) == ["closed as aborted"]
+
+
+@pytest.mark.parametrize("way", ["in an update", "in a save"])
+def test_a_second_signal_waits_for_nothing(group, tmp_path, monkeypatch, told, way):
+    if way == "in an update":
+        signals_at(monkeypatch, LearnerGroup, "update", 10, 10)
+    else:
+        signals_at(monkeypatch, LearnerGroup, "update", 10)
+        signals_at(monkeypatch, lifecycle, "save", 1)
+    with pytest.raises(Stopped):
+        group("tracked", *TRACKED)
+    assert told == []
+    assert [(tmp_path / "tracked" / row / LAST).exists() for row in "01"] == [False, False]
+
+
+def test_runs_that_end_as_a_signal_comes_are_told_as_finished(group, monkeypatch, told):
+    signals_at(monkeypatch, lifecycle, "draw_curve", 2)
+    for path in group("tracked", *TRACKED):
+        assert closings(path) == ["closed as success"]
 
 
 def compiling(monkeypatch, *, works: bool) -> list[str]:
@@ -332,7 +366,7 @@ def compile_modes(*paths: Path) -> list[str]:
     return [read(path / "config.yaml").compile for path in paths]
 
 
-def test_without_a_compiler_each_run_says_so_and_acts_by_itself(group, monkeypatch, caplog):
+def test_without_a_compiler_each_run_says_so_and_acts_by_itself(group, monkeypatch):
     settings = [["seed=1"], ["seed=2"]]
     eager = group("eager", *settings)
     compiled = compiling(monkeypatch, works=False)
@@ -355,18 +389,46 @@ def test_a_group_is_compiled_at_once_before_its_runs_begin(group, monkeypatch):
     assert compile_modes(*paths) == ["always", "always"]
 
 
-def test_runs_that_have_begun_decide_whether_a_group_is_compiled(group, tmp_path, monkeypatch):
+def test_a_signal_before_they_begin_does_not_wait_for_the_compiler(group, monkeypatch):
+    compiled = compiling(monkeypatch, works=True)
+    signals_at(monkeypatch, lifecycle, "building", 1)
+    with pytest.raises(Stopped):
+        group("stopped", ["seed=1", "compile=always"], ["seed=2", "compile=always"])
+    assert compiled == []
+
+
+@pytest.mark.parametrize(("before", "typed"), [("never", "always"), ("always", "auto")])
+def test_runs_that_have_begun_decide_whether_a_group_is_compiled(
+    group, tmp_path, monkeypatch, before, typed
+):
     """As when a grid has grown, and repays now what it did not."""
-    settings = [["seed=1"], ["seed=2"]]
+    compiled = compiling(monkeypatch, works=True)
+    settings = [["seed=1", f"compile={before}"], ["seed=2", f"compile={before}"]]
     undisturbed = group("undisturbed", *settings)
     with monkeypatch.context() as patch:
         kill_at_step(patch, 400)
         with pytest.raises(Killed):
             group("grown", *settings)
     shutil.rmtree(tmp_path / "grown" / "0")
-    compiled = compiling(monkeypatch, works=True)
-    paths = group("grown", *([*line, "compile=always"] for line in settings))
-    assert compiled == []
-    assert compile_modes(*paths) == ["never", "never"]
+    compiled.clear()
+    paths = group("grown", *([*line, f"compile={typed}"] for line in settings))
+    assert bool(compiled) == (before == "always")
+    assert compile_modes(*paths) == [before, before]
     for path, other in zip(paths, undisturbed, strict=True):
         assert_same_runs(path, other)
+
+
+def test_begun_runs_that_differ_are_trained_uncompiled(group, tmp_path, monkeypatch):
+    """As after one of them went on alone, where there was no compiler."""
+    compiled = compiling(monkeypatch, works=True)
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 400)
+        with pytest.raises(Killed):
+            group("mixed", ["seed=1", "compile=always"], ["seed=2", "compile=always"])
+    config = tmp_path / "mixed" / "0" / "config.yaml"
+    config.write_text(config.read_text().replace("compile: always", "compile: never"))
+    compiled.clear()
+    paths = group("mixed", ["seed=1"], ["seed=2"])
+    assert compiled == []
+    assert compile_modes(*paths) == ["never", "never"]
+    assert "others of its group are not compiled" in (paths[1] / "train.log").read_text()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from building import build
 from omegaconf import DictConfig
 from run_dirs import write_run
 from watching import rows_without_clock, wait_for
@@ -154,6 +155,9 @@ def test_what_a_run_decides_for_itself_is_no_difference(command, tiny):
     assert settings["device"] != "auto"
     assert settings["buffer"]["beta_steps"] == 120
     assert command(*arguments).code == 0
+    assert _times(Path("sweep")) == before
+    # As where there was no compiler: it says compile=never.
+    assert command(*arguments, "compile=always").code == 0
     assert _times(Path("sweep")) == before
 
 
@@ -330,7 +334,6 @@ SHARING = {
 @pytest.mark.parametrize("case", SHARING)
 def test_runs_share_what_is_the_same_to_the_compiler(compose, tmp_path, monkeypatch, case):
     """Runs that are said to share an update find it under one name in the cache; others do not."""
-    from dqn_runner.config import build
     from dqn_runner.learning import compilation
     from dqn_runner.sweeps.sharing import update_function
 
@@ -344,7 +347,7 @@ def test_runs_share_what_is_the_same_to_the_compiler(compose, tmp_path, monkeypa
 
     def both(*overrides: str) -> tuple[str, str]:
         config = compose("compile=always", *common, *overrides)
-        build.build(config, RunDirectory(tmp_path))
+        build(config, RunDirectory(tmp_path))
         return update_function(config.plain()), names[-1]
 
     common, numbers, functions = SHARING[case]

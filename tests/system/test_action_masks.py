@@ -6,9 +6,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from building import build
 from gymnasium.envs.toy_text.taxi import TaxiEnv
 
-from dqn_runner.config.build import build
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.training.loop import Training
 from dqn_runner.types import Progress

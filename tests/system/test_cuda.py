@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from building import build
 from watching import rows_without_clock
 
 from dqn_runner.buffers.rows import RowStorage
-from dqn_runner.config.build import build
 from dqn_runner.runs.directory import RunDirectory
 from dqn_runner.runs.group import train_together
 from dqn_runner.types import ObsSpec, Transition

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from building import build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -25,7 +26,6 @@ from rich.console import Console
 from dqn_runner import load_policy
 from dqn_runner.analysis import compare, load_runs
 from dqn_runner.compare import command_line as compare_line
-from dqn_runner.config.build import build
 from dqn_runner.config.root import read
 from dqn_runner.errors import DQNRunnerError, RunError
 from dqn_runner.evaluate import command_line as evaluate_line

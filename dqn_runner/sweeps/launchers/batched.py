@@ -98,9 +98,6 @@ class BatchedLauncher:
         self._processes = 1
         self._keeps_frames: dict[str, bool] = {}  # by environment and storage
         self._announced = ""
-        # What Hydra sets for a job while that runs cannot be set for each of a group.
-        job = shared.config.hydra.job
-        self._can_group = not (job.chdir or job.env_set)
 
     def plan(self, jobs: Mapping[Path, dict[str, Any]]) -> None:
         """Put jobs into groups, those that are done too; raises ConfigError if memory is short.
@@ -109,17 +106,18 @@ class BatchedLauncher:
         """
         settings = {str(path.relative_to(self._folder)): config for path, config in jobs.items()}
         keys = {name: self._key(config) for name, config in settings.items()}
-        self._groups = self._read_groups(keys)
-        known = {name for group in self._groups for name in group}
         costs: dict[str, _Costs] = {}
         for names in sorted_by(keys):
             cost = _costs([parse(settings[name]) for name in names])
             costs |= dict.fromkeys(names, cost)
+        self._groups = self._read_groups(keys, costs)
+        known = {name for group in self._groups for name in group}
+        for names in sorted_by(keys):
             # Those that end together go together, for a row whose run is over is still computed;
             # and the longest first, for groups wait for each other.
             by_budget = sorted(names, key=lambda name: budget(settings[name]), reverse=True)
             new = [name for name in by_budget if name not in known]
-            self._groups += self._grouped(new, cost)
+            self._groups += self._grouped(new, costs[names[0]])
         self._processes = min(map(self._most_processes, costs.values()))
         self._announce(costs)
         record = _Record(made_with=self._spec, groups=self._groups)
@@ -154,31 +152,35 @@ class BatchedLauncher:
 
         So one compiled update serves them all.
         """
-        processes = self._most_processes(cost)
-        groups = evenly(names, self._largest(cost, processes), processes)
+        groups = evenly(names, self._largest(cost), self._most_processes(cost))
         size = max(map(len, groups), default=0)
         return [[*group, *[None] * (size - len(group))] for group in groups]
 
-    def _largest(self, cost: _Costs, processes: int) -> int:
+    def _largest(self, cost: _Costs) -> int:
         """How many runs such a group has at most."""
-        if not (cost.fits and self._can_group):
+        if not self._can_group(cost):
             return 1
         if self._spec.group_size != "auto":
             return self._spec.group_size
         if cost.on_gpu:
-            most = int(SHARE_OF_GPU * cost.free) // processes // cost.num_bytes
+            most = int(SHARE_OF_GPU * cost.free) // self._most_processes(cost) // cost.num_bytes
             return max(1, min(most, LARGEST_GROUP))
         return GROUP_SIZE if cost.pays else 1
+
+    def _can_group(self, cost: _Costs) -> bool:
+        # What Hydra sets for a job while that runs cannot be set for each of a group.
+        job = self._shared.config.hydra.job
+        return cost.fits and not (job.chdir or job.env_set)
 
     def _most_processes(self, cost: _Costs) -> int:
         if self._spec.processes != "auto":
             return self._spec.processes
         return 1 if cost.on_gpu else joblib.cpu_count()
 
-    def _read_groups(self, keys: Mapping[str, str]) -> list[Group]:
+    def _read_groups(self, keys: Mapping[str, str], costs: Mapping[str, _Costs]) -> list[Group]:
         """The groups of an earlier call that stay.
 
-        Those of which a run has begun, and the others if this call would have made them too.
+        Those of which a run has begun, and the others if this call too would make such ones.
         """
         path = self._folder / GROUPS
         if not path.is_file():
@@ -192,8 +194,13 @@ class BatchedLauncher:
 
         def stays(group: Group) -> bool:
             names = [name for name in group if name is not None]
-            agree = len({keys[name] for name in names if name in keys}) <= 1
-            return any(map(self._has_begun, names)) or (agree and record.made_with == self._spec)
+            here = [name for name in names if name in keys]
+            if len({keys[name] for name in here}) > 1:
+                return False
+            most = min((self._largest(costs[name]) for name in here), default=1)
+            if any(map(self._has_begun, names)):
+                return len(group) == 1 or all(self._can_group(costs[name]) for name in here)
+            return names == here and len(group) <= most and record.made_with == self._spec
 
         return [group for group in record.groups if stays(group)]
 

@@ -59,7 +59,7 @@ class Task(NamedTuple):
     """What a process does at a time: one job, or several that are trained together."""
 
     jobs: Mapping[int, Numbered]  # by their rows
-    num_runs: int = 1  # of the group, those that have ended among them
+    num_runs: int = 1  # in the group, also those that have ended
     num_rows: int = 1
 
     def halves(self) -> list[Task]:
@@ -90,7 +90,8 @@ class Processes:
                         error = future.exception()
                         if isinstance(error, BrokenProcessPool):
                             worker.close(kill=True)
-                            waiting += self._left_of(task)
+                            if not received:
+                                waiting += self._left_of(task)
                         else:
                             idle.append(worker)
                             if error is not None:  # from Hydra, before or after the run

@@ -110,6 +110,12 @@ def test_the_same_command_makes_the_same_groups_however_far_it_came(tmp_path, mo
     assert other == [first[0], ["seed=3", "seed=4"], ["seed=5", "seed=6"]]
 
 
+def test_a_group_that_has_not_begun_is_kept_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert planned("seed=range(0,4)") == [["seed=0", "seed=1", "seed=2", "seed=3"]]
+    assert planned("seed=3,4") == [["seed=3", "seed=4"]]
+
+
 def test_groups_that_an_older_version_kept_go_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     begin("seed=2")
@@ -132,6 +138,7 @@ def test_jobs_that_no_longer_agree_are_grouped_anew(tmp_path, monkeypatch):
         ["total_timesteps=null", "total_episodes=9"],
         ["phase.episodes=2", "phase.epochs=1", "learning_starts=0"],
         ["hydra.job.chdir=true"],
+        ["network.hidden_sizes=[2048,2048]"],
         ["+hydra.job.env_set.WHERE=here"],
     ],
 )
@@ -139,7 +146,7 @@ def test_runs_that_would_not_go_in_step_are_trained_by_themselves(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     small = ["agent=dqn", "network.norm=none", "network.hidden_sizes=[16]"]
     assert len(planned(*small, "seed=0,1", group_size="auto")) == 1
-    shutil.rmtree("sweep")
+    # What the folder keeps of before is of no use to these.
     found = planned(*small, *settings, "seed=0,1", group_size="auto")
     assert [len(group) for group in found] == [1, 1]
 
