@@ -256,8 +256,8 @@ def _costs(configs: Sequence[Config]) -> _Costs:
     takes = max(sum(needed_memory(each, env).values()) for each in by_buffer.values())
     # A network of the user's own may do what vmap cannot, and hold what differs between runs.
     fits = not isinstance(config.network, Custom)
-    # Rows are computed until the last run is over, and in each update even if one run alone learns.
-    in_step = all(each.total_episodes is None and each.phase.episodes is None for each in configs)
+    # Phases end at different env steps: one run learns, and all rows are computed.
+    in_step = config.phase.episodes is None
     is_small = num_params(config, env) * config.batch_size <= LARGEST_UPDATE
     close(env)
     return _Costs(device, takes, fits, pays=in_step and is_small)

@@ -135,7 +135,6 @@ def test_jobs_that_no_longer_agree_are_grouped_anew(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "settings",
     [
-        ["total_timesteps=null", "total_episodes=9"],
         ["phase.episodes=2", "phase.epochs=1", "learning_starts=0"],
         ["hydra.job.chdir=true"],
         ["network.hidden_sizes=[2048,2048]"],
