@@ -102,7 +102,7 @@ class BatchedLauncher:
     def plan(self, jobs: Mapping[Path, dict[str, Any]]) -> None:
         """Put jobs into groups, those that are done too; raises ConfigError if memory is short.
 
-        Groups from an earlier call stay as they are.
+        Groups of an earlier call stay; see `_read_groups`.
         """
         settings = {str(path.relative_to(self._folder)): config for path, config in jobs.items()}
         keys = {name: self._key(config) for name, config in settings.items()}
