@@ -41,14 +41,15 @@ class LearnerGroup:
         """
         compiler = capture if self._learner.state.params.is_cuda else compile_ahead
         rows = self._stack.num_rows
+        values = None
         if obs is not None:
-            given = torch.from_numpy(np.stack([obs] * rows)).to(self._network[0].device)
+            given = self._on_device(np.stack([obs] * rows))
             values = compiler(self._values_of_all, self._network, [given])
         examples = [
             torch.stack([tensor] * rows) for tensor in self._learner.example_inputs(batch_size)
         ]
         self._update = compiler(self._update_of_all, self._constants, examples)
-        self._values = values if obs is not None else None
+        self._values = values
 
     @property
     def acts(self) -> bool:
@@ -88,10 +89,11 @@ class LearnerGroup:
     def q_values(self, obs: Array) -> Array:
         """Action values [R, N, A] of `obs` [R, N, *obs_shape], without noise, if it `acts`."""
         assert self._values is not None
-        values: Array = (
-            self._values(torch.from_numpy(obs).to(self._network[0].device)).cpu().numpy()
-        )
+        values: Array = self._values(self._on_device(obs)).cpu().numpy()
         return values
+
+    def _on_device(self, obs: Array) -> Tensor:
+        return torch.from_numpy(obs).to(self._network[0].device)
 
     def _values_of_all(self, *tensors: Tensor) -> Tensor:
         no_noise = tensors[0].new_empty(self._stack.num_rows, 0)

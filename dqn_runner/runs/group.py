@@ -33,6 +33,7 @@ def train_together(runs: Mapping[int, tuple[Config, Path]], num_runs: int, num_r
     compile_mode = decided_compilation(runs)
 
     def asking(row: int) -> Asking[float | None]:
+        """The run in that row, for whoever acts and learns for it."""
         config, path = runs[row]
         config = config.model_copy(update={"compile": compile_mode or config.compile})
 

@@ -36,15 +36,17 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 1.0
 
 # Settings that a run decides itself: with these values a job fits whatever was decided.
-_OPEN = {
-    "device": "auto",
-    "torch_threads": "auto",
-    "compile": "auto",
-    "agent.lr_decay_steps": None,
-    "agent.v_min": "auto",
-    "agent.v_max": "auto",
-    "buffer.beta_steps": None,
-    "buffer.storage": "auto",
+_OPEN: dict[str, tuple[str | None, ...]] = {
+    "device": ("auto",),
+    "torch_threads": ("auto",),
+    "compile": ("auto", "always"),  # there may have been no compiler
+    "agent.lr_decay_steps": (None,),
+    "agent.v_min": ("auto",),
+    "agent.v_max": ("auto",),
+    "buffer.beta_steps": (None,),
+    "buffer.storage": ("auto",),
+    "tracker.name": (None,),
+    "tracker.group": (None,),
 }
 
 
@@ -97,11 +99,7 @@ def check_folder(job: Job, config: Config) -> None:
     wanted = flatten(config.plain())
     for key in {**held, **wanted}:
         ours, theirs = wanted.get(key), held.get(key)
-        decided_by_the_run = (
-            (key in ("tracker.name", "tracker.group") and ours is None)
-            or (key == "compile" and ours == "always")  # it may have had no compiler
-        )
-        if ours != theirs and not decided_by_the_run and ours != _OPEN.get(key, theirs):
+        if ours != theirs and ours not in _OPEN.get(key, ()):
             raise ConfigError(
                 f"{job.path}: holds a run with {key}={theirs}, not {ours}; "
                 "choose another hydra.sweep.dir"

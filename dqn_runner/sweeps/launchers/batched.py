@@ -108,7 +108,8 @@ class BatchedLauncher:
         keys = {name: self._key(config) for name, config in settings.items()}
         costs: dict[str, _Costs] = {}
         for names in sorted_by(keys):
-            cost = _costs([parse(settings[name]) for name in names])
+            by_buffer = {settings[name]["buffer"]["name"]: settings[name] for name in names}
+            cost = _costs([parse(job) for job in by_buffer.values()])
             costs |= dict.fromkeys(names, cost)
         self._groups = self._read_groups(keys, costs)
         known = {name for group in self._groups for name in group}
@@ -197,10 +198,14 @@ class BatchedLauncher:
             here = [name for name in names if name in keys]
             if len({keys[name] for name in here}) > 1:
                 return False
-            most = min((self._largest(costs[name]) for name in here), default=1)
-            if any(map(self._has_begun, names)):
-                return len(group) == 1 or all(self._can_group(costs[name]) for name in here)
-            return names == here and len(group) <= most and record.made_with == self._spec
+            has_begun = any(map(self._has_begun, names))
+            if not here:
+                return has_begun
+            cost = costs[here[0]]
+            if has_begun:
+                return len(group) == 1 or self._can_group(cost)
+            fits = names == here and len(group) <= self._largest(cost)
+            return fits and record.made_with == self._spec
 
         return [group for group in record.groups if stays(group)]
 
@@ -251,9 +256,9 @@ def _keeps_frames(config: Config) -> bool:
 
 def _costs(configs: Sequence[Config]) -> _Costs:
     """What a run asks for, at most, of those that could be trained together by `configs`."""
-    config, by_buffer = configs[0], {config.buffer.name: config for config in configs}
+    config = configs[0]
     device, env = resolve_device(config.device), make_env(config.env)
-    takes = max(sum(needed_memory(each, env).values()) for each in by_buffer.values())
+    takes = max(sum(needed_memory(each, env).values()) for each in configs)
     # A network of the user's own may do what vmap cannot, and hold what differs between runs.
     fits = not isinstance(config.network, Custom)
     # Phases end at different env steps: one run learns, and all rows are computed.
